@@ -1,0 +1,225 @@
+package intercomwebhook
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"regexp"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// prepared makes a request look as it does inside of Caddy.
+func prepared(r *http.Request) *http.Request {
+	return caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, &caddyhttp.Server{})
+}
+
+func sign(s *scheme, secret, body string) string {
+	mac := hmac.New(s.newHash, []byte(secret))
+	io.WriteString(mac, body)
+	return s.prefix + hex.EncodeToString(mac.Sum(nil))
+}
+
+type ranges []netip.Prefix
+
+func (r ranges) GetIPRanges(*http.Request) []netip.Prefix { return r }
+
+func from(prefixes ...string) ranges {
+	var r ranges
+	for _, prefix := range prefixes {
+		r = append(r, netip.MustParsePrefix(prefix))
+	}
+	return r
+}
+
+func testVerifier() *verifier {
+	return &verifier{
+		sources:     []caddyhttp.IPRangeSource{from("203.0.113.0/24"), from("192.0.2.1/32", "2001:db8::/32")},
+		keys:        newKeys([]string{"new", "old"}),
+		maxSize:     100,
+		appRequests: true,
+	}
+}
+
+func TestVerify(t *testing.T) {
+	const body = `{"topic":"ping"}`
+	hub := func(value string) http.Header { return http.Header{"X-Hub-Signature": {value}} }
+	good := hub(sign(hubSignature, "new", body))
+
+	for name, tc := range map[string]struct {
+		method  string // default: POST
+		from    string // default: 203.0.113.9
+		header  http.Header
+		body    io.Reader // default: body
+		length  int64     // default: as the body has it
+		appsOff bool
+
+		reason string
+		status int
+		scheme *scheme
+		secret int
+	}{
+		"ok/signed with the first secret":         {header: good, scheme: hubSignature},
+		"ok/signed with the second":               {header: hub(sign(hubSignature, "old", body)), scheme: hubSignature, secret: 1},
+		"ok/upper-case digits":                    {header: hub("sha1=" + strings.ToUpper(sign(hubSignature, "new", body)[5:])), scheme: hubSignature},
+		"ok/app request":                          {header: http.Header{"X-Body-Signature": {sign(bodySignature, "new", body)}}, scheme: bodySignature},
+		"ok/from the second source":               {from: "192.0.2.1", header: good, scheme: hubSignature},
+		"ok/from an IPv6 address":                 {from: "2001:db8::7", header: good, scheme: hubSignature},
+		"ok/from an IPv4 address written as IPv6": {from: "::ffff:203.0.113.9", header: good, scheme: hubSignature},
+		"ok/body of unknown length":               {header: good, length: -1, scheme: hubSignature},
+		"ok/body of the largest size":             {header: hub(sign(hubSignature, "new", strings.Repeat("x", 100))), body: strings.NewReader(strings.Repeat("x", 100)), length: 100, scheme: hubSignature},
+
+		"fail/GET":                              {method: http.MethodGet, header: good, reason: "method", status: 405},
+		"fail/PUT":                              {method: http.MethodPut, header: good, reason: "method", status: 405},
+		"fail/another address":                  {from: "198.51.100.1", header: good, reason: "source", status: 403},
+		"fail/no address":                       {from: "-", header: good, reason: "source", status: 403},
+		"fail/the address before the signature": {from: "198.51.100.1", reason: "source", status: 403},
+		"fail/no signature":                     {reason: "signature_missing", status: 401},
+		"fail/app request where there are none": {header: http.Header{"X-Body-Signature": {sign(bodySignature, "new", body)}}, appsOff: true, reason: "signature_missing", status: 401},
+		"fail/two signatures in one header":     {header: http.Header{"X-Hub-Signature": {sign(hubSignature, "new", body), sign(hubSignature, "new", body)}}, reason: "signature_malformed", status: 401},
+		"fail/two signatures in two headers":    {header: http.Header{"X-Hub-Signature": good["X-Hub-Signature"], "X-Body-Signature": {sign(bodySignature, "new", body)}}, reason: "signature_malformed", status: 401},
+		"fail/two headers where apps are off":   {header: http.Header{"X-Hub-Signature": good["X-Hub-Signature"], "X-Body-Signature": {"x"}}, appsOff: true, reason: "signature_malformed", status: 401},
+		"fail/two signatures, comma-joined":     {header: hub(good.Get("X-Hub-Signature") + ", " + good.Get("X-Hub-Signature")), reason: "signature_malformed", status: 401},
+		"fail/empty signature":                  {header: hub(""), reason: "signature_malformed", status: 401},
+		"fail/no prefix":                        {header: hub(good.Get("X-Hub-Signature")[5:]), reason: "signature_malformed", status: 401},
+		"fail/another prefix":                   {header: hub("sha256=" + sign(bodySignature, "new", body)), reason: "signature_malformed", status: 401},
+		"fail/SHA-256 under the SHA-1 prefix":   {header: hub("sha1=" + sign(bodySignature, "new", body)), reason: "signature_malformed", status: 401},
+		"fail/no hex digits":                    {header: hub("sha1=" + strings.Repeat("g", 40)), reason: "signature_malformed", status: 401},
+		"fail/a digit too few":                  {header: hub(good.Get("X-Hub-Signature")[:44]), reason: "signature_malformed", status: 401},
+		"fail/a prefix on an app signature":     {header: http.Header{"X-Body-Signature": {"sha256=" + sign(bodySignature, "new", body)}}, reason: "signature_malformed", status: 401},
+		"fail/SHA-1 in the app header":          {header: http.Header{"X-Body-Signature": {sign(hubSignature, "new", body)[5:]}}, reason: "signature_malformed", status: 401},
+		"fail/declared too large":               {header: good, body: unreadable{t}, length: 101, reason: "too_large", status: 413},
+		"fail/sent too large":                   {header: good, body: strings.NewReader(strings.Repeat("x", 101)), length: -1, reason: "too_large", status: 413},
+		"fail/cut short":                        {header: good, body: io.MultiReader(strings.NewReader(body[:5]), iotest.ErrReader(io.ErrUnexpectedEOF)), length: 16, reason: "body", status: 400},
+		"fail/signed with another secret":       {header: hub(sign(hubSignature, "guess", body)), reason: "signature_mismatch", status: 401},
+		"fail/signed with an empty secret":      {header: hub(sign(hubSignature, "", body)), reason: "signature_mismatch", status: 401},
+		"fail/another body":                     {header: hub(sign(hubSignature, "new", body+" ")), reason: "signature_mismatch", status: 401},
+		"fail/a signature of zeros":             {header: hub("sha1=" + strings.Repeat("0", 40)), reason: "signature_mismatch", status: 401},
+	} {
+		t.Run(name, func(t *testing.T) {
+			method, source, content := tc.method, tc.from, tc.body
+			if method == "" {
+				method = http.MethodPost
+			}
+			if source == "" {
+				source = "203.0.113.9"
+			}
+			if content == nil {
+				content = strings.NewReader(body)
+			}
+			r := httptest.NewRequest(method, "/", io.NopCloser(content))
+			r.ContentLength = tc.length
+			if tc.length == 0 {
+				r.ContentLength = int64(len(body))
+			}
+			r.RemoteAddr = "[" + source + "]:443"
+			if tc.header != nil {
+				r.Header = tc.header.Clone()
+			}
+			v := testVerifier()
+			v.appRequests = !tc.appsOff
+
+			signed, refused := v.verify(httptest.NewRecorder(), prepared(r), time.Now().Add(time.Second))
+			if tc.reason != "" {
+				if refused == nil || refused.reason != tc.reason || refused.status != tc.status {
+					t.Fatalf("got %+v; want reason %s, status %d", refused, tc.reason, tc.status)
+				}
+				for _, private := range []string{"new", "old", "ping", good.Get("X-Hub-Signature")[5:20]} {
+					if regexp.MustCompile(`\b` + private).MatchString(refused.Error()) {
+						t.Errorf("error %q gives away %q", refused, private)
+					}
+				}
+				return
+			}
+			if refused != nil {
+				t.Fatal(refused.reason, refused)
+			}
+			if signed.scheme != tc.scheme || signed.secret != tc.secret {
+				t.Errorf("got scheme %s, secret %d", signed.scheme.header, signed.secret)
+			}
+		})
+	}
+}
+
+type unreadable struct{ t *testing.T }
+
+func (u unreadable) Read([]byte) (int, error) {
+	u.t.Error("the body was read")
+	return 0, io.EOF
+}
+
+func TestBodyIsNotReadBeforeTheSenderIsAdmitted(t *testing.T) {
+	for name, mangle := range map[string]func(*http.Request){
+		"another method":      func(r *http.Request) { r.Method = http.MethodPatch },
+		"another address":     func(r *http.Request) { r.RemoteAddr = "198.51.100.1:1" },
+		"malformed signature": func(r *http.Request) { r.Header.Set("X-Hub-Signature", "sha1=") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := httptest.NewRequest(http.MethodPost, "/", unreadable{t})
+			r.RemoteAddr = "203.0.113.9:1"
+			r.Header.Set("X-Hub-Signature", sign(hubSignature, "new", ""))
+			mangle(r)
+			if _, refused := testVerifier().verify(httptest.NewRecorder(), prepared(r), time.Time{}); refused == nil {
+				t.Error("admitted")
+			}
+		})
+	}
+}
+
+func TestRestoredBodyCanBeReadAgain(t *testing.T) {
+	body := []byte(`{"topic":"ping"}`)
+	r := httptest.NewRequest(http.MethodPost, "/", http.NoBody)
+	r.ContentLength = -1
+	r.TransferEncoding = []string{"chunked"}
+	r.Trailer = http.Header{"X-Late": nil}
+	restoreBody(r, body)
+
+	for range 2 {
+		got, err := io.ReadAll(r.Body)
+		if err != nil || !bytes.Equal(got, body) {
+			t.Errorf("got %q, %v", got, err)
+		}
+		var errBody error
+		if r.Body, errBody = r.GetBody(); errBody != nil {
+			t.Fatal(errBody)
+		}
+	}
+	if r.ContentLength != 16 || r.Header.Get("Content-Length") != "16" || r.TransferEncoding != nil || r.Trailer != nil {
+		t.Errorf("still looks chunked: length %d, header %v, encoding %v, trailer %v", r.ContentLength, r.Header, r.TransferEncoding, r.Trailer)
+	}
+}
+
+// FuzzSignature holds decode against the form as Intercom documents it.
+func FuzzSignature(f *testing.F) {
+	f.Add("sha1="+strings.Repeat("0a", 20), true)
+	f.Add(strings.Repeat("0A", 32), false)
+	f.Add("sha1=", true)
+	hubForm := regexp.MustCompile(`\Asha1=[0-9a-fA-F]{40}\z`)
+	bodyForm := regexp.MustCompile(`\A[0-9a-fA-F]{64}\z`)
+	f.Fuzz(func(t *testing.T, value string, hub bool) {
+		s, form := bodySignature, bodyForm
+		if hub {
+			s, form = hubSignature, hubForm
+		}
+		claimed, refused := s.decode(value)
+		if (refused == nil) != form.MatchString(value) {
+			t.Fatalf("%q: got %v", value, refused)
+		}
+		if refused != nil {
+			return
+		}
+		if digits := fmt.Sprintf("%x", claimed.sum[:s.size]); !strings.EqualFold(s.prefix+digits, value) {
+			t.Errorf("%q became %s", value, digits)
+		}
+	})
+}

@@ -1,0 +1,420 @@
+// Package intercomwebhook is a Caddy module that stands between Intercom and the
+// services that want its webhooks: it lets in only Intercom, proves each request's
+// signature, tags it with its topic and hands it to the right backend.
+package intercomwebhook
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+func init() {
+	caddy.RegisterModule(new(Handler))
+}
+
+// Handler is the one endpoint of an Intercom app: it takes the webhooks of every
+// topic and every workspace, and gives each to the route that its topic fits.
+//
+// It checks, in this order: the method, the source address, the shape of the
+// signature header, the size of the body, and the HMAC over the body's raw bytes.
+// A request that fails is refused with 405, 403, 401, 413 or 400, as an error that
+// `handle_errors` sees. HEAD, with which Intercom validates the URL, is answered
+// with 200.
+//
+// A notification then goes to the first of the routes that fits, behind a shield:
+// Intercom sees 200 if the backend answered 2xx, and otherwise 502, 503 or 504,
+// because it would end the subscription on a 410 and throttle it on a 429. One that
+// fits no route is answered with 200, logged and counted; so is `ping`, which
+// Intercom sends to test the endpoint, unless a route names it. Without routes the
+// next handler is called, and its answer passes as it is.
+//
+// An app request (health check, Canvas Kit, uninstall) goes to the routes for app
+// requests, whose answer passes as it is.
+//
+// Headers named `X-Intercom-*` are taken off every request. Backends get verified
+// notifications with `X-Intercom-Topic`, `X-Intercom-App-Id` and
+// `X-Intercom-Notification-Id`, and otherwise unchanged. These placeholders are
+// set, and are fields of the access log:
+//
+// Placeholder | Description
+// ------------|-------------
+// `{http.intercom_webhook.kind}` | `notification` or `app_request`
+// `{http.intercom_webhook.topic}` | The notification's topic
+// `{http.intercom_webhook.app_id}` | The workspace that it is about
+// `{http.intercom_webhook.id}` | Its id; empty for `ping`
+// `{http.intercom_webhook.created_at}` | When Intercom created it, in unix seconds; 0 if not given
+// `{http.intercom_webhook.delivery_attempts}` | How often Intercom has sent it; 0 if not given
+// `{http.intercom_webhook.reason}` | Why the request was refused
+type Handler struct {
+	// The client secrets of the Developer Hub app. Any of them may have signed a
+	// request, so that a secret can be changed without losing notifications.
+	// Placeholders such as `{env.*}` and `{file.*}` are expanded when the config
+	// is loaded. Required.
+	ClientSecrets []string `json:"client_secrets,omitempty"`
+
+	// Where requests may come from: any number of IP sources, of which one must
+	// have the client's address. Default: the addresses that Intercom publishes
+	// for all its regions.
+	AllowRaw []json.RawMessage `json:"allow,omitempty" caddy:"namespace=http.ip_sources inline_key=source"`
+
+	// The largest body that is read, in bytes. Default: 4194304 (4 MiB).
+	MaxSize int64 `json:"max_size,omitempty"`
+
+	// When to give up on the backend and answer 504, counted from the arrival of
+	// the request. Intercom waits for 5 s. Default: 4.5s.
+	Timeout caddy.Duration `json:"timeout,omitempty"`
+
+	// What to do with notifications: the first route whose matchers fit handles
+	// the notification, alone. Default: call the next handler.
+	Routes []Route `json:"routes,omitempty"`
+
+	// What to do with app requests, which carry an X-Body-Signature and expect an
+	// answer of their own. Default: refuse them.
+	AppRequests caddyhttp.RouteList `json:"app_requests,omitempty"`
+
+	// Stores notifications durably before they are answered, and delivers them
+	// to the routes later. Default: deliver first, then answer.
+	QueueRaw json.RawMessage `json:"queue,omitempty" caddy:"namespace=http.intercom_webhook.queues inline_key=engine"`
+
+	verifier      *verifier
+	secretMatches []prometheus.Counter
+	routes        []route
+	pingRouted    bool
+	queue         Queue
+
+	logger *zap.Logger
+	// floodLogger writes each message once a second, for what strangers can cause.
+	floodLogger *zap.Logger
+}
+
+// Queue is a guest module that stores notifications durably. Its namespace is
+// `http.intercom_webhook.queues`.
+type Queue interface {
+	// Store keeps the request, whose body can be read from the start, and returns
+	// nil only once it can no longer be lost. Intercom is answered 200 then, or 503.
+	Store(r *http.Request) error
+}
+
+const (
+	defaultMaxSize = 4 << 20
+	defaultTimeout = 4500 * time.Millisecond
+
+	// intercomTimeout is how long Intercom waits for an answer.
+	// Source: https://developers.intercom.com/docs/references/webhooks/webhook-models
+	intercomTimeout = 5 * time.Second
+
+	topicPing = "ping"
+)
+
+var (
+	errNoSecret = errors.New("client_secret is missing: give the client secret of the app, from Developer Hub > Basic information")
+	errNoRange  = errors.New("allow static: no address range given, as in `allow static 192.0.2.0/24`")
+)
+
+// CaddyModule returns the Caddy module information.
+func (*Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.intercom_webhook",
+		New: func() caddy.Module { return new(Handler) },
+	}
+}
+
+// Provision loads the guest modules and expands the secrets.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	h.logger = ctx.Logger()
+	h.floodLogger = h.logger.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
+		return zapcore.NewSamplerWithOptions(core, time.Second, 1, 0)
+	}))
+	h.MaxSize = cmp.Or(h.MaxSize, defaultMaxSize)
+	h.Timeout = cmp.Or(h.Timeout, caddy.Duration(defaultTimeout))
+
+	secrets, err := h.expandSecrets()
+	if err != nil {
+		return err
+	}
+	sources, err := h.loadSources(ctx)
+	if err != nil {
+		return err
+	}
+	h.verifier = &verifier{
+		sources:     sources,
+		keys:        newKeys(secrets),
+		maxSize:     h.MaxSize,
+		appRequests: len(h.AppRequests) > 0,
+	}
+	for i := range secrets { // from now on, so that one that is never used shows as 0
+		h.secretMatches = append(h.secretMatches, secretMatchesTotal.WithLabelValues(strconv.Itoa(i+1)))
+	}
+	h.warnOfForgeableSource(ctx)
+
+	if h.routes, err = provisionRoutes(ctx, h.Routes); err != nil {
+		return err
+	}
+	h.pingRouted = slices.ContainsFunc(h.Routes, func(r Route) bool {
+		return slices.Contains(r.patterns(), topicPing)
+	})
+	if err := h.AppRequests.Provision(ctx); err != nil {
+		return fmt.Errorf("app_requests: %w", err)
+	}
+	if h.QueueRaw != nil {
+		queue, err := ctx.LoadModule(h, "QueueRaw")
+		if err != nil {
+			return fmt.Errorf("loading queue (is github.com/caddy-intercom/caddy-intercom-webhook/queue built in?): %w", err)
+		}
+		h.queue = queue.(Queue)
+	}
+	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
+		return fmt.Errorf("registering metrics: %w", err)
+	}
+	return nil
+}
+
+// Validate refuses limits that no request could meet.
+func (h *Handler) Validate() error {
+	if h.MaxSize < 0 {
+		return fmt.Errorf("max_size must be positive, not %d", h.MaxSize)
+	}
+	if h.Timeout < 0 {
+		return fmt.Errorf("timeout must be positive, not %s", time.Duration(h.Timeout))
+	}
+	if time.Duration(h.Timeout) >= intercomTimeout {
+		h.logger.Warn("timeout is not below the time that Intercom waits, so it will see no answer of a slow backend",
+			zap.Duration("timeout", time.Duration(h.Timeout)),
+			zap.Duration("intercom_waits", intercomTimeout))
+	}
+	return nil
+}
+
+// secretSource is a placeholder whose name may be told.
+var secretSource = regexp.MustCompile(`\{(env|file)\.[^{}]*\}`)
+
+// expandSecrets returns the secrets in clear. They are not kept in an exported
+// field, which would show them in Caddy's /config/ and in traces. An unset
+// variable must be an error: an empty key is one that everybody knows.
+func (h *Handler) expandSecrets() ([]string, error) {
+	if len(h.ClientSecrets) == 0 {
+		return nil, errNoSecret
+	}
+	repl := caddy.NewReplacer()
+	secrets := make([]string, len(h.ClientSecrets))
+	for i, configured := range h.ClientSecrets {
+		secret, err := repl.ReplaceOrErr(configured, true, true)
+		if err != nil {
+			// not its text, which quotes all that is in braces, be it a secret
+			names := strings.Join(secretSource.FindAllString(configured, -1), " ")
+			return nil, fmt.Errorf("client_secret %d: no value for %s: is the variable set, the file there?",
+				i+1, cmp.Or(names, "what is in braces"))
+		}
+		if strings.TrimSpace(secret) == "" {
+			return nil, fmt.Errorf("client_secret %d is empty", i+1)
+		}
+		if secret == configured {
+			h.logger.Warn("client_secret stands in the config itself, where /config/ and the autosave show it; better is {env.NAME} or {file./path}",
+				zap.Int("secret", i+1))
+		}
+		secrets[i] = secret
+	}
+	return secrets, nil
+}
+
+func (h *Handler) loadSources(ctx caddy.Context) ([]caddyhttp.IPRangeSource, error) {
+	if len(h.AllowRaw) == 0 {
+		published := &caddyhttp.StaticIPRange{Ranges: compiledInRanges}
+		if err := published.Provision(ctx); err != nil {
+			return nil, fmt.Errorf("compiled-in addresses: %w", err)
+		}
+		return []caddyhttp.IPRangeSource{published}, nil
+	}
+	modules, err := ctx.LoadModule(h, "AllowRaw")
+	if err != nil {
+		return nil, fmt.Errorf("loading allow: %w", err)
+	}
+	var sources []caddyhttp.IPRangeSource
+	for _, module := range modules.([]any) {
+		if static, ok := module.(*caddyhttp.StaticIPRange); ok && len(static.Ranges) == 0 {
+			return nil, errNoRange
+		}
+		sources = append(sources, module.(caddyhttp.IPRangeSource))
+	}
+	return sources, nil
+}
+
+func (h *Handler) warnOfForgeableSource(ctx caddy.Context) {
+	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if !ok || server.TrustedProxiesStrict > 0 {
+		return
+	}
+	// TrustedProxiesRaw is cleared by the time that handlers are provisioned, and
+	// what it was loaded into is not exported.
+	trusted := reflect.ValueOf(server).Elem().FieldByName("trustedProxies")
+	if server.TrustedProxiesUnix || trusted.IsValid() && !trusted.IsNil() {
+		h.logger.Warn("source addresses can be forged: with trusted_proxies but without trusted_proxies_strict " +
+			"the leftmost address of X-Forwarded-For counts, which the sender writes; add trusted_proxies_strict to the server's options")
+	}
+}
+
+// ServeHTTP takes a request from the verification to its answer.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	start := time.Now()
+	deadline := start.Add(time.Duration(h.Timeout))
+	t := newTag(r)
+
+	if r.Method == http.MethodHead {
+		w.WriteHeader(http.StatusOK)
+		return nil
+	}
+	signed, refused := h.verifier.verify(w, r, deadline)
+	if refused != nil {
+		return h.refuse(w, r, t, refused)
+	}
+	h.secretMatches[signed.secret].Inc()
+	restoreBody(r, signed.body)
+
+	if signed.scheme == bodySignature {
+		t.kind = kindAppRequest
+		return h.AppRequests.Compile(next).ServeHTTP(w, r)
+	}
+
+	envelope, err := parseEnvelope(signed.body)
+	if err != nil {
+		return h.refuse(w, r, t, newRefusal(http.StatusBadRequest, reasonEnvelope, "%w", err))
+	}
+	t.kind, t.envelope = kindNotification, envelope
+	t.setHeaders(r.Header)
+
+	ctx, cancel := context.WithDeadline(r.Context(), deadline)
+	defer cancel()
+	r = r.WithContext(ctx)
+
+	if len(h.routes) == 0 && h.queue == nil {
+		return h.pass(w, r, t, next, start)
+	}
+	a := &answer{w: w}
+	defer a.giveWhenDue(deadline, r.ProtoMajor)()
+	outcome, status := h.take(r, t)
+	status, answered := a.give(status)
+	h.observe(t, outcome, status, answered.Sub(start))
+	return nil
+}
+
+// refuse turns a request away, so that Caddy's error handling answers it.
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, t *tag, why *refusal) error {
+	t.reason = why.reason
+	refusedTotal.WithLabelValues(why.reason).Inc()
+	if why.reason != reasonMethod && why.reason != reasonSource {
+		watchAnswer(why.status, h.logger)
+	}
+	if why.reason == reasonMethod {
+		w.Header()["Allow"] = []string{"HEAD, POST"}
+	}
+	if c := h.floodLogger.Check(zapcore.WarnLevel, "refused request: "+why.reason); c != nil {
+		clientIP, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
+		c.Write(
+			zap.String("reason", why.reason),
+			zap.String("client_ip", clientIP),
+			zap.String("remote_addr", r.RemoteAddr),
+			zap.Int("status", why.status),
+			zap.Error(why))
+	}
+	return caddyhttp.Error(why.status, why)
+}
+
+// pass calls the next handler, and only watches what it answers.
+func (h *Handler) pass(w http.ResponseWriter, r *http.Request, t *tag, next caddyhttp.Handler, start time.Time) error {
+	status := http.StatusInternalServerError // unless the next handler comes to an end
+	defer func() { h.observe(t, outcomeOf(status), status, time.Since(start)) }()
+
+	recorder := caddyhttp.NewResponseRecorder(w, nil, nil)
+	err := next.ServeHTTP(recorder, r)
+	if handlerErr, ok := errors.AsType[caddyhttp.HandlerError](err); ok {
+		status = handlerErr.StatusCode
+	} else if err == nil {
+		status = cmp.Or(recorder.Status(), http.StatusOK) // which net/http writes if nobody does
+	}
+	return err
+}
+
+// take decides what becomes of a notification, and what Intercom is told of it.
+func (h *Handler) take(r *http.Request, t *tag) (outcome string, status int) {
+	if t.topic == topicPing && !h.pingRouted {
+		return outcomePing, http.StatusOK
+	}
+	if h.queue != nil {
+		if err := h.queue.Store(r); err != nil {
+			h.logger.Error("notification could not be stored", zap.Inline(t), zap.Error(err))
+			return outcomeUnqueued, http.StatusServiceUnavailable
+		}
+		return outcomeQueued, http.StatusOK
+	}
+	backendStatus, err := h.deliver(r, t)
+	if errors.Is(err, errUnrouted) || errors.Is(err, errUnhandled) {
+		// an error would count against the whole subscription
+		h.logger.Warn("notification is lost", zap.Inline(t), zap.Error(err))
+		return outcomeUnrouted, http.StatusOK
+	}
+	status = shieldedStatus(backendStatus, err)
+	if status != http.StatusOK {
+		h.logger.Warn("notification was not delivered",
+			zap.Inline(t), zap.Int("answered", status), zap.Error(err))
+	}
+	return outcomeOf(status), status
+}
+
+// deliver runs the route that fits the notification, and returns what its backend
+// answered, or an error if there was no whole answer.
+func (h *Handler) deliver(r *http.Request, t *tag) (status int, err error) {
+	route, err := routeFor(h.routes, r)
+	if err != nil {
+		return 0, err
+	}
+	if route == nil {
+		return 0, errUnrouted
+	}
+	t.route = route.name
+	t.backendStatus, err = newShield().run(route.handler, r)
+	if !errors.Is(err, errUnhandled) {
+		backendResponsesTotal.WithLabelValues(route.name, codeLabel(t.backendStatus, err)).Inc()
+	}
+	return t.backendStatus, err
+}
+
+// observe counts a notification by what came of it and what Intercom was answered.
+func (h *Handler) observe(t *tag, outcome string, status int, waited time.Duration) {
+	answerSeconds.Observe(waited.Seconds())
+	if status == http.StatusGatewayTimeout {
+		outcome = outcomeTimeout // even if the handlers came to another end later
+	}
+	notificationsTotal.WithLabelValues(topicLabel(t.topic), outcome).Inc()
+	watchAnswer(status, h.logger)
+}
+
+func outcomeOf(status int) string {
+	if success(status) {
+		return outcomeDelivered
+	}
+	return outcomeFailed
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddy.Validator             = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+)

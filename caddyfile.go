@@ -1,0 +1,384 @@
+package intercomwebhook
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+)
+
+func init() {
+	httpcaddyfile.RegisterHandlerDirective("intercom_webhook", parseCaddyfile)
+	// In front of all directives that dispatch to backends, of which invoke is the
+	// first and handle, route and reverse_proxy follow: nothing unverified gets there.
+	httpcaddyfile.RegisterDirectiveOrder("intercom_webhook", httpcaddyfile.Before, "invoke")
+}
+
+// parseCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	intercom_webhook [<matcher>] {
+//		client_secret <secrets...>
+//		allow         <ip source> <args...>
+//		max_size      <size>
+//		timeout       <duration>
+//
+//		route <topics...> [as <lane>] to <upstreams...> [{
+//			<reverse_proxy options>
+//		}]
+//		route <topics...> [as <lane>] {
+//			<any HTTP directives>
+//		}
+//		app_requests {
+//			<any HTTP directives>
+//		}
+//		queue [<engine>] ...
+//	}
+//
+// allow and route may be repeated. Options of a `route ... to` that concern
+// retries have defaults of their own, see retryOnNextUpstream.
+func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	handler := new(Handler)
+	var routes []caddyfile.Segment
+	seen := make(map[string]bool)
+
+	h.Next() // consume the directive name
+	if h.NextArg() {
+		return nil, h.ArgErr()
+	}
+	for h.NextBlock(0) {
+		name := h.Val()
+		if seen[name] && name != "allow" && name != "route" {
+			return nil, h.Errf("%s is given twice", name)
+		}
+		seen[name] = true
+
+		var err error
+		switch name {
+		case "client_secret":
+			handler.ClientSecrets, err = parseSecrets(h.Dispenser)
+		case "allow":
+			var source json.RawMessage
+			source, err = parseSource(h.Dispenser)
+			handler.AllowRaw = append(handler.AllowRaw, source)
+		case "max_size":
+			handler.MaxSize, err = parseSize(h.Dispenser)
+		case "timeout":
+			handler.Timeout, err = parseDuration(h.Dispenser)
+		case "route":
+			// needs max_size, which may still follow
+			routes = append(routes, h.NextSegment())
+		case "app_requests":
+			handler.AppRequests, err = parseDirectives(h, h.NextSegment())
+		case "queue":
+			handler.QueueRaw, err = parseQueue(h.Dispenser)
+		default:
+			err = h.Errf("unknown subdirective %s of intercom_webhook", name)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if len(handler.ClientSecrets) == 0 {
+		return nil, h.WrapErr(errNoSecret)
+	}
+
+	parser := routeParser{Helper: h, handler: handler, patterns: make(map[string]bool), lanes: make(map[string]bool)}
+	for _, segment := range routes {
+		route, err := parser.parse(segment)
+		if err != nil {
+			return nil, err
+		}
+		handler.Routes = append(handler.Routes, route)
+	}
+	return handler, nil
+}
+
+func parseSecrets(d *caddyfile.Dispenser) ([]string, error) {
+	secrets := d.RemainingArgs()
+	if len(secrets) == 0 {
+		return nil, d.WrapErr(errNoSecret)
+	}
+	for i, secret := range secrets {
+		if secret == "" {
+			return nil, d.Errf("client_secret %d is empty", i+1)
+		}
+		if slices.Contains(secrets[:i], secret) {
+			return nil, d.Errf("client_secret %d stands there twice", i+1)
+		}
+	}
+	return secrets, nil
+}
+
+func parseSource(d *caddyfile.Dispenser) (json.RawMessage, error) {
+	if !d.NextArg() {
+		return nil, d.Err("allow: name an IP source, as in `allow static 192.0.2.0/24`")
+	}
+	name := d.Val()
+	if name == "static" && d.CountRemainingArgs() == 0 {
+		return nil, d.WrapErr(errNoRange)
+	}
+	return parseGuest(d, "http.ip_sources."+name, "source")
+}
+
+// parseGuest hands all that follows to a guest module, whose name was just read.
+func parseGuest(d *caddyfile.Dispenser, id, inlineKey string) (json.RawMessage, error) {
+	module, err := caddyfile.UnmarshalModule(d, id)
+	if err != nil {
+		return nil, err
+	}
+	return caddyconfig.JSONModuleObject(module, inlineKey, caddy.ModuleID(id).Name(), nil), nil
+}
+
+func parseSize(d *caddyfile.Dispenser) (int64, error) {
+	var text string
+	if !d.AllArgs(&text) {
+		return 0, d.ArgErr()
+	}
+	size, err := humanize.ParseBytes(text)
+	if err != nil || size == 0 || size >= math.MaxInt64 {
+		return 0, d.Errf("max_size %q is not a size such as 4MiB", text)
+	}
+	return int64(size), nil
+}
+
+func parseDuration(d *caddyfile.Dispenser) (caddy.Duration, error) {
+	var text string
+	if !d.AllArgs(&text) {
+		return 0, d.ArgErr()
+	}
+	duration, err := caddy.ParseDuration(text)
+	if err != nil || duration <= 0 {
+		return 0, d.Errf("timeout %q is not a duration such as 4.5s", text)
+	}
+	return caddy.Duration(duration), nil
+}
+
+// parseQueue reads the name of an engine, which is an extra of the build and may
+// be missing.
+func parseQueue(d *caddyfile.Dispenser) (json.RawMessage, error) {
+	engine := "sqlite"
+	if d.NextArg() {
+		engine = d.Val()
+	}
+	id := "http.intercom_webhook.queues." + engine
+	if _, err := caddy.GetModule(id); err != nil {
+		return nil, d.Errf("queue: this Caddy has no engine %q; build it in with "+
+			"xcaddy build --with github.com/caddy-intercom/caddy-intercom-webhook/queue", engine)
+	}
+	return parseGuest(d, id, "engine")
+}
+
+// parseDirectives parses a segment that consists of its first token and a block of
+// HTTP directives.
+func parseDirectives(h httpcaddyfile.Helper, segment caddyfile.Segment) (caddyhttp.RouteList, error) {
+	d := caddyfile.NewDispenser(segment)
+	parsed, err := httpcaddyfile.ParseSegmentAsSubroute(h.WithDispenser(d))
+	if err != nil {
+		return nil, err
+	}
+	subroute, ok := parsed.(*caddyhttp.Subroute)
+	if !ok || len(subroute.Routes) == 0 {
+		return nil, d.Err("a block of directives is missing or empty; one that does nothing is { respond 200 }")
+	}
+	return subroute.Routes, nil
+}
+
+// routeParser parses the routes of a handler.
+type routeParser struct {
+	httpcaddyfile.Helper
+	handler  *Handler
+	patterns map[string]bool // of the routes so far
+	lanes    map[string]bool
+}
+
+func (p *routeParser) parse(segment caddyfile.Segment) (Route, error) {
+	var route Route
+	var topics MatchTopic
+	var proxied bool
+
+	d := caddyfile.NewDispenser(segment)
+	d.Next() // consume the subdirective name
+	last := 0
+	for !proxied && d.NextArg() {
+		last++
+		switch token := d.Val(); {
+		case token == "to":
+			proxied = true
+		case route.Lane != "":
+			return Route{}, d.Errf("unexpected %q behind the lane: topics come first", token)
+		case token == "as":
+			if !d.NextArg() {
+				return Route{}, d.Err("as: the name of the lane is missing")
+			}
+			last++
+			route.Lane = d.Val()
+			if err := p.claimLane(route.Lane); err != nil {
+				return Route{}, d.WrapErr(err)
+			}
+		default:
+			if err := checkPattern(token); err != nil {
+				return Route{}, d.WrapErr(err)
+			}
+			if p.patterns[token] {
+				return Route{}, d.Errf("topic pattern %q is routed already", token)
+			}
+			p.patterns[token] = true
+			topics = append(topics, token)
+		}
+	}
+	if len(topics) == 0 {
+		return Route{}, d.Err("route: no topic pattern; * is every topic")
+	}
+	if route.Lane == "" {
+		if err := p.claimLane(defaultLane(topics[0])); err != nil {
+			return Route{}, d.WrapErr(err)
+		}
+	}
+	route.MatcherSetsRaw = caddyhttp.RawMatcherSets{{"intercom_topic": p.JSON(topics)}}
+
+	rest := segment[last:] // the last token of the line, and the block
+	switch {
+	case proxied:
+		proxy, err := p.parseProxy(rest)
+		if err != nil {
+			return Route{}, err
+		}
+		route.HandlersRaw = []json.RawMessage{caddyconfig.JSONModuleObject(proxy, "handler", "reverse_proxy", nil)}
+	case len(rest) == 1:
+		return Route{}, d.Err("route: give it a backend with `to <upstreams...>`, or a block of directives")
+	default:
+		routes, err := parseDirectives(p.Helper, rest)
+		if err != nil {
+			return Route{}, err
+		}
+		route.HandlersRaw = []json.RawMessage{
+			caddyconfig.JSONModuleObject(caddyhttp.Subroute{Routes: routes}, "handler", "subroute", nil),
+		}
+	}
+	return route, nil
+}
+
+// claimLane checks what Provision checks too, but here the line is known.
+func (p *routeParser) claimLane(name string) error {
+	if err := checkLane(name); err != nil {
+		return err
+	}
+	if p.lanes[name] {
+		return fmt.Errorf("lane %q is another route's already: give this one another with `as <lane>`", name)
+	}
+	p.lanes[name] = true
+	return nil
+}
+
+// parseProxy parses `to <upstreams...> [{ <reverse_proxy options> }]`, as
+// reverse_proxy parses its own directive.
+func (p *routeParser) parseProxy(segment caddyfile.Segment) (*reverseproxy.Handler, error) {
+	d := caddyfile.NewDispenser(segment)
+	d.Next()
+	switch upstreams := d.RemainingArgs(); {
+	case len(upstreams) == 0:
+		return nil, d.Err("to: no upstream given")
+	case slices.Contains(upstreams, "as"):
+		return nil, d.Err("as <lane> stands in front of to")
+	}
+	d.Reset()
+	proxy := new(reverseproxy.Handler)
+	if err := proxy.UnmarshalCaddyfile(d); err != nil {
+		return nil, err
+	}
+	if err := proxy.FinalizeUnmarshalCaddyfile(p.Helper); err != nil {
+		return nil, err
+	}
+	if err := retryOnNextUpstream(proxy, cmp.Or(p.handler.MaxSize, defaultMaxSize)); err != nil {
+		return nil, d.WrapErr(err)
+	}
+	return proxy, nil
+}
+
+// dialTimeout is how long an upstream may take to accept a connection, so that a
+// dead one leaves time for the next. Caddy's default of 3 s would use up most of it.
+const dialTimeout = time.Second
+
+// retryOnNextUpstream gives reverse_proxy what it needs to send a notification to
+// the next upstream when one is down or hangs up, wherever the user said nothing
+// else. By default it would neither retry a POST nor be able to send its body twice.
+// Retries follow at once: Intercom likes its answer within 500 ms, and a reload of
+// the config would end a wait between them without another try.
+func retryOnNextUpstream(proxy *reverseproxy.Handler, maxSize int64) error {
+	if proxy.RequestBuffers == 0 {
+		proxy.RequestBuffers = maxSize + 1 // one that fills the buffer counts as cut off
+	}
+	if proxy.LoadBalancing == nil {
+		proxy.LoadBalancing = new(reverseproxy.LoadBalancing)
+	}
+	lb := proxy.LoadBalancing
+	if lb.RetryMatchRaw == nil {
+		lb.RetryMatchRaw = caddyhttp.RawMatcherSets{{"method": json.RawMessage(`["POST"]`)}}
+	}
+	if lb.Retries == 0 && lb.TryDuration == 0 {
+		lb.Retries = max(3, len(proxy.Upstreams)-1)
+	}
+	if len(proxy.Upstreams) > 1 {
+		next := &nextUpstream{ChooseByRaw: lb.SelectionPolicyRaw}
+		lb.SelectionPolicyRaw = caddyconfig.JSONModuleObject(next, "policy", "intercom_next", nil)
+	}
+	return limitDialing(proxy)
+}
+
+func limitDialing(proxy *reverseproxy.Handler) error {
+	transport := new(reverseproxy.HTTPTransport)
+	if proxy.TransportRaw != nil {
+		var module struct {
+			Protocol string `json:"protocol"`
+		}
+		if err := json.Unmarshal(proxy.TransportRaw, &module); err != nil || module.Protocol != "http" {
+			return err
+		}
+		if err := json.Unmarshal(proxy.TransportRaw, transport); err != nil {
+			return err
+		}
+	}
+	if transport.DialTimeout == 0 {
+		transport.DialTimeout = caddy.Duration(dialTimeout)
+		proxy.TransportRaw = caddyconfig.JSONModuleObject(transport, "protocol", "http", nil)
+	}
+	return nil
+}
+
+// UnmarshalCaddyfile sets up the matcher from Caddyfile tokens. Syntax:
+//
+//	intercom_topic <patterns...>
+func (m *MatchTopic) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	for d.Next() {
+		if d.CountRemainingArgs() == 0 {
+			return d.ArgErr()
+		}
+		for d.NextArg() {
+			if err := checkPattern(d.Val()); err != nil {
+				return d.WrapErr(err)
+			}
+			if slices.Contains(*m, d.Val()) {
+				return d.Errf("topic pattern %q stands there twice", d.Val())
+			}
+			*m = append(*m, d.Val())
+		}
+		if d.NextBlock(0) {
+			return d.Err("intercom_topic takes no block")
+		}
+	}
+	return nil
+}
+
+// Interface guard
+var _ caddyfile.Unmarshaler = (*MatchTopic)(nil)

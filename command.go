@@ -1,0 +1,256 @@
+package intercomwebhook
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+)
+
+func init() {
+	caddycmd.RegisterCommand(caddycmd.Command{
+		Name:  "intercom-webhook",
+		Usage: "<command>",
+		Short: "Tools for Intercom webhooks",
+		Long: `
+Tools for an endpoint that Intercom sends webhook notifications to, served with
+the intercom_webhook directive.
+`,
+		CobraFunc: func(cmd *cobra.Command) {
+			cmd.AddCommand(newSendCommand())
+			cmd.Args = cobra.NoArgs // a mistyped command is an error, not a request for help
+			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+		},
+	})
+}
+
+// secretEnv names the environment variable that holds the client secret.
+const secretEnv = "INTERCOM_CLIENT_SECRET"
+
+func newSendCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "send <topic> <url>",
+		Short: "Sends a signed notification, as Intercom would",
+		Long: `
+Sends a notification of the given topic to the given URL, signed as Intercom signs
+it, and prints the answer's status, the time it took and the size sent. The
+notification is made from a sample of the object that the topic carries; every
+topic that Intercom is known to send has one.
+
+The secret is the client_secret of the Developer Hub app. It is taken from the
+first of --secret, --secret-file (less one trailing line break) and the
+environment variable ` + secretEnv + `. Other users of the machine may see
+the flag's value in the list of processes, so prefer the other two.
+
+With --body, the file is sent as it is ("-" is standard input) and signed. The
+topic may then be left out, or be one that is not known; it is only printed.
+
+With --header, requests carry another header or, with an empty value, lack one.
+The signature header is no exception, so that refusals can be tested. A header
+that is given twice is sent twice.
+
+With --count, many notifications are sent, each with an id of its own (with --body,
+all are the same) and each as soon as the one before it is answered. With --rate,
+they are sent at that many per second whether or not answers have come, with at
+most ` + fmt.Sprint(maxInFlight) + ` on the way. The summary counts the answers by status and marks those
+that are too late for Intercom: after 500ms it gives the endpoint a lower priority,
+after 5s it gives up.
+
+Redirects are not followed. The exit code is 0 if every notification was answered
+with a 2xx, 3 if one was not, and 1 if the command line does not permit to send.
+
+Examples:
+
+	$ caddy intercom-webhook send conversation.user.created https://localhost/intercom --insecure
+
+	$ caddy intercom-webhook send --body captured.json http://localhost:8080/intercom
+
+	$ caddy intercom-webhook send ping http://localhost:8080/intercom --header 'X-Hub-Signature: sha1=0'
+
+	$ caddy intercom-webhook send ticket.created http://localhost:8080/intercom --count 6000 --rate 100
+`,
+		ValidArgs: slices.Sorted(maps.Keys(knownTopics)), // for shell completion only
+	}
+	flags := cmd.Flags()
+	flags.String("secret", "", "Client secret to sign with")
+	flags.String("secret-file", "", "File that holds the client secret")
+	flags.String("body", "", "File to send as it is, - for standard input")
+	flags.StringArrayP("header", "H", nil, "Header to send, replacing the usual one of its name (format: \"Name: value\"; repeatable)")
+	flags.Int("count", 1, "How many notifications to send")
+	flags.Float64("rate", 0, "Notifications per second (0 = each when the one before it is answered)")
+	flags.Duration("timeout", 10*time.Second, "How long to wait for an answer")
+	flags.Bool("insecure", false, "Do not verify the server's certificate (WARNING: for local tests only)")
+	cmd.RunE = caddycmd.WrapCommandFuncForCobra(func(fl caddycmd.Flags) (int, error) {
+		return runSend(cmd, fl)
+	})
+	return cmd
+}
+
+// runSend sends what the flags ask for and prints how it was answered.
+func runSend(cmd *cobra.Command, fl caddycmd.Flags) (int, error) {
+	s, err := newSender(fl, cmd.InOrStdin())
+	if err != nil {
+		return caddy.ExitCodeFailedStartup, err
+	}
+	load, err := newSendLoad(fl)
+	if err != nil {
+		return caddy.ExitCodeFailedStartup, err
+	}
+	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
+	defer stop()
+
+	if load.count == 1 {
+		r := s.send(ctx)
+		if r.err != nil {
+			return caddy.ExitCodeFailedQuit, r.err
+		}
+		r.report(cmd.OutOrStdout())
+		if !r.ok() {
+			return caddy.ExitCodeFailedQuit, fmt.Errorf("answered %s: Intercom would count this as failed", statusText(r.status))
+		}
+		return caddy.ExitCodeSuccess, nil
+	}
+
+	t := load.run(ctx, s, cmd.ErrOrStderr())
+	t.report(cmd.OutOrStdout())
+	if t.ok < load.count {
+		return caddy.ExitCodeFailedQuit, fmt.Errorf("%d of %d notifications were not answered with a 2xx", load.count-t.ok, load.count)
+	}
+	return caddy.ExitCodeSuccess, nil
+}
+
+// newSender makes a sender as the arguments and flags want it.
+func newSender(fl caddycmd.Flags, stdin io.Reader) (*sender, error) {
+	topic, target, err := sendArgs(fl)
+	if err != nil {
+		return nil, err
+	}
+	secret, err := clientSecret(fl)
+	if err != nil {
+		return nil, err
+	}
+	body, err := givenBody(fl.String("body"), stdin)
+	if err != nil {
+		return nil, err
+	}
+	fields, err := fl.GetStringArray("header")
+	if err != nil {
+		return nil, err
+	}
+	headers, err := parseHeaders(fields)
+	if err != nil {
+		return nil, err
+	}
+	timeout := fl.Duration("timeout")
+	if timeout <= 0 {
+		return nil, fmt.Errorf("timeout %s must be longer than 0", timeout)
+	}
+	return &sender{
+		client:  newSendClient(timeout, fl.Bool("insecure")),
+		url:     target,
+		topic:   topic,
+		body:    body,
+		secret:  secret,
+		headers: headers,
+	}, nil
+}
+
+// sendArgs returns the topic and the URL. The topic is one that has a sample,
+// unless there is a body: then it may be any, or left out.
+func sendArgs(fl caddycmd.Flags) (topic, target string, err error) {
+	body := fl.String("body")
+	switch args := fl.Args(); {
+	case len(args) == 2:
+		topic, target = args[0], args[1]
+	case len(args) == 1 && body != "":
+		target = args[0]
+	default:
+		return "", "", fmt.Errorf("got %d arguments: expecting <topic> <url>, or --body <file> <url>", len(args))
+	}
+	if _, known := knownTopics[topic]; !known && body == "" {
+		return "", "", fmt.Errorf("topic %q is not known: nearest are %s; to send it anyway, give its body with --body",
+			topic, strings.Join(nearestTopics(topic, 3), ", "))
+	}
+	if u, err := url.Parse(target); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+		return "", "", fmt.Errorf("url %q must start with http:// or https:// and a host", target)
+	}
+	return topic, target, nil
+}
+
+// clientSecret returns the secret of the first source that is given. An empty one
+// is an error rather than a reason to look further: it is a mistake, and whatever
+// the next source holds was not meant.
+func clientSecret(fl caddycmd.Flags) ([]byte, error) {
+	var secret []byte
+	var source string
+	switch env, inEnv := os.LookupEnv(secretEnv); {
+	case fl.Changed("secret"):
+		secret, source = []byte(fl.String("secret")), "--secret"
+	case fl.Changed("secret-file"):
+		content, err := os.ReadFile(fl.String("secret-file"))
+		if err != nil {
+			return nil, fmt.Errorf("reading the client secret of --secret-file: %w", err)
+		}
+		secret = bytes.TrimSuffix(bytes.TrimSuffix(content, []byte("\n")), []byte("\r"))
+		source = "the file of --secret-file"
+	case inEnv:
+		secret, source = []byte(env), secretEnv
+	default:
+		return nil, errors.New("no client secret: give it with --secret, --secret-file or the environment variable " + secretEnv)
+	}
+	if len(secret) == 0 {
+		return nil, fmt.Errorf("the client secret of %s is empty: it is on the app's Basic Info page in Intercom's Developer Hub", source)
+	}
+	return secret, nil
+}
+
+// givenBody reads the body that is to be sent as it is. It is nil if none is given.
+func givenBody(file string, stdin io.Reader) (body []byte, err error) {
+	switch file {
+	case "":
+		return nil, nil
+	case "-":
+		body, err = io.ReadAll(stdin)
+	default:
+		body, err = os.ReadFile(file) //nolint:gosec // the user's own choice
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the body of --body: %w", err)
+	}
+	return body, nil
+}
+
+// parseHeaders reads fields of the form "Name: value". A header without a value
+// comes out as nil, which net/http sends not at all; were it just absent, net/http
+// would send a User-Agent of its own.
+func parseHeaders(fields []string) (http.Header, error) {
+	headers := make(http.Header)
+	for _, field := range fields {
+		name, value, found := strings.Cut(field, ":")
+		name, value = http.CanonicalHeaderKey(strings.TrimSpace(name)), strings.TrimSpace(value)
+		switch {
+		case !found || name == "":
+			return nil, fmt.Errorf("header %q must have the form \"Name: value\"", field)
+		case name == "Content-Length" || name == "Transfer-Encoding":
+			return nil, fmt.Errorf("header %s follows from the body and cannot be set", name)
+		case value == "":
+			headers[name] = nil
+		default:
+			headers.Add(name, value)
+		}
+	}
+	return headers, nil
+}

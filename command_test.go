@@ -1,0 +1,425 @@
+package intercomwebhook
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/sha1"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/spf13/cobra"
+
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+)
+
+const testSendSecret = "sécret of the test"
+
+// endpoint is a server that keeps the requests it gets.
+type endpoint struct {
+	*httptest.Server
+
+	mu       sync.Mutex
+	requests []receivedRequest
+}
+
+type receivedRequest struct {
+	*http.Request
+	body []byte
+}
+
+// signedBy reports whether the signature fits the raw body.
+func (r receivedRequest) signedBy(secret string) bool {
+	mac := hmac.New(sha1.New, []byte(secret))
+	mac.Write(r.body)
+	return r.Header.Get("X-Hub-Signature") == fmt.Sprintf("sha1=%x", mac.Sum(nil))
+}
+
+// newEndpoint starts an endpoint; a nil handler answers 200.
+func newEndpoint(t *testing.T, handler http.HandlerFunc) *endpoint {
+	t.Helper()
+	e := new(endpoint)
+	e.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		e.mu.Lock()
+		e.requests = append(e.requests, receivedRequest{r, body})
+		e.mu.Unlock()
+		if handler != nil {
+			handler(w, r)
+		}
+	}))
+	t.Cleanup(e.Close)
+	return e
+}
+
+// one returns the only request.
+func (e *endpoint) one(t *testing.T) receivedRequest {
+	t.Helper()
+	if len(e.requests) != 1 {
+		t.Fatalf("got %d requests, want 1", len(e.requests))
+	}
+	return e.requests[0]
+}
+
+// answering returns a handler that answers with a status and a body.
+func answering(status int, body string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(status)
+		io.WriteString(w, body)
+	}
+}
+
+// send runs "caddy intercom-webhook send" with the test's secret in the environment.
+func send(t *testing.T, args ...string) (stdout string, code int, err error) {
+	t.Helper()
+	t.Setenv(secretEnv, testSendSecret)
+	return sendFrom(t, nil, args...)
+}
+
+// sendFrom is send with a standard input and the environment as it is.
+func sendFrom(t *testing.T, stdin io.Reader, args ...string) (stdout string, code int, err error) {
+	t.Helper()
+	var out bytes.Buffer
+	cmd := newSendCommand()
+	cmd.SetContext(t.Context())
+	cmd.SetIn(stdin)
+	cmd.SetOut(&out)
+	cmd.SetErr(io.Discard)
+	if err := cmd.ParseFlags(args); err != nil {
+		t.Fatal(err)
+	}
+	code, err = runSend(cmd, caddycmd.Flags{FlagSet: cmd.Flags()})
+	if (code == caddy.ExitCodeSuccess) != (err == nil) {
+		t.Errorf("exit code %d and error %v disagree", code, err)
+	}
+	for _, printed := range []string{out.String(), fmt.Sprint(err)} {
+		if strings.Contains(printed, testSendSecret) {
+			t.Errorf("the secret is printed: %s", printed)
+		}
+	}
+	return out.String(), code, err
+}
+
+// writeFile writes a file for a test and returns its name.
+func writeFile(t *testing.T, content string) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func TestSendLooksLikeIntercom(t *testing.T) {
+	e := newEndpoint(t, nil)
+	stdout, code, err := send(t, "conversation.user.created", e.URL+"/hook?a=b")
+	if err != nil || code != caddy.ExitCodeSuccess {
+		t.Fatalf("code %d, error %v", code, err)
+	}
+
+	r := e.one(t)
+	if r.Method != http.MethodPost || r.RequestURI != "/hook?a=b" {
+		t.Errorf("got %s %s", r.Method, r.RequestURI)
+	}
+	if !r.signedBy(testSendSecret) {
+		t.Errorf("signature %s does not fit the body", r.Header.Get("X-Hub-Signature"))
+	}
+	for name, want := range map[string]string{
+		"Content-Type":    "application/json",
+		"Accept":          "application/json",
+		"User-Agent":      "intercom-parrot-service-client/1.0",
+		"Accept-Encoding": "",
+	} {
+		if got := r.Header.Get(name); got != want {
+			t.Errorf("%s = %q, want %q", name, got, want)
+		}
+	}
+	var n struct{ ID string }
+	if err := json.Unmarshal(r.body, &n); err != nil {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf(", %s bytes sent, conversation.user.created %s\n", comma(len(r.body)), n.ID); !strings.HasPrefix(stdout, "200 OK in ") || !strings.HasSuffix(stdout, want) {
+		t.Errorf("stdout = %q, want \"200 OK in …%s\"", stdout, want)
+	}
+}
+
+func TestSendExitCodeFollowsTheAnswer(t *testing.T) {
+	tests := []struct {
+		status   int
+		answer   string
+		wantCode int
+		wantOut  string // below the first line
+	}{
+		{200, "thanks", caddy.ExitCodeSuccess, ""},
+		{204, "", caddy.ExitCodeSuccess, ""},
+		{302, "", caddy.ExitCodeFailedQuit, ""},
+		{401, "who are you?\n", caddy.ExitCodeFailedQuit, "who are you?\n"},
+		{403, "", caddy.ExitCodeFailedQuit, ""},
+		{503, "\x1b[31mred\x00", caddy.ExitCodeFailedQuit, "�[31mred�\n"},
+		{599, strings.Repeat("x", 5000), caddy.ExitCodeFailedQuit, strings.Repeat("x", 1024) + "\n"},
+	}
+	for _, tt := range tests {
+		t.Run(fmt.Sprint(tt.status), func(t *testing.T) {
+			e := newEndpoint(t, func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Location", "/elsewhere")
+				answering(tt.status, tt.answer)(w, r)
+			})
+			stdout, code, err := send(t, "ping", e.URL)
+			if code != tt.wantCode {
+				t.Errorf("code = %d, error %v, want %d", code, err, tt.wantCode)
+			}
+			e.one(t)
+			first, rest, _ := strings.Cut(stdout, "\n")
+			if !strings.HasPrefix(first, statusText(tt.status)+" in ") || rest != tt.wantOut {
+				t.Errorf("stdout = %q", stdout)
+			}
+		})
+	}
+}
+
+func TestSendWithoutAnAnswer(t *testing.T) {
+	e := newEndpoint(t, nil)
+	e.Close()
+	_, code, err := send(t, "ping", e.URL)
+	if code != caddy.ExitCodeFailedQuit || err == nil || !strings.Contains(err.Error(), "is the server running") {
+		t.Errorf("code %d, error %v", code, err)
+	}
+}
+
+func TestSendVerifiesCertificatesUnlessInsecure(t *testing.T) {
+	server := httptest.NewUnstartedServer(answering(http.StatusOK, ""))
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) // it tells of the refused certificate
+	server.StartTLS()
+	t.Cleanup(server.Close)
+
+	if _, _, err := send(t, "ping", server.URL); err == nil || !strings.Contains(err.Error(), "--insecure") {
+		t.Errorf("error = %v, want one that names --insecure", err)
+	}
+	if _, _, err := send(t, "ping", server.URL, "--insecure"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSendRefusesWhatItCannotSend(t *testing.T) {
+	const hook = "http://localhost/hook"
+	tests := []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"no arguments", nil, "expecting <topic> <url>"},
+		{"no url", []string{"ping"}, "expecting <topic> <url>"},
+		{"too many arguments", []string{"ping", hook, hook}, "expecting <topic> <url>"},
+		{"unknown topic names the nearest", []string{"conversation.user.create", hook}, `topic "conversation.user.create" is not known: nearest are conversation.user.created, `},
+		{"url without scheme", []string{"ping", "localhost:8080"}, "must start with http:// or https://"},
+		{"url without host", []string{"ping", "http:///hook"}, "must start with http:// or https://"},
+		{"url of another scheme", []string{"ping", "ftp://localhost"}, "must start with http:// or https://"},
+		{"body that is not there", []string{"--body", "does/not/exist", hook}, "reading the body of --body: open does/not/exist"},
+		{"secret file that is not there", []string{"ping", hook, "--secret-file", "does/not/exist"}, "reading the client secret of --secret-file: open does/not/exist"},
+		{"empty secret", []string{"ping", hook, "--secret", ""}, "the client secret of --secret is empty"},
+		{"header without colon", []string{"ping", hook, "--header", "X-Test"}, `header "X-Test" must have the form "Name: value"`},
+		{"header without name", []string{"ping", hook, "--header", ": x"}, `must have the form "Name: value"`},
+		{"header that follows from the body", []string{"ping", hook, "--header", "content-length: 1"}, "header Content-Length follows from the body"},
+		{"count of 0", []string{"ping", hook, "--count", "0"}, "count 0 must be at least 1"},
+		{"negative rate", []string{"ping", hook, "--rate", "-1"}, "rate -1 must not be below 0"},
+		{"timeout of 0", []string{"ping", hook, "--timeout", "0"}, "timeout 0s must be longer than 0"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			stdout, code, err := send(t, tt.args...)
+			if code != caddy.ExitCodeFailedStartup || err == nil || !strings.Contains(err.Error(), tt.want) || stdout != "" {
+				t.Errorf("code %d, error %v, stdout %q, want error with %q", code, err, stdout, tt.want)
+			}
+		})
+	}
+}
+
+func TestSendTakesTheSecretFromTheFirstSource(t *testing.T) {
+	e := newEndpoint(t, nil)
+	tests := []struct {
+		name string
+		env  string
+		args []string
+		want string
+	}{
+		{"environment", "from env", nil, "from env"},
+		{"file before environment", "from env", []string{"--secret-file", writeFile(t, "from file")}, "from file"},
+		{"flag before file", "from env", []string{"--secret-file", writeFile(t, "from file"), "--secret", "from flag"}, "from flag"},
+		{"file loses one line break", "", []string{"--secret-file", writeFile(t, "two\n\n")}, "two\n"},
+		{"file loses one line break of Windows", "", []string{"--secret-file", writeFile(t, "one\r\n")}, "one"},
+		{"file keeps spaces", "", []string{"--secret-file", writeFile(t, " spaced ")}, " spaced "},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			e.requests = nil
+			t.Setenv(secretEnv, tt.env)
+			if _, _, err := sendFrom(t, nil, append([]string{"ping", e.URL}, tt.args...)...); err != nil {
+				t.Fatal(err)
+			}
+			if !e.one(t).signedBy(tt.want) {
+				t.Errorf("is not signed with %q", tt.want)
+			}
+		})
+	}
+}
+
+func TestSendWithoutASecretNamesTheThreeWays(t *testing.T) {
+	t.Setenv(secretEnv, "") // so that it is restored
+	os.Unsetenv(secretEnv)
+	_, code, err := sendFrom(t, nil, "ping", "http://localhost/hook")
+	if code != caddy.ExitCodeFailedStartup || err == nil {
+		t.Fatalf("code %d, error %v", code, err)
+	}
+	for _, way := range []string{"--secret,", "--secret-file", secretEnv} {
+		if !strings.Contains(err.Error(), way) {
+			t.Errorf("error %q does not name %s", err, way)
+		}
+	}
+}
+
+func TestSendBodyAsItIs(t *testing.T) {
+	const body = "{ \"topic\" : \"ping\" }\r\n\xff\n"
+	file := writeFile(t, body)
+	tests := []struct {
+		name string
+		args []string
+	}{
+		{"from a file, without topic", []string{"--body", file}},
+		{"from standard input", []string{"--body", "-"}},
+		{"of a topic that is not known", []string{"--body", file, "brand.new"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Setenv(secretEnv, testSendSecret)
+			e := newEndpoint(t, nil)
+			if _, _, err := sendFrom(t, strings.NewReader(body), append(tt.args, e.URL)...); err != nil {
+				t.Fatal(err)
+			}
+			if r := e.one(t); string(r.body) != body || !r.signedBy(testSendSecret) {
+				t.Errorf("got body %q with signature %s", r.body, r.Header.Get("X-Hub-Signature"))
+			}
+		})
+	}
+}
+
+func TestSendHeaders(t *testing.T) {
+	tests := []struct {
+		name   string
+		fields []string
+		header string
+		want   []string
+	}{
+		{"a new one is added", []string{"X-Test: a:b "}, "X-Test", []string{"a:b"}},
+		{"the signature is replaced", []string{"x-hub-signature: sha1=0"}, "X-Hub-Signature", []string{"sha1=0"}},
+		{"one given twice is sent twice", []string{"X-Hub-Signature: a", "X-Hub-Signature: b"}, "X-Hub-Signature", []string{"a", "b"}},
+		{"one without a value is not sent", []string{"X-Hub-Signature:"}, "X-Hub-Signature", nil},
+		{"not even a User-Agent of net/http", []string{"User-Agent:"}, "User-Agent", nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			e := newEndpoint(t, nil)
+			args := []string{"ping", e.URL}
+			for _, field := range tt.fields {
+				args = append(args, "--header", field)
+			}
+			if _, _, err := send(t, args...); err != nil {
+				t.Fatal(err)
+			}
+			if got := e.one(t).Header.Values(tt.header); !slices.Equal(got, tt.want) {
+				t.Errorf("%s = %q, want %q", tt.header, got, tt.want)
+			}
+		})
+	}
+
+	t.Run("the host is that of the request", func(t *testing.T) {
+		e := newEndpoint(t, nil)
+		if _, _, err := send(t, "ping", e.URL, "-H", "Host: hooks.example.com"); err != nil {
+			t.Fatal(err)
+		}
+		if got := e.one(t).Host; got != "hooks.example.com" {
+			t.Errorf("host = %q", got)
+		}
+	})
+}
+
+func TestSendCount(t *testing.T) {
+	for _, pace := range [][]string{nil, {"--rate", "4000"}} {
+		t.Run(strings.Join(pace, " "), func(t *testing.T) {
+			e := newEndpoint(t, nil)
+			stdout, code, err := send(t, append(pace, "ticket.created", e.URL, "--count", "40")...)
+			if err != nil || code != caddy.ExitCodeSuccess {
+				t.Fatalf("code %d, error %v", code, err)
+			}
+			ids := make(map[string]bool)
+			for _, r := range e.requests {
+				var n struct{ ID string }
+				if err := json.Unmarshal(r.body, &n); err != nil || !r.signedBy(testSendSecret) {
+					t.Errorf("request with error %v or a wrong signature", err)
+				}
+				ids[n.ID] = true
+			}
+			if len(ids) != 40 {
+				t.Errorf("got %d requests with %d ids, want 40", len(e.requests), len(ids))
+			}
+			if !strings.HasPrefix(stdout, "40 sent in ") || !strings.Contains(stdout, "40  200 OK\n") {
+				t.Errorf("stdout = %q", stdout)
+			}
+		})
+	}
+}
+
+func TestSendCountFailsOnASingleRefusal(t *testing.T) {
+	var e *endpoint
+	e = newEndpoint(t, func(w http.ResponseWriter, _ *http.Request) {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if len(e.requests) == 3 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
+	stdout, code, err := send(t, "ping", e.URL, "--count", "5")
+	if code != caddy.ExitCodeFailedQuit || err == nil || !strings.HasPrefix(err.Error(), "1 of 5 notifications") {
+		t.Errorf("code %d, error %v", code, err)
+	}
+	for _, want := range []string{"       4  200 OK\n", "       1  503 Service Unavailable\n"} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("stdout = %q, want a line %q", stdout, want)
+		}
+	}
+}
+
+func TestCommandIsRegistered(t *testing.T) {
+	command, registered := caddycmd.Commands()["intercom-webhook"]
+	if !registered {
+		t.Fatal("is not registered")
+	}
+	run := func(args ...string) (string, error) {
+		var out bytes.Buffer
+		cmd := &cobra.Command{Use: command.Name, Long: command.Long}
+		command.CobraFunc(cmd)
+		cmd.SetArgs(args)
+		cmd.SetOut(&out)
+		cmd.SetErr(io.Discard)
+		err := cmd.Execute()
+		return out.String(), err
+	}
+	if out, err := run(); err != nil || !strings.Contains(out, "Sends a signed notification") {
+		t.Errorf("without a command: error %v, output %q", err, out)
+	}
+	if _, err := run("sned"); err == nil {
+		t.Error("an unknown command is no error")
+	}
+}

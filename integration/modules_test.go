@@ -1,0 +1,106 @@
+package integration
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	intercomwebhook "github.com/caddy-intercom/caddy-intercom-webhook"
+)
+
+func init() {
+	caddy.RegisterModule(new(fakeQueue))
+	caddy.RegisterModule(new(stubborn))
+	httpcaddyfile.RegisterHandlerDirective("stubborn", func(httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+		return new(stubborn), nil
+	})
+	httpcaddyfile.RegisterDirectiveOrder("stubborn", httpcaddyfile.Before, "respond")
+}
+
+// fakeQueue stands in for a database: it keeps what it gets in store, and can be
+// told to fail.
+type fakeQueue struct{}
+
+// store is what all fake queues share: Caddy makes the queues, out of a test's reach.
+var store struct {
+	sync.Mutex
+	full   bool
+	stored []received
+}
+
+// resetStore empties the store, and says whether there is room in it.
+func resetStore(full bool) {
+	store.Lock()
+	defer store.Unlock()
+	store.full, store.stored = full, nil
+}
+
+func inStore() []received {
+	store.Lock()
+	defer store.Unlock()
+	return store.stored
+}
+
+func (*fakeQueue) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.intercom_webhook.queues.fake",
+		New: func() caddy.Module { return new(fakeQueue) },
+	}
+}
+
+func (*fakeQueue) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next()
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	return nil
+}
+
+func (*fakeQueue) Store(r *http.Request) error {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return err
+	}
+	store.Lock()
+	defer store.Unlock()
+	if store.full {
+		return errors.New("disk is full")
+	}
+	store.stored = append(store.stored, received{
+		method: r.Method, uri: r.RequestURI, header: r.Header.Clone(), body: body, length: r.ContentLength,
+	})
+	return nil
+}
+
+// stubborn is a handler that does not heed its context: it waits until released,
+// and answers 200 then.
+type stubborn struct{}
+
+// stubbornUntil ends the wait of all stubborn handlers when it is closed.
+var stubbornUntil chan struct{}
+
+func (*stubborn) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.stubborn",
+		New: func() caddy.Module { return new(stubborn) },
+	}
+}
+
+func (*stubborn) ServeHTTP(w http.ResponseWriter, _ *http.Request, _ caddyhttp.Handler) error {
+	<-stubbornUntil
+	w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+// Interface guards
+var (
+	_ intercomwebhook.Queue       = (*fakeQueue)(nil)
+	_ caddyfile.Unmarshaler       = (*fakeQueue)(nil)
+	_ caddyhttp.MiddlewareHandler = (*stubborn)(nil)
+)

@@ -1,0 +1,218 @@
+package integration
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+)
+
+// hangingUp is a backend that reads the whole body and hangs up on those
+// connections that it is told to; others get 200. All bodies must be whole.
+func hangingUp(t *testing.T, on func(place int) bool) (address string) {
+	return newRawBackend(t, func(conn net.Conn, place int, got []byte) {
+		if !bytes.HasPrefix(bytes.TrimLeft(got, " "), []byte(`{"type"`)) || !bytes.HasSuffix(got, []byte(`"self":null}`)) {
+			t.Errorf("the backend got the body %q", got)
+		}
+		if !on(place) {
+			_, _ = conn.Write([]byte("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"))
+		}
+	})
+}
+
+func TestNotificationGoesToTheNextUpstream(t *testing.T) {
+	always := func(int) bool { return true }
+	alternately := func(place int) bool { return place%2 == 1 }
+	for name, bad := range map[string]func(t *testing.T) string{
+		"when one is down":                            func(*testing.T) string { return nobody },
+		"when one hangs up after reading":             func(t *testing.T) string { return hangingUp(t, always) },
+		"when one hangs up on every other":            func(t *testing.T) string { return hangingUp(t, alternately) },
+		"when one says what is no HTTP":               func(t *testing.T) string { return saying(t, "SSH-2.0-OpenSSH_9.9\n") },
+		"when one hangs up in the middle of a header": func(t *testing.T) string { return saying(t, "HTTP/1.1 200 OK\nContent-") },
+	} {
+		for _, order := range []string{"bad first", "bad last"} {
+			t.Run(name+", "+order, func(t *testing.T) {
+				b := newBackend(t, nil)
+				upstreams := bad(t) + " " + b.address
+				if order == "bad last" {
+					upstreams = b.address + " " + bad(t)
+				}
+				g := start(t, setup{webhook: "route * to " + upstreams})
+
+				sent := make(map[string]bool)
+				for i := range 50 {
+					m := signed(notification(topic, fmt.Sprint("notif_", i)))
+					sent[string(m.body)] = true
+					if answer := g.send(m); answer.status != 200 {
+						t.Fatalf("notification %d: status %d, want 200", i, answer.status)
+					}
+				}
+				got := b.all()
+				if len(got) == 0 {
+					t.Error("the good upstream got nothing")
+				}
+				for _, r := range got {
+					if !sent[string(r.body)] || r.length != int64(len(r.body)) || r.header.Get(hubHeader) != hubSignature(r.body, secret) {
+						t.Fatalf("the good upstream got %q with length %d and header %v", r.body, r.length, r.header)
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestManyAtOnceGoToTheNextUpstream(t *testing.T) {
+	b := newBackend(t, nil)
+	g := start(t, setup{webhook: "route * to " + nobody + " " + hangingUp(t, func(int) bool { return true }) + " " + b.address})
+	var senders sync.WaitGroup
+	for sender := range 8 {
+		senders.Go(func() {
+			for i := range 10 {
+				m := signed(notification(topic, fmt.Sprintf("notif_%d_%d", sender, i)))
+				if answer, err := g.try(m); err != nil || answer.status != 200 {
+					t.Errorf("notification %d of sender %d: status %d, error %v; want 200", i, sender, answer.status, err)
+				}
+			}
+		})
+	}
+	senders.Wait()
+	b.wantCount(t, 80)
+}
+
+func TestLargeNotificationGoesToTheNextUpstream(t *testing.T) {
+	b := newBackend(t, nil)
+	g := start(t, setup{webhook: "route * to " + hangingUp(t, func(int) bool { return true }) + " " + b.address + " { lb_policy first }"})
+	large := append(bytes.Repeat([]byte(" "), 4<<20-len(body)), body...)
+	g.expect(200, signed(large))
+	if got := b.only(t); !bytes.Equal(got.body, large) || got.length != int64(len(large)) {
+		t.Errorf("%d bytes arrived, of length %d; want %d", len(got.body), got.length, len(large))
+	}
+}
+
+func TestOneUpstreamThatHangsUpOnceIsAskedAgain(t *testing.T) {
+	g := start(t, setup{webhook: "route * to " + hangingUp(t, func(place int) bool { return place == 1 })})
+	for range 3 {
+		g.expect(200, good)
+	}
+}
+
+// A refusal is an answer: the next upstream would get the notification twice.
+func TestAnswerOfAnUpstreamIsNotRetried(t *testing.T) {
+	for _, status := range []int{400, 404, 410, 429, 500, 502, 503} {
+		first, second := answering(t, status), newBackend(t, nil)
+		g := start(t, setup{webhook: "route * to " + first.address + " " + second.address + " { lb_policy first }"})
+		if answer := g.send(good); answer.status < 502 {
+			t.Errorf("backend said %d: status %d", status, answer.status)
+		}
+		first.wantCount(t, 1)
+		second.wantCount(t, 0)
+	}
+}
+
+// An HTTP/2 backend that shuts down says which requests it has not looked at. The
+// transport sends these again by itself, if it can have the body once more.
+func TestBodyCanBeSentAgainByTheTransport(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	bodies := make(chan []byte, 2)
+	go func() {
+		for place := 1; ; place++ {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			t.Cleanup(func() { conn.Close() })
+			bodies <- serveHTTP2Once(conn, place == 1)
+		}
+	}()
+
+	// no retries of reverse_proxy's own
+	g := start(t, setup{webhook: "route * {\nreverse_proxy h2c://" + listener.Addr().String() + "\n}"})
+	g.expect(200, good)
+	for place := range 2 {
+		select {
+		case got := <-bodies:
+			if !bytes.Equal(got, body) {
+				t.Errorf("connection %d got the body %q, want it whole", place, got)
+			}
+		case <-time.After(patience):
+			t.Fatalf("there was no connection %d", place)
+		}
+	}
+}
+
+// serveHTTP2Once reads one request and returns its body. It answers 200, or shuts
+// down and says that it has looked at no request.
+func serveHTTP2Once(conn net.Conn, shutDown bool) (body []byte) {
+	const (
+		data, headers, settings, goAway = 0, 1, 4, 7
+		endStream, endHeaders           = 1, 4
+	)
+	frame := func(kind, flags, stream byte, payload ...byte) {
+		_, _ = conn.Write(append([]byte{0, 0, byte(len(payload)), kind, flags, 0, 0, 0, stream}, payload...))
+	}
+	if _, err := io.CopyN(io.Discard, conn, int64(len("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))); err != nil {
+		return nil
+	}
+	frame(settings, 0, 0)
+	for head := make([]byte, 9); ; {
+		if _, err := io.ReadFull(conn, head); err != nil {
+			return body
+		}
+		payload := make([]byte, int(head[0])<<16|int(head[1])<<8|int(head[2]))
+		if _, err := io.ReadFull(conn, payload); err != nil {
+			return body
+		}
+		if head[3] == data {
+			body = append(body, payload...)
+		}
+		if head[3] != data || head[4]&endStream == 0 {
+			continue
+		}
+		if shutDown {
+			frame(goAway, 0, 0, make([]byte, 8)...) // last stream 0, no error
+		} else {
+			frame(headers, endHeaders|endStream, head[8], 0x88) // :status 200
+		}
+		return body
+	}
+}
+
+func TestOwnOptionsOfReverseProxyWin(t *testing.T) {
+	t.Run("number of retries", func(t *testing.T) {
+		b := newBackend(t, nil)
+		upstreams := nobody + " " + nobodyElse + " " + b.address
+		g := start(t, setup{webhook: "route conversation.* to " + upstreams + " { lb_policy first\nlb_retries 1 }\nroute * to " + upstreams + " { lb_policy first }"})
+		g.expect(502, good)
+		b.wantCount(t, 0)
+		g.expect(200, signed(notification("ticket.created", "notif_1")))
+		b.wantCount(t, 1)
+	})
+	t.Run("what is retried", func(t *testing.T) {
+		b := newBackend(t, nil)
+		hangs := hangingUp(t, func(int) bool { return true })
+		g := start(t, setup{webhook: "route * to " + hangs + " " + b.address + " { lb_policy first\nlb_retry_match method GET }"})
+		g.expect(502, good)
+		b.wantCount(t, 0)
+	})
+	t.Run("headers", func(t *testing.T) {
+		b := newBackend(t, nil)
+		g := start(t, setup{webhook: "route * to " + b.address + " { header_up X-Mine {http.intercom_webhook.topic}\nrewrite /mine }"})
+		g.expect(200, good)
+		if got := b.only(t); got.header.Get("X-Mine") != topic || got.uri != "/mine" {
+			t.Errorf("the backend got %s with X-Mine %q", got.uri, got.header.Get("X-Mine"))
+		}
+	})
+	t.Run("response handlers", func(t *testing.T) {
+		b := newBackend(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusGone) })
+		g := start(t, setup{webhook: "route * to " + b.address + " {\n@gone status 410\nhandle_response @gone {\nrespond 200\n}\n}"})
+		g.expect(200, good)
+	})
+}

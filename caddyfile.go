@@ -74,7 +74,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 		case "max_size":
 			handler.MaxSize, err = parseSize(h.Dispenser)
 		case "timeout":
-			handler.Timeout, err = parseDuration(h.Dispenser)
+			handler.Timeout, err = parsePositiveDuration(h.Dispenser)
 		case "route":
 			// needs max_size, which may still follow
 			routes = append(routes, h.NextSegment())
@@ -152,14 +152,26 @@ func parseSize(d *caddyfile.Dispenser) (int64, error) {
 	return int64(size), nil
 }
 
+// parsePositiveDuration reads the duration of a subdirective, whose name was just read.
+func parsePositiveDuration(d *caddyfile.Dispenser) (caddy.Duration, error) {
+	name := d.Val()
+	duration, err := parseDuration(d)
+	if err == nil && duration == 0 {
+		return 0, d.Errf("%s must be longer than 0", name)
+	}
+	return duration, err
+}
+
+// parseDuration is like parsePositiveDuration, but takes 0 too.
 func parseDuration(d *caddyfile.Dispenser) (caddy.Duration, error) {
+	name := d.Val()
 	var text string
 	if !d.AllArgs(&text) {
 		return 0, d.ArgErr()
 	}
 	duration, err := caddy.ParseDuration(text)
-	if err != nil || duration <= 0 {
-		return 0, d.Errf("timeout %q is not a duration such as 4.5s", text)
+	if err != nil || duration < 0 {
+		return 0, d.Errf("%s %q is not a duration such as 4.5s", name, text)
 	}
 	return caddy.Duration(duration), nil
 }
@@ -380,5 +392,54 @@ func (m *MatchTopic) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// Interface guard
-var _ caddyfile.Unmarshaler = (*MatchTopic)(nil)
+// UnmarshalCaddyfile sets up the IP source from Caddyfile tokens. Syntax:
+//
+//	intercom [<regions...>] {
+//		refresh <duration>
+//		url     <template with {region}>
+//		timeout <duration>
+//	}
+func (s *IPRanges) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume the name of the source
+	s.Regions = d.RemainingArgs()
+	if err := checkRegions(s.Regions); err != nil {
+		return d.WrapErr(err)
+	}
+	seen := make(map[string]bool)
+	for d.NextBlock(0) {
+		name := d.Val()
+		if seen[name] {
+			return d.Errf("%s is given twice", name)
+		}
+		seen[name] = true
+
+		var err error
+		switch name {
+		case "refresh":
+			var refresh caddy.Duration
+			refresh, err = parseDuration(d)
+			s.Refresh = &refresh
+		case "url":
+			if !d.AllArgs(&s.URL) {
+				return d.ArgErr()
+			}
+			if err := checkListURL(s.URL, s.Regions); err != nil {
+				return d.WrapErr(err)
+			}
+		case "timeout":
+			s.Timeout, err = parsePositiveDuration(d)
+		default:
+			err = d.Errf("unknown option %s of the IP source intercom: it has refresh, url and timeout", name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Interface guards
+var (
+	_ caddyfile.Unmarshaler = (*MatchTopic)(nil)
+	_ caddyfile.Unmarshaler = (*IPRanges)(nil)
+)

@@ -13,6 +13,7 @@ import (
 func FuzzCaddyfile(f *testing.F) {
 	for _, seed := range []string{
 		"client_secret a b\nallow static 192.0.2.0/24\nmax_size 1MiB\ntimeout 2s",
+		"client_secret a\nallow intercom us eu {\nrefresh 0\nurl https://mirror/{region}\ntimeout 1s\n}",
 		"client_secret a\nroute conversation.* ticket.* as support to 127.0.0.1:9001 127.0.0.1:9002 {\nlb_policy first\n}",
 		"client_secret a\nroute * {\nrespond 200\n}\napp_requests {\nabort\n}",
 		"client_secret a\nroute to\nroute as\nroute * as x to",
@@ -33,6 +34,18 @@ func FuzzCaddyfile(f *testing.F) {
 			}
 			if h.MaxSize < 0 || h.Timeout < 0 {
 				t.Errorf("max_size %d, timeout %d", h.MaxSize, h.Timeout)
+			}
+			for _, raw := range h.AllowRaw {
+				source := struct {
+					Source string `json:"source"`
+					IPRanges
+				}{}
+				if err := json.Unmarshal(raw, &source); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := source.setting(); source.Source == "intercom" && err != nil {
+					t.Errorf("source %s: %v", raw, err)
+				}
 			}
 			for _, route := range h.Routes {
 				var topics MatchTopic

@@ -22,6 +22,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
@@ -70,8 +71,7 @@ type Handler struct {
 	ClientSecrets []string `json:"client_secrets,omitempty"`
 
 	// Where requests may come from: any number of IP sources, of which one must
-	// have the client's address. Default: the addresses that Intercom publishes
-	// for all its regions.
+	// have the client's address. Default: `intercom`, all regions.
 	AllowRaw []json.RawMessage `json:"allow,omitempty" caddy:"namespace=http.ip_sources inline_key=source"`
 
 	// The largest body that is read, in bytes. Default: 4194304 (4 MiB).
@@ -236,11 +236,7 @@ func (h *Handler) expandSecrets() ([]string, error) {
 
 func (h *Handler) loadSources(ctx caddy.Context) ([]caddyhttp.IPRangeSource, error) {
 	if len(h.AllowRaw) == 0 {
-		published := &caddyhttp.StaticIPRange{Ranges: compiledInRanges}
-		if err := published.Provision(ctx); err != nil {
-			return nil, fmt.Errorf("compiled-in addresses: %w", err)
-		}
-		return []caddyhttp.IPRangeSource{published}, nil
+		h.AllowRaw = []json.RawMessage{caddyconfig.JSONModuleObject(new(IPRanges), "source", "intercom", nil)}
 	}
 	modules, err := ctx.LoadModule(h, "AllowRaw")
 	if err != nil {

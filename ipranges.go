@@ -1,22 +1,180 @@
 package intercomwebhook
 
-// compiledInRanges are the addresses that Intercom sends from, as it published
-// them (service INTERCOM-OUTBOUND) on 2026-06-29 at
-// https://static.intercomcdn.com/intercom-ips/{us,eu,au}/intercom-ip-ranges.json.
-var compiledInRanges = []string{
-	// us
-	"34.197.76.213/32",
-	"34.231.68.152/32",
-	"35.169.138.21/32",
-	"35.171.78.91/32",
-	"52.44.63.161/32",
-	"52.70.27.159/32",
-	// eu
-	"54.216.9.3/32",
-	"54.217.125.63/32",
-	"54.246.173.113/32",
-	// au
-	"3.104.68.152/32",
-	"52.63.36.185/32",
-	"52.64.2.165/32",
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+func init() {
+	caddy.RegisterModule(new(IPRanges))
 }
+
+// IPRanges provides the addresses that Intercom sends from, as Intercom publishes
+// them, and keeps them fresh.
+//
+// It serves at once the newest list that it has: the one in Caddy's storage, or the
+// one compiled in. From the start of the config on it asks Intercom for changes in
+// the background; requests never wait for that. An answer that is not a plausible
+// list is refused with a warning, and the last good list stays. Each good list is
+// stored, so that it survives a restart and is shared by instances that share
+// storage.
+//
+// All users of the same setting share one list, also over reloads.
+type IPRanges struct {
+	// The regions whose addresses count: any of `us`, `eu` and `au`.
+	// Default: all of them.
+	Regions []string `json:"regions,omitempty"`
+
+	// How often to ask for changes, give or take a tenth. After a failure it is
+	// asked again sooner: after 10s at first. 0 is never: then the list that is
+	// stored or compiled in stays. Default: 1h.
+	Refresh *caddy.Duration `json:"refresh,omitempty"`
+
+	// Where the lists are published, over https or http, with `{region}` in place
+	// of the region's name. It may be left out for a single region. Default:
+	// `https://static.intercomcdn.com/intercom-ips/{region}/intercom-ip-ranges.json`.
+	URL string `json:"url,omitempty"`
+
+	// How long to wait for a list. Default: 10s.
+	Timeout caddy.Duration `json:"timeout,omitempty"`
+
+	refresher *refresher // nil until it is acquired
+	user      *user
+}
+
+// regions are those that Intercom has.
+// Source: https://developers.intercom.com/docs/build-an-integration/learn-more/ip-allowlisting
+var regions = [...]string{"us", "eu", "au"}
+
+const (
+	// Source: https://developers.intercom.com/docs/build-an-integration/learn-more/ip-allowlisting
+	defaultListURL     = "https://static.intercomcdn.com/intercom-ips/{region}/intercom-ip-ranges.json"
+	defaultRefresh     = time.Hour
+	defaultListTimeout = 10 * time.Second
+)
+
+// CaddyModule returns the Caddy module information.
+func (*IPRanges) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.ip_sources.intercom",
+		New: func() caddy.Module { return new(IPRanges) },
+	}
+}
+
+// Provision acquires the list. It touches storage, but not the network: that waits
+// until the config is started, which one that is only validated never is.
+func (s *IPRanges) Provision(ctx caddy.Context) error {
+	setting, err := s.setting()
+	if err != nil {
+		return err
+	}
+	if strings.HasPrefix(strings.ToLower(s.URL), "http:") {
+		ctx.Logger().Warn("url is not https: whoever is between here and there decides which addresses are let in")
+	}
+	s.user = &user{ctx.Storage(), ctx.Logger()}
+	if s.refresher, err = acquireRefresher(setting, s.user); err != nil {
+		return err
+	}
+	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
+		return fmt.Errorf("registering metrics: %w", err)
+	}
+	return onceStarted(ctx, func() { s.refresher.start(s.user) })
+}
+
+// setting checks the fields, and puts the defaults in place of those not set.
+func (s *IPRanges) setting() (setting, error) {
+	if err := checkRegions(s.Regions); err != nil {
+		return setting{}, err
+	}
+	set := setting{refresh: defaultRefresh, timeout: time.Duration(cmp.Or(s.Timeout, caddy.Duration(defaultListTimeout)))}
+	if s.Refresh != nil {
+		set.refresh = time.Duration(*s.Refresh)
+	}
+	if err := checkDuration("timeout", set.timeout); err != nil {
+		return setting{}, err
+	}
+	if err := checkDuration("refresh", set.refresh); err != nil && set.refresh != 0 {
+		return setting{}, fmt.Errorf("%w; 0 is never", err)
+	}
+	template := cmp.Or(s.URL, defaultListURL)
+	if err := checkListURL(template, s.Regions); err != nil {
+		return setting{}, err
+	}
+	for i, region := range regions {
+		if len(s.Regions) == 0 || slices.Contains(s.Regions, region) {
+			set.urls[i] = listURL(template, region)
+		}
+	}
+	return set, nil
+}
+
+// checkDuration refuses, among others, a number of seconds, which JSON has as one of
+// nanoseconds.
+func checkDuration(name string, d time.Duration) error {
+	if d < time.Millisecond || d > 365*24*time.Hour {
+		return fmt.Errorf(`%s must be from 1ms to 1 year, as in "1h", and not %s`, name, d)
+	}
+	return nil
+}
+
+func checkRegions(names []string) error {
+	for i, name := range names {
+		if !slices.Contains(regions[:], name) {
+			return fmt.Errorf("region %q is none of Intercom's, which are %s", name, strings.Join(regions[:], ", "))
+		}
+		if slices.Contains(names[:i], name) {
+			return fmt.Errorf("region %s stands there twice", name)
+		}
+	}
+	return nil
+}
+
+var errListURL = errors.New("url is not an http or https URL such as " + defaultListURL)
+
+func checkListURL(template string, names []string) error {
+	parsed, err := url.Parse(listURL(template, regions[0]))
+	if err != nil || parsed.Hostname() == "" || parsed.Fragment != "" || parsed.Scheme != "https" && parsed.Scheme != "http" {
+		return errListURL // without err, which quotes it, be there a password in it
+	}
+	if strings.ContainsAny(listURL(template, ""), "{}") {
+		return errors.New("url may have no other placeholder than {region}")
+	}
+	if len(names) != 1 && !strings.Contains(template, "{region}") {
+		return errors.New("url is the same for all regions: put {region} where it differs, or name a single region")
+	}
+	return nil
+}
+
+func listURL(template, region string) string {
+	return strings.ReplaceAll(template, "{region}", region)
+}
+
+// GetIPRanges returns the addresses of all the regions. It neither locks nor waits.
+func (s *IPRanges) GetIPRanges(*http.Request) []netip.Prefix {
+	return s.refresher.ranges()
+}
+
+// Cleanup releases the list, if Provision got as far as to acquire it.
+func (s *IPRanges) Cleanup() error {
+	if s.refresher == nil {
+		return nil
+	}
+	return s.refresher.release(s.user)
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner       = (*IPRanges)(nil)
+	_ caddy.CleanerUpper      = (*IPRanges)(nil)
+	_ caddyhttp.IPRangeSource = (*IPRanges)(nil)
+)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strconv"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -49,6 +50,21 @@ var (
 		Name: "secret_matches_total",
 		Help: "Verified requests by the place in client_secret, from 1, of the secret that signed them.",
 	}, []string{"secret"})
+
+	ipRangesRefreshTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: metricsNamespace, Subsystem: metricsSubsystem,
+		Name: "ip_ranges_refresh_total",
+		Help: "Attempts to refresh the list of Intercom's addresses, by region and by what came of them.",
+	}, []string{"region", "result"})
+
+	ipRangesCollected = ipRangesCollector{
+		age: prometheus.NewDesc(prometheus.BuildFQName(metricsNamespace, metricsSubsystem, "ip_ranges_age_seconds"),
+			"Time since the list of Intercom's addresses was last known to be the published one, by region.",
+			[]string{"region"}, nil),
+		count: prometheus.NewDesc(prometheus.BuildFQName(metricsNamespace, metricsSubsystem, "ip_ranges"),
+			"Address ranges in the list of Intercom's addresses, by region.",
+			[]string{"region"}, nil),
+	}
 )
 
 const (
@@ -67,10 +83,48 @@ const (
 	outcomeUnqueued  = "unqueued"  // could not be stored
 )
 
+// What can come of a refresh of Intercom's addresses, as the result label.
+const (
+	refreshUpdated   = "updated"   // there was another list
+	refreshUnchanged = "unchanged" // there was the same list
+	refreshRefused   = "refused"   // what was answered is no list to rely on
+	refreshFailed    = "failed"    // there was no whole answer
+)
+
+// ipRangesCollector tells of the lists in use when it is asked, as ages grow by
+// themselves. Of several lists of a region, it tells of the oldest.
+type ipRangesCollector struct{ age, count *prometheus.Desc }
+
+// Describe sends the descriptions of all metrics.
+func (c ipRangesCollector) Describe(descs chan<- *prometheus.Desc) {
+	descs <- c.age
+	descs <- c.count
+}
+
+// Collect sends the metrics of all regions in use.
+func (c ipRangesCollector) Collect(metrics chan<- prometheus.Metric) {
+	oldest := make(map[string]*ipList)
+	refreshers.Range(func(_, shared any) bool {
+		for _, region := range shared.(*refresher).regions {
+			list, other := region.list.Load(), oldest[region.region]
+			if other == nil || list.Checked.Before(other.Checked) {
+				oldest[region.region] = list
+			}
+		}
+		return true
+	})
+	for region, list := range oldest {
+		age := max(0, time.Since(list.Checked).Seconds()) // less than 0 if another's clock was ahead
+		metrics <- prometheus.MustNewConstMetric(c.age, prometheus.GaugeValue, age, region)
+		metrics <- prometheus.MustNewConstMetric(c.count, prometheus.GaugeValue, float64(len(list.Ranges)), region)
+	}
+}
+
 func registerMetrics(registry *prometheus.Registry) error {
 	for _, collector := range []prometheus.Collector{
 		notificationsTotal, refusedTotal, answerSeconds,
 		backendResponsesTotal, consecutiveErrors, secretMatchesTotal,
+		ipRangesRefreshTotal, ipRangesCollected,
 	} {
 		err := registry.Register(collector)
 		if already := (prometheus.AlreadyRegisteredError{}); err != nil && !errors.As(err, &already) {

@@ -13,9 +13,13 @@ import (
 var labelName = regexp.MustCompile(`([a-z_]+)="`)
 
 func TestMetricsAreNamedAsDocumented(t *testing.T) {
-	g := start(t, setup{webhook: "route conversation.* { respond 200 }"})
+	g := start(t, setup{
+		webhook: "route conversation.* { respond 200 }",
+		allow:   "static 127.0.0.1\nallow " + newPublisher(t, publishedAddress).source("us", ""),
+	})
 	g.expect(200, good)
 	g.expect(401, message{body: body})
+	eventually(t, "the first refresh", func() bool { return len(g.scrape().of("ip_ranges_refresh_total")) > 0 })
 
 	got := make(map[string]bool)
 	for name := range g.scrape() {
@@ -25,11 +29,14 @@ func TestMetricsAreNamedAsDocumented(t *testing.T) {
 		}
 		got[metric] = true
 	}
-	// those of the queue and of Intercom's addresses come with them
+	// those of the queue come with it
 	want := []string{
 		"answer_seconds_bucket le", "answer_seconds_count", "answer_seconds_sum",
 		"backend_responses_total code route",
 		"consecutive_errors",
+		"ip_ranges region",
+		"ip_ranges_age_seconds region",
+		"ip_ranges_refresh_total region result",
 		"notifications_total outcome topic",
 		"refused_total reason",
 		"secret_matches_total secret",

@@ -1,0 +1,157 @@
+package intercomwebhook
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+)
+
+// ipFeed is where the list of one region is published and stored.
+type ipFeed struct {
+	region  string
+	url     string
+	timeout time.Duration // of a fetch
+}
+
+const (
+	// maxPublished is the size of the largest document that is read, in bytes.
+	maxPublished = 1 << 20
+
+	// storageTimeout is how long storage may take, if it heeds that at all.
+	storageTimeout = 2 * time.Second
+)
+
+// errRefused is an answer that does not count.
+var errRefused = errors.New("answer refused")
+
+// newListClient returns a client that honours HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
+// It follows no redirect, as that could lead away from https, and keeps no
+// connection open, as the next time is an hour later.
+func newListClient() *http.Client {
+	return &http.Client{
+		Transport: &http.Transport{
+			Proxy:                  http.ProxyFromEnvironment,
+			ForceAttemptHTTP2:      true,
+			DisableKeepAlives:      true,
+			MaxResponseHeaderBytes: 64 << 10,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// fetch asks for the list that is published now. If last is one that came with an
+// ETag or a time of modification, only a changed one is asked for.
+func (f ipFeed) fetch(ctx context.Context, client *http.Client, last *ipList) (*ipList, error) {
+	ctx, cancel := context.WithTimeout(ctx, f.timeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, f.url, nil)
+	if err != nil {
+		return nil, errListURL
+	}
+	request.Header.Set("Accept", "application/json")
+	request.Header.Set("User-Agent", "caddy-intercom-webhook")
+	if last.ETag != "" {
+		request.Header.Set("If-None-Match", last.ETag)
+	}
+	if last.LastModified != "" {
+		request.Header.Set("If-Modified-Since", last.LastModified)
+	}
+	conditional := last.ETag != "" || last.LastModified != ""
+
+	// The transport goes on dialing when a request is given up, however long.
+	defer client.CloseIdleConnections()
+	response, err := client.Do(request)
+	if err != nil {
+		if inner, ok := errors.AsType[*url.Error](err); ok {
+			err = inner.Err // without the URL, be there a password in it
+		}
+		return nil, fmt.Errorf("no answer: %w", err)
+	}
+	defer response.Body.Close()
+	switch {
+	case response.StatusCode == http.StatusNotModified && conditional:
+		confirmed := *last
+		confirmed.Checked, confirmed.source = now(), sourceIntercom
+		return &confirmed, nil
+	case response.StatusCode != http.StatusOK:
+		return nil, fmt.Errorf("%w: status %d", errRefused, response.StatusCode)
+	}
+	document, err := io.ReadAll(io.LimitReader(response.Body, maxPublished+1))
+	if err != nil {
+		return nil, fmt.Errorf("no whole answer: %w", err)
+	}
+	if len(document) > maxPublished {
+		return nil, fmt.Errorf("%w: larger than %d bytes", errRefused, maxPublished)
+	}
+	list, err := parsePublished(document)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errRefused, err)
+	}
+	list.Checked, list.source = now(), sourceIntercom
+	list.ETag, list.LastModified = response.Header.Get("ETag"), response.Header.Get("Last-Modified")
+	return list, nil
+}
+
+// now is the time as it is stored. A clock that is behind must not make a list older
+// than the one compiled in.
+func now() time.Time {
+	now := time.Now().UTC().Truncate(time.Second)
+	if now.Before(compiledInDate) {
+		return compiledInDate
+	}
+	return now
+}
+
+// storageKey differs for each URL, so that no list is taken for another's.
+func (f ipFeed) storageKey() string {
+	name := f.region
+	if f.url != listURL(defaultListURL, f.region) {
+		hash := sha256.Sum256([]byte(f.url))
+		name += fmt.Sprintf("-%x", hash[:8])
+	}
+	return "intercom_webhook/ip_ranges/" + name + ".json"
+}
+
+// stored returns the list that is in storage, or nil if there is none.
+func (f ipFeed) stored(ctx context.Context, storage certmagic.Storage) (*ipList, error) {
+	ctx, cancel := context.WithTimeout(ctx, storageTimeout)
+	defer cancel()
+	content, err := storage.Load(ctx, f.storageKey())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return parseStored(content)
+}
+
+func (f ipFeed) store(ctx context.Context, storage certmagic.Storage, list *ipList) error {
+	content, err := json.MarshalIndent(list, "", "\t")
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, storageTimeout)
+	defer cancel()
+	return storage.Store(ctx, f.storageKey(), content)
+}
+
+// newest returns the newer of the lists that are in storage and compiled in. The
+// error says why there is none in storage that could be used.
+func (f ipFeed) newest(ctx context.Context, storage certmagic.Storage) (*ipList, error) {
+	list := compiledInList(f.region)
+	stored, err := f.stored(ctx, storage)
+	if stored != nil && !stored.Checked.Before(list.Checked) {
+		list = stored
+	}
+	return list, err
+}

@@ -1,0 +1,205 @@
+package intercomwebhook
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"go.uber.org/zap/zapcore"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// ipList is what Intercom published for a region, in the form in which it is stored.
+type ipList struct {
+	Ranges []netip.Prefix `json:"ranges"` // sorted, each once
+
+	// Checked is when Intercom was last known to publish just this.
+	Checked time.Time `json:"checked"`
+
+	// What Intercom's server wants to be given back to tell whether it has changed.
+	ETag         string `json:"etag,omitempty"`
+	LastModified string `json:"last_modified,omitempty"`
+
+	source string // for logs
+}
+
+// Where a list came from.
+const (
+	sourceCompiledIn = "compiled in"
+	sourceStorage    = "storage"
+	sourceIntercom   = "intercom"
+)
+
+// What Intercom published on compiledInDate.
+var compiledIn = map[string][]string{
+	"us": {
+		"34.197.76.213/32",
+		"34.231.68.152/32",
+		"35.169.138.21/32",
+		"35.171.78.91/32",
+		"52.44.63.161/32",
+		"52.70.27.159/32",
+	},
+	"eu": {
+		"54.216.9.3/32",
+		"54.217.125.63/32",
+		"54.246.173.113/32",
+	},
+	"au": {
+		"3.104.68.152/32",
+		"52.63.36.185/32",
+		"52.64.2.165/32",
+	},
+}
+
+var compiledInDate = time.Date(2026, time.June, 29, 0, 0, 0, 0, time.UTC)
+
+func compiledInList(region string) *ipList {
+	list := &ipList{Checked: compiledInDate, source: sourceCompiledIn}
+	for _, text := range compiledIn[region] {
+		list.Ranges = append(list.Ranges, netip.MustParsePrefix(text))
+	}
+	return list
+}
+
+// outboundService names the addresses that webhooks come from. The others in the
+// document are those of services that send none.
+const outboundService = "INTERCOM-OUTBOUND"
+
+// parsePublished reads the document that Intercom publishes for a region. It is
+// taken as a whole or not at all.
+func parsePublished(document []byte) (*ipList, error) {
+	var published struct {
+		IPRanges []struct {
+			Range   string `json:"range"`
+			Service string `json:"service"`
+		} `json:"ip_ranges"`
+	}
+	if err := json.Unmarshal(document, &published); err != nil {
+		return nil, fmt.Errorf("not the documented JSON: %w", err)
+	}
+	var outbound []netip.Prefix
+	for _, entry := range published.IPRanges {
+		// not its error, which quotes all of the text, be it ever so long
+		prefix, err := caddyhttp.CIDRExpressionToPrefix(entry.Range)
+		if err != nil {
+			return nil, fmt.Errorf("%.64q is no address range", entry.Range)
+		}
+		if err := checkRange(prefix); err != nil {
+			return nil, err
+		}
+		if entry.Service == outboundService {
+			outbound = append(outbound, prefix)
+		}
+	}
+	return newIPList(outbound)
+}
+
+// parseStored reads a list in the form in which it is stored. It is checked as if
+// it came from outside: others may be able to write there.
+func parseStored(stored []byte) (*ipList, error) {
+	var list ipList
+	if err := json.Unmarshal(stored, &list); err != nil {
+		return nil, fmt.Errorf("decoding: %.200s", err.Error()) // which may quote all of a value
+	}
+	for _, prefix := range list.Ranges {
+		if err := checkRange(prefix); err != nil {
+			return nil, err
+		}
+	}
+	checked, err := newIPList(list.Ranges)
+	if err != nil {
+		return nil, err
+	}
+	list.Ranges, list.source = checked.Ranges, sourceStorage
+	if list.Checked.After(time.Now()) { // by a clock that is wrong; it would be the newest for long
+		list.Checked = compiledInDate
+	}
+	return &list, nil
+}
+
+func newIPList(ranges []netip.Prefix) (*ipList, error) {
+	if len(ranges) == 0 {
+		return nil, errors.New("no range of the service " + outboundService)
+	}
+	if len(ranges) > mostRanges {
+		return nil, fmt.Errorf("more than %d ranges", mostRanges)
+	}
+	for i := range ranges {
+		ranges[i] = ranges[i].Masked()
+	}
+	slices.SortFunc(ranges, netip.Prefix.Compare)
+	return &ipList{Ranges: slices.Compact(ranges)}, nil
+}
+
+// The widest ranges and the longest list that are believed. In 2026, Intercom has 12
+// addresses.
+const (
+	widestIPv4 = 16
+	widestIPv6 = 32
+	mostRanges = 1000
+)
+
+var (
+	// globalIPv6 has all IPv6 addresses that are given to anybody.
+	// Source: https://www.iana.org/assignments/ipv6-address-space
+	globalIPv6 = netip.MustParsePrefix("2000::/3")
+
+	// internalIPv4 has the addresses that are used inside of networks.
+	// Source: https://www.iana.org/assignments/iana-ipv4-special-registry
+	internalIPv4 = []netip.Prefix{
+		netip.MustParsePrefix("0.0.0.0/8"),
+		netip.MustParsePrefix("10.0.0.0/8"),
+		netip.MustParsePrefix("100.64.0.0/10"),
+		netip.MustParsePrefix("127.0.0.0/8"),
+		netip.MustParsePrefix("169.254.0.0/16"),
+		netip.MustParsePrefix("172.16.0.0/12"),
+		netip.MustParsePrefix("192.0.0.0/24"),
+		netip.MustParsePrefix("192.168.0.0/16"),
+		netip.MustParsePrefix("198.18.0.0/15"),
+		netip.MustParsePrefix("224.0.0.0/3"),
+	}
+)
+
+// checkRange refuses what lets in others than Intercom, whoever says so.
+func checkRange(prefix netip.Prefix) error {
+	switch addr := prefix.Addr(); {
+	case !prefix.IsValid():
+		return errors.New("a range is missing")
+	case addr.Is4() && prefix.Bits() < widestIPv4:
+		return fmt.Errorf("%s is wider than /%d", prefix, widestIPv4)
+	case addr.Is6() && prefix.Bits() < widestIPv6:
+		return fmt.Errorf("%s is wider than /%d", prefix, widestIPv6)
+	case addr.Is4() && slices.ContainsFunc(internalIPv4, prefix.Overlaps),
+		addr.Is6() && !globalIPv6.Contains(addr):
+		return fmt.Errorf("%s is private, not an address of the internet", prefix)
+	}
+	return nil
+}
+
+// without returns the ranges that the other list lacks.
+func (l *ipList) without(other *ipList) []netip.Prefix {
+	var rest []netip.Prefix
+	for _, prefix := range l.Ranges {
+		if _, found := slices.BinarySearchFunc(other.Ranges, prefix, netip.Prefix.Compare); !found {
+			rest = append(rest, prefix)
+		}
+	}
+	return rest
+}
+
+// MarshalLogObject tells how many ranges there are, where they came from and how
+// fresh they are.
+func (l *ipList) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	enc.AddInt("ranges", len(l.Ranges))
+	enc.AddString("source", l.source)
+	enc.AddString("as_of", l.Checked.Format(time.RFC3339))
+	return nil
+}
+
+// Interface guard
+var _ zapcore.ObjectMarshaler = (*ipList)(nil)

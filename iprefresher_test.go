@@ -1,0 +1,612 @@
+package intercomwebhook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/caddyserver/certmagic"
+)
+
+// intercom is Intercom's server as it is told to be, without a network.
+type intercom struct {
+	mu     sync.Mutex
+	answer func(*http.Request) (status int, body string, err error)
+	asked  []time.Time
+}
+
+func (i *intercom) answers(status int, body string, err error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.answer = func(*http.Request) (int, string, error) { return status, body, err }
+}
+
+func (i *intercom) RoundTrip(r *http.Request) (*http.Response, error) {
+	i.mu.Lock()
+	i.asked = append(i.asked, time.Now())
+	answer := i.answer
+	i.mu.Unlock()
+	status, body, err := answer(r)
+	if err != nil {
+		return nil, err
+	}
+	return &http.Response{
+		StatusCode: status,
+		Header:     http.Header{"Etag": {`"` + body + `"`}},
+		Body:       io.NopCloser(strings.NewReader(body)),
+	}, nil
+}
+
+// requests returns when there was one since it was last called.
+func (i *intercom) requests() []time.Time {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	asked := i.asked
+	i.asked = nil
+	return asked
+}
+
+// pauses returns the times between the requests, as multiples of a unit.
+func (i *intercom) pauses(unit time.Duration) []float64 {
+	var pauses []float64
+	asked := i.requests()
+	for n := 1; n < len(asked); n++ {
+		pauses = append(pauses, float64(asked[n].Sub(asked[n-1]))/float64(unit))
+	}
+	return pauses
+}
+
+// refreshing makes a refresher of one region. Inside of a synctest bubble, the test
+// fails if anything is left running after it.
+func refreshing(t *testing.T, refresh time.Duration, u *user) (*refresher, *intercom) {
+	t.Helper()
+	r := newRefresher(setting{urls: [3]string{"http://intercom/us"}, refresh: refresh, timeout: 10 * time.Second}, u)
+	server := new(intercom)
+	server.answers(200, published("192.0.2.7"), nil)
+	r.client.Transport = server
+	t.Cleanup(func() { r.Destruct() })
+	return r, server
+}
+
+// silentUser is a user with storage of its own, whose log nobody reads.
+func silentUser(t *testing.T) *user {
+	return &user{emptyStorage(t), zap.NewNop()}
+}
+
+func loggingUser(t *testing.T) (*user, *observer.ObservedLogs) {
+	core, logs := observer.New(zap.InfoLevel)
+	return &user{emptyStorage(t), zap.New(core)}, logs
+}
+
+func emptyStorage(t *testing.T) certmagic.Storage {
+	return &certmagic.FileStorage{Path: t.TempDir()}
+}
+
+// within reports whether each number is that of want, give or take a tenth.
+func within(got, want []float64) bool {
+	return slices.EqualFunc(got, want, func(g, w float64) bool { return g >= 0.9*w && g <= 1.1*w })
+}
+
+func TestRefreshesAtOnceAndThenFromTimeToTime(t *testing.T) {
+	u := silentUser(t)
+	synctest.Test(t, func(t *testing.T) {
+		r, server := refreshing(t, time.Hour, u)
+		if got := r.ranges(); !slices.Equal(got, compiledInList("us").Ranges) {
+			t.Errorf("serves %v before it is started", got)
+		}
+		synctest.Wait()
+		if len(server.requests()) != 0 {
+			t.Error("asks before it is started")
+		}
+
+		started := time.Now()
+		r.start(u)
+		r.start(u) // by another config
+		synctest.Wait()
+		if asked := server.requests(); len(asked) != 1 || !asked[0].Equal(started) {
+			t.Errorf("asked at %v, want once and at once", asked)
+		}
+		if got := r.ranges(); !slices.Equal(got, prefixes("192.0.2.7/32")) {
+			t.Errorf("serves %v", got)
+		}
+
+		time.Sleep(10 * time.Hour)
+		pauses := server.pauses(time.Hour)
+		if len(pauses) < 8 || !within(pauses, slices.Repeat([]float64{1}, len(pauses))) {
+			t.Errorf("hours between requests: %v", pauses)
+		}
+		if len(slices.Compact(pauses)) < 2 {
+			t.Errorf("no jitter: %v", pauses)
+		}
+	})
+}
+
+func TestRefreshOfZeroIsNever(t *testing.T) {
+	u := silentUser(t)
+	synctest.Test(t, func(t *testing.T) {
+		r, server := refreshing(t, 0, u)
+		r.start(u)
+		time.Sleep(1000 * time.Hour)
+		if asked := server.requests(); len(asked) != 0 {
+			t.Errorf("asked at %v", asked)
+		}
+		if got := r.ranges(); !slices.Equal(got, compiledInList("us").Ranges) {
+			t.Errorf("serves %v", got)
+		}
+	})
+}
+
+func TestRefreshesSoonerAfterAFailure(t *testing.T) {
+	u := silentUser(t)
+	synctest.Test(t, func(t *testing.T) {
+		r, server := refreshing(t, time.Hour, u)
+		server.answers(0, "", errors.New("unreachable"))
+		r.start(u)
+		time.Sleep(6 * time.Hour)
+		want := []float64{10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600}
+		if pauses := server.pauses(time.Second); !within(pauses[:len(want)], want) {
+			t.Errorf("seconds between requests: %v, want about %v", pauses, want)
+		}
+		if got := r.ranges(); !slices.Equal(got, compiledInList("us").Ranges) {
+			t.Errorf("serves %v", got)
+		}
+
+		server.answers(200, published("192.0.2.7"), nil)
+		time.Sleep(2 * time.Hour)
+		if got := r.ranges(); !slices.Equal(got, prefixes("192.0.2.7/32")) {
+			t.Errorf("serves %v", got)
+		}
+		server.requests()
+		time.Sleep(4 * time.Hour)
+		if pauses := server.pauses(time.Hour); len(pauses) < 2 || !within(pauses, slices.Repeat([]float64{1}, len(pauses))) {
+			t.Errorf("hours between requests after a good one: %v", pauses)
+		}
+
+		server.requests()
+		server.answers(500, "", nil)
+		time.Sleep(75 * time.Minute)
+		if pauses := server.pauses(time.Second); len(pauses) < 2 || !within(pauses[:2], []float64{10, 20}) {
+			t.Errorf("seconds between requests after another failure: %v", pauses)
+		}
+	})
+}
+
+// A server that cannot tell whether the list has changed must not keep it forever.
+func TestAsksForTheWholeListAfterAFailure(t *testing.T) {
+	u := silentUser(t)
+	synctest.Test(t, func(t *testing.T) {
+		r, server := refreshing(t, time.Hour, u)
+		r.start(u)
+		synctest.Wait()
+		server.mu.Lock()
+		server.answer = func(r *http.Request) (int, string, error) {
+			if r.Header.Get("If-None-Match") != "" {
+				return 412, "", nil
+			}
+			return 200, published("198.51.100.7"), nil
+		}
+		server.mu.Unlock()
+		time.Sleep(2 * time.Hour)
+		if got := r.ranges(); !slices.Equal(got, prefixes("198.51.100.7/32")) {
+			t.Errorf("serves %v", got)
+		}
+	})
+}
+
+// Each list that is not to be relied on leaves the last good one.
+func TestListIsNeverWorseThanBefore(t *testing.T) {
+	u := silentUser(t)
+	synctest.Test(t, func(t *testing.T) {
+		r, server := refreshing(t, time.Hour, u)
+		r.start(u)
+		synctest.Wait()
+		for _, bad := range []string{"", "<html>", published(), published("0.0.0.0/0"), published("192.0.2.8", "nonsense"), published("10.0.0.1")} {
+			server.answers(200, bad, nil)
+			time.Sleep(2 * time.Hour)
+			if got := r.ranges(); !slices.Equal(got, prefixes("192.0.2.7/32")) {
+				t.Errorf("serves %v after %q", got, bad)
+			}
+			if stored, err := r.regions[0].stored(t.Context(), u.storage); err != nil || !slices.Equal(stored.Ranges, prefixes("192.0.2.7/32")) {
+				t.Errorf("stored %v, %v after %q", stored, err, bad)
+			}
+		}
+	})
+}
+
+func TestListOfAnotherInstanceIsTakenFromStorage(t *testing.T) {
+	u := silentUser(t)
+	synctest.Test(t, func(t *testing.T) {
+		r, server := refreshing(t, time.Hour, u)
+		server.answers(0, "", errors.New("unreachable"))
+		time.Sleep(time.Until(compiledInDate.Add(time.Hour))) // later than the compiled-in list
+		r.start(u)
+		synctest.Wait()
+
+		store := func(age time.Duration, ranges ...string) {
+			list := &ipList{Ranges: prefixes(ranges...), Checked: now().Add(-age)}
+			if err := r.regions[0].store(t.Context(), u.storage, list); err != nil {
+				t.Fatal(err)
+			}
+		}
+		store(0, "192.0.2.7/32")
+		time.Sleep(2 * time.Hour)
+		if got := r.ranges(); !slices.Equal(got, prefixes("192.0.2.7/32")) {
+			t.Errorf("serves %v when another instance got it", got)
+		}
+		store(24*time.Hour, "192.0.2.8/32")
+		time.Sleep(2 * time.Hour)
+		if got := r.ranges(); !slices.Equal(got, prefixes("192.0.2.7/32")) {
+			t.Errorf("serves %v when an older one is stored", got)
+		}
+		store(-240*time.Hour, "192.0.2.9/32")
+		time.Sleep(2 * time.Hour)
+		if got := r.ranges(); !slices.Equal(got, prefixes("192.0.2.7/32")) {
+			t.Errorf("serves %v when one from the future is stored", got)
+		}
+	})
+}
+
+// unwritable is storage that is full, say.
+type unwritable struct{ certmagic.Storage }
+
+func (unwritable) Store(context.Context, string, []byte) error { return errors.New("no room") }
+
+func TestListIsUsedEvenIfItCannotBeStored(t *testing.T) {
+	u := &user{unwritable{emptyStorage(t)}, zap.NewNop()}
+	synctest.Test(t, func(t *testing.T) {
+		r, _ := refreshing(t, time.Hour, u)
+		r.start(u)
+		synctest.Wait()
+		if got := r.ranges(); !slices.Equal(got, prefixes("192.0.2.7/32")) {
+			t.Errorf("serves %v", got)
+		}
+	})
+}
+
+// The storage and the log of a config that has been replaced, or that failed to load
+// after all, may not work any more.
+func TestStorageAndLogAreThoseOfTheConfigThatRuns(t *testing.T) {
+	replaced, replacedLog := loggingUser(t)
+	running, runningLog := loggingUser(t)
+	failed, failedLog := loggingUser(t)
+	synctest.Test(t, func(t *testing.T) {
+		r, server := refreshing(t, time.Hour, replaced)
+		r.start(replaced)
+		synctest.Wait()
+		for _, next := range []struct {
+			address   string
+			meanwhile func() // while the list is on its way
+		}{
+			{"192.0.2.8", func() { r.start(running); r.release(replaced) }},
+			{"192.0.2.9", func() { r.start(failed); r.release(failed) }},
+		} {
+			meanwhile := sync.OnceFunc(next.meanwhile)
+			server.mu.Lock()
+			server.answer = func(*http.Request) (int, string, error) {
+				meanwhile()
+				return 200, published(next.address), nil
+			}
+			server.mu.Unlock()
+			time.Sleep(2 * time.Hour)
+		}
+		for _, want := range []struct {
+			user    *user
+			log     *observer.ObservedLogs
+			stored  []netip.Prefix
+			changes int
+		}{
+			{replaced, replacedLog, prefixes("192.0.2.7/32"), 1},
+			{running, runningLog, prefixes("192.0.2.9/32"), 2},
+			{failed, failedLog, nil, 0},
+		} {
+			stored, err := r.regions[0].stored(t.Context(), want.user.storage)
+			if err != nil || (stored == nil) != (want.stored == nil) || stored != nil && !slices.Equal(stored.Ranges, want.stored) {
+				t.Errorf("stored %v, %v; want %v", stored, err, want.stored)
+			}
+			if n := want.log.FilterMessage("Intercom's addresses have changed").Len(); n != want.changes {
+				t.Errorf("logged %d changes, want %d", n, want.changes)
+			}
+		}
+	})
+}
+
+// A trouble that lasts is told once, another one, or the same once more, again.
+func TestTroubleIsToldOnce(t *testing.T) {
+	u, log := loggingUser(t)
+	synctest.Test(t, func(t *testing.T) {
+		r, server := refreshing(t, time.Hour, u)
+		n := 0
+		server.answer = func(*http.Request) (int, string, error) {
+			n++
+			return 0, "", fmt.Errorf("read tcp 10.0.0.7:%d->192.0.2.1:443: connection reset by peer", 40000+n)
+		}
+		r.start(u)
+		for _, next := range []struct {
+			status int
+			body   string
+			warned string
+		}{
+			{0, "", "no answer: read tcp 10.0.0.7:40001->192.0.2.1:443: connection reset by peer"},
+			{500, "", "answer refused: status 500"},
+			{503, "", "answer refused: status 503"},
+			{200, published("0.0.0.0/0"), "answer refused: 0.0.0.0/0 is wider than /16"},
+			{200, published("192.0.2.7"), ""},
+			{200, published("0.0.0.0/0"), "answer refused: 0.0.0.0/0 is wider than /16"},
+		} {
+			if next.status != 0 {
+				server.answers(next.status, next.body, nil)
+			}
+			time.Sleep(10 * time.Hour)
+			synctest.Wait()
+			var warned []string
+			fresh := 0
+			for _, entry := range log.TakeAll() {
+				if entry.Level == zap.WarnLevel {
+					warned = append(warned, entry.ContextMap()["error"].(string))
+				} else if entry.Message == "Intercom's addresses are fresh again" {
+					fresh++
+				}
+			}
+			if next.warned != "" && !slices.Equal(warned, []string{next.warned}) || next.warned == "" && (len(warned) != 0 || fresh != 1) {
+				t.Errorf("status %d, %s: warned %q, and told %d times that all is well", next.status, next.body, warned, fresh)
+			}
+		}
+	})
+}
+
+func TestDestructWaits(t *testing.T) {
+	u := silentUser(t)
+	synctest.Test(t, func(t *testing.T) {
+		r, server := refreshing(t, time.Hour, u)
+		ended := false
+		server.answer = func(r *http.Request) (int, string, error) {
+			<-r.Context().Done()
+			time.Sleep(time.Second)
+			ended = true
+			return 0, "", r.Context().Err()
+		}
+		r.start(u)
+		synctest.Wait()
+		r.Destruct()
+		if !ended {
+			t.Error("a request is still under way")
+		}
+	})
+}
+
+// What is stored tells a restart how fresh the list is.
+func TestListIsStoredWhenItIsConfirmed(t *testing.T) {
+	u := silentUser(t)
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Until(compiledInDate.Add(time.Hour)))
+		r, server := refreshing(t, time.Hour, u)
+		r.start(u)
+		synctest.Wait()
+		server.answers(304, "", nil)
+		time.Sleep(100 * time.Hour)
+		stored, err := r.regions[0].stored(t.Context(), u.storage)
+		if err != nil || time.Since(stored.Checked) > 67*time.Minute || stored.ETag == "" {
+			t.Errorf("stored %+v, %v", stored, err)
+		}
+	})
+}
+
+// stuck is storage that answers when it is given up.
+type stuck struct{ certmagic.Storage }
+
+func (stuck) Load(ctx context.Context, _ string) ([]byte, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func (stuck) Store(ctx context.Context, _ string, _ []byte) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func TestStuckStorageIsNotWaitedForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u := &user{stuck{}, zap.NewNop()}
+		begin := time.Now()
+		r := newRefresher(setting{urls: [3]string{"http://intercom/us", "http://intercom/eu", "http://intercom/au"}, refresh: time.Hour, timeout: time.Second}, u)
+		t.Cleanup(func() { r.Destruct() })
+		if waited := time.Since(begin); waited > 2*time.Second {
+			t.Errorf("the start waited %s", waited)
+		}
+		server := new(intercom)
+		server.answers(200, published("192.0.2.7"), nil)
+		r.client.Transport = server
+		r.start(u)
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		if got := r.ranges(); !slices.Equal(got, prefixes("192.0.2.7/32", "192.0.2.7/32", "192.0.2.7/32")) {
+			t.Errorf("serves %v", got)
+		}
+	})
+}
+
+func TestRefreshesAreCounted(t *testing.T) {
+	u := silentUser(t)
+	count := func(result string) float64 {
+		return testutil.ToFloat64(ipRangesRefreshTotal.WithLabelValues("us", result))
+	}
+	before := map[string]float64{}
+	for _, result := range []string{refreshUpdated, refreshUnchanged, refreshRefused, refreshFailed} {
+		before[result] = count(result)
+	}
+	answers := []struct {
+		status int
+		body   string
+		err    error
+	}{
+		{200, published("192.0.2.7"), nil},
+		{200, published("192.0.2.7"), nil},
+		{304, "", nil},
+		{500, "", nil},
+		{200, "<html>", nil},
+		{0, "", errors.New("unreachable")},
+	}
+	synctest.Test(t, func(t *testing.T) {
+		r, server := refreshing(t, time.Hour, u)
+		next := 0
+		server.answer = func(r *http.Request) (int, string, error) {
+			if next == len(answers) {
+				<-r.Context().Done() // the end of the refresher, which is no failure
+				return 0, "", r.Context().Err()
+			}
+			next++
+			return answers[next-1].status, answers[next-1].body, answers[next-1].err
+		}
+		r.regions[0].timeout = 1000 * time.Hour
+		r.start(u)
+		time.Sleep(10 * time.Hour)
+	})
+	for result, want := range map[string]float64{refreshUpdated: 1, refreshUnchanged: 2, refreshRefused: 2, refreshFailed: 1} {
+		if got := count(result) - before[result]; got != want {
+			t.Errorf("%s was counted %v times, want %v", result, got, want)
+		}
+	}
+}
+
+// running returns the stacks of the goroutines that have some text in them.
+func running(text string) string {
+	stacks := make([]byte, 1<<20)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	var found []string
+	for stack := range strings.SplitSeq(string(stacks), "\n\n") {
+		if strings.Contains(stack, text) {
+			found = append(found, stack)
+		}
+	}
+	return strings.Join(found, "\n\n")
+}
+
+// Real connections, and requests that read meanwhile: for the race detector, and for
+// what is left when the last user is gone.
+func TestSharedRefresher(t *testing.T) {
+	var mu sync.Mutex
+	asked := make(map[string]int)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		asked[r.URL.Path]++
+		n := asked[r.URL.Path]
+		mu.Unlock()
+		if n%3 == 0 {
+			<-r.Context().Done() // longer than it is waited for
+			return
+		}
+		io.WriteString(w, published("192.0.2."+string(rune('0'+n%10))))
+	}))
+	defer server.Close()
+	u := silentUser(t)
+	set := setting{refresh: time.Millisecond, timeout: 200 * time.Millisecond}
+	for i, region := range regions {
+		set.urls[i] = server.URL + "/" + region
+	}
+
+	var users []*refresher
+	for range 3 {
+		r, err := acquireRefresher(set, u)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.start(u)
+		users = append(users, r)
+	}
+	if users[0] != users[1] || users[0] != users[2] {
+		t.Error("the same setting has several refreshers")
+	}
+	other := set
+	other.refresh = 0
+	unlike, err := acquireRefresher(other, u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if unlike == users[0] {
+		t.Error("another setting has the same refresher")
+	}
+
+	var readers sync.WaitGroup
+	stop := make(chan struct{})
+	stopReaders := sync.OnceFunc(func() {
+		close(stop)
+		readers.Wait()
+	})
+	defer stopReaders()
+	for range 2 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					if got := users[0].ranges(); len(got) < 3 {
+						t.Errorf("serves %v", got)
+					}
+					runtime.Gosched() // there may be one CPU
+				}
+			}
+		})
+	}
+	eventuallyAsked := func(n int) {
+		for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+			mu.Lock()
+			enough := asked["/us"] >= n && asked["/eu"] >= n && asked["/au"] >= n
+			mu.Unlock()
+			if enough {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatalf("asked %v", asked)
+			}
+		}
+	}
+	eventuallyAsked(7)
+	users[0].release(u)
+	users[1].release(u)
+	mu.Lock()
+	soFar := asked["/us"]
+	mu.Unlock()
+	eventuallyAsked(soFar + 2) // for the one who is left
+	stopReaders()
+
+	users[2].release(u)
+	unlike.release(u)
+	if left := running("intercomwebhook.(*refresher)"); left != "" {
+		t.Errorf("left running:\n%s", left)
+	}
+	for end := time.Now().Add(10 * time.Second); running("net/http.(*persistConn)") != ""; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("left open:\n%s", running("net/http.(*persistConn)"))
+		}
+	}
+	if _, ok := refreshers.References(set); ok {
+		t.Error("the pool still has it")
+	}
+}
+
+func TestGettingRangesAllocatesNothing(t *testing.T) {
+	source := &IPRanges{refresher: newRefresher(setting{urls: [3]string{"http://intercom/us", "", "http://intercom/au"}}, silentUser(t))}
+	var got []netip.Prefix
+	if n := testing.AllocsPerRun(100, func() { got = source.GetIPRanges(nil) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+	if want := slices.Concat(compiledInList("us").Ranges, compiledInList("au").Ranges); !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}

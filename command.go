@@ -30,7 +30,7 @@ Tools for an endpoint that Intercom sends webhook notifications to, served with
 the intercom_webhook directive.
 `,
 		CobraFunc: func(cmd *cobra.Command) {
-			cmd.AddCommand(newSendCommand())
+			cmd.AddCommand(newSendCommand(), newIPRangesCommand())
 			cmd.Args = cobra.NoArgs // a mistyped command is an error, not a request for help
 			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 		},

@@ -1,0 +1,139 @@
+package intercomwebhook
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/caddyserver/certmagic"
+)
+
+func newIPRangesCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "ip-ranges [regions...]",
+		Short: "Prints the addresses that Intercom sends from",
+		Long: `
+Prints the lists of Intercom's addresses that are in use, one range on a line, and
+above each list a line that starts with # and tells the region, when the list was
+last known to be the published one, and where it came from. Regions are us, eu and
+au; all of them are printed if none is named.
+
+The list in use is the newer one of that in Caddy's storage, where Caddy puts what
+Intercom publishes, and that compiled in. The storage is the default one of the
+user who runs the command or, with --config, the one of that config.
+
+With --fetch, Intercom is asked first, and what it publishes is stored. A Caddy that
+runs takes it over at its next refresh. Run this as the user that Caddy runs as, or
+else Caddy may be unable to read what is stored.
+
+With --url, the lists are those of a config that has this url for the IP source
+intercom.
+
+The exit code is 0 if all lists could be read and, if so wished, fetched and stored,
+3 if not, and 1 if the command line does not make sense.
+
+Examples:
+
+	$ caddy intercom-webhook ip-ranges
+
+	$ caddy intercom-webhook ip-ranges us eu --fetch --config /etc/caddy/Caddyfile
+`,
+		ValidArgs: regions[:], // for shell completion only
+	}
+	flags := cmd.Flags()
+	flags.Bool("fetch", false, "Ask Intercom first")
+	flags.StringP("config", "c", "", "Config whose storage is used")
+	flags.StringP("adapter", "a", "", "Name of the config adapter to apply to --config")
+	flags.String("url", defaultListURL, "Where the lists are published")
+	flags.Duration("timeout", defaultListTimeout, "How long to wait for each list")
+	cmd.RunE = caddycmd.WrapCommandFuncForCobra(func(fl caddycmd.Flags) (int, error) {
+		return runIPRanges(cmd, fl)
+	})
+	return cmd
+}
+
+// runIPRanges prints the lists that the arguments ask for.
+func runIPRanges(cmd *cobra.Command, fl caddycmd.Flags) (int, error) {
+	timeout := fl.Duration("timeout")
+	setting, err := (&IPRanges{Regions: fl.Args(), URL: fl.String("url"), Timeout: caddy.Duration(timeout)}).setting()
+	if timeout == 0 { // which is the default in a config
+		err = checkDuration("timeout", timeout)
+	}
+	if err != nil {
+		return caddy.ExitCodeFailedStartup, err
+	}
+	storage, release, err := configuredStorage(fl.String("config"), fl.String("adapter"))
+	if err != nil {
+		return caddy.ExitCodeFailedStartup, err
+	}
+	defer release()
+	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
+	defer stop()
+
+	client := newListClient()
+	var failed error
+	for _, feed := range setting.feeds() {
+		list, err := feed.newest(ctx, storage)
+		if err != nil {
+			failed = errors.Join(failed, fmt.Errorf("%s: reading the stored list: %w", feed.region, err))
+		}
+		if fl.Bool("fetch") {
+			fetched, err := feed.fetch(ctx, client, list)
+			if err == nil {
+				list = fetched
+				err = feed.store(ctx, storage, list)
+			}
+			if err != nil {
+				failed = errors.Join(failed, fmt.Errorf("%s: %w", feed.region, err))
+			}
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "# %s: %d ranges, as of %s, source: %s\n",
+			feed.region, len(list.Ranges), list.Checked.Format(time.RFC3339), list.source)
+		for _, prefix := range list.Ranges {
+			fmt.Fprintln(cmd.OutOrStdout(), prefix)
+		}
+	}
+	if failed != nil {
+		return caddy.ExitCodeFailedQuit, failed
+	}
+	return caddy.ExitCodeSuccess, nil
+}
+
+// configuredStorage returns the storage of a config, or Caddy's default one if no
+// config is named.
+func configuredStorage(config, adapter string) (storage certmagic.Storage, release func(), err error) {
+	if config == "" {
+		return caddy.DefaultStorage, func() {}, nil
+	}
+	adapted, _, _, err := caddycmd.LoadConfig(config, adapter)
+	if err != nil {
+		return nil, nil, err
+	}
+	var storing struct {
+		StorageRaw json.RawMessage `json:"storage" caddy:"namespace=caddy.storage inline_key=module"`
+	}
+	if err := json.Unmarshal(adapted, &storing); err != nil {
+		return nil, nil, fmt.Errorf("decoding config: %w", err)
+	}
+	if storing.StorageRaw == nil {
+		return caddy.DefaultStorage, func() {}, nil
+	}
+	ctx, release := caddy.NewContext(caddy.Context{Context: context.Background()})
+	module, err := ctx.LoadModule(&storing, "StorageRaw")
+	if err == nil {
+		storage, err = module.(caddy.StorageConverter).CertMagicStorage()
+	}
+	if err != nil {
+		release()
+		return nil, nil, fmt.Errorf("loading storage: %w", err)
+	}
+	return storage, release, nil
+}

@@ -1,0 +1,129 @@
+package intercomwebhook
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	_ "github.com/caddyserver/caddy/v2/modules/filestorage"
+	"github.com/caddyserver/certmagic"
+)
+
+// printIPRanges runs "caddy intercom-webhook ip-ranges".
+func printIPRanges(t *testing.T, args ...string) (stdout string, code int, err error) {
+	t.Helper()
+	var out bytes.Buffer
+	cmd := newIPRangesCommand()
+	cmd.SetContext(t.Context())
+	cmd.SetOut(&out)
+	if err := cmd.ParseFlags(args); err != nil {
+		t.Fatal(err)
+	}
+	code, err = runIPRanges(cmd, caddycmd.Flags{FlagSet: cmd.Flags()})
+	if (code == caddy.ExitCodeSuccess) != (err == nil) {
+		t.Errorf("exit code %d and error %v disagree", code, err)
+	}
+	return out.String(), code, err
+}
+
+// configWithStorage returns the file of a config, and the storage that it configures.
+func configWithStorage(t *testing.T) (file string, storage certmagic.Storage) {
+	t.Helper()
+	dir := t.TempDir()
+	return writeFile(t, fmt.Sprintf(`{"storage":{"module":"file_system","root":%q}}`, dir)), &certmagic.FileStorage{Path: dir}
+}
+
+const compiledInUS = `# us: 6 ranges, as of 2026-06-29T00:00:00Z, source: compiled in
+34.197.76.213/32
+34.231.68.152/32
+35.169.138.21/32
+35.171.78.91/32
+52.44.63.161/32
+52.70.27.159/32
+`
+
+const compiledInAU = `# au: 3 ranges, as of 2026-06-29T00:00:00Z, source: compiled in
+3.104.68.152/32
+52.63.36.185/32
+52.64.2.165/32
+`
+
+func TestIPRangesArePrinted(t *testing.T) {
+	config, storage := configWithStorage(t)
+	stdout, _, err := printIPRanges(t, "--config", config)
+	if err != nil || !strings.HasPrefix(stdout, compiledInUS+"# eu: 3 ranges") || !strings.HasSuffix(stdout, compiledInAU) {
+		t.Errorf("nothing is stored: %v\n%s", err, stdout)
+	}
+	if stdout, _, err := printIPRanges(t, "au", "us", "--config", config); err != nil || stdout != compiledInUS+compiledInAU {
+		t.Errorf("two regions: %v\n%s", err, stdout)
+	}
+
+	stored := &ipList{Ranges: prefixes("192.0.2.7/32"), Checked: time.Date(2026, 11, 23, 10, 11, 12, 0, time.UTC)}
+	feed := ipFeed{region: "us", url: listURL(defaultListURL, "us")}
+	if err := feed.store(t.Context(), storage, stored); err != nil {
+		t.Fatal(err)
+	}
+	want := "# us: 1 ranges, as of 2026-11-23T10:11:12Z, source: storage\n192.0.2.7/32\n"
+	if stdout, _, err := printIPRanges(t, "us", "--config", config); err != nil || stdout != want {
+		t.Errorf("a newer list is stored: %v\n%s", err, stdout)
+	}
+
+	if err := storage.Store(t.Context(), feed.storageKey(), []byte("{")); err != nil {
+		t.Fatal(err)
+	}
+	stdout, code, err := printIPRanges(t, "us", "--config", config)
+	if code != caddy.ExitCodeFailedQuit || err == nil || !strings.Contains(err.Error(), "us: reading the stored list") || stdout != compiledInUS {
+		t.Errorf("what is stored is broken: code %d, %v\n%s", code, err, stdout)
+	}
+}
+
+func TestIPRangesAreFetched(t *testing.T) {
+	config, storage := configWithStorage(t)
+	feed := listServer(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/eu" {
+			w.WriteHeader(500)
+			return
+		}
+		io.WriteString(w, published("192.0.2.7/32"))
+	})
+	args := []string{"us", "--fetch", "--config", config, "--url", strings.TrimSuffix(feed.url, "us") + "{region}"}
+	stdout, _, err := printIPRanges(t, args...)
+	if err != nil || !strings.HasPrefix(stdout, "# us: 1 ranges, as of 20") || !strings.HasSuffix(stdout, ", source: intercom\n192.0.2.7/32\n") {
+		t.Errorf("%v\n%s", err, stdout)
+	}
+	if stored, err := feed.stored(t.Context(), storage); err != nil || !slices.Equal(stored.Ranges, prefixes("192.0.2.7/32")) {
+		t.Errorf("stored %+v, %v", stored, err)
+	}
+
+	stdout, code, err := printIPRanges(t, append(args, "eu")...)
+	if code != caddy.ExitCodeFailedQuit || err == nil || err.Error() != "eu: answer refused: status 500" {
+		t.Errorf("code %d, error %v", code, err)
+	}
+	if !strings.Contains(stdout, "source: intercom\n192.0.2.7/32\n# eu: 3 ranges, as of 2026-06-29T00:00:00Z, source: compiled in\n54.") {
+		t.Errorf("one of two can be fetched:\n%s", stdout)
+	}
+}
+
+func TestIPRangesOfWrongArguments(t *testing.T) {
+	for name, args := range map[string][]string{
+		`region "uk" is none`:              {"uk"},
+		"region us stands there twice":     {"us", "us"},
+		"url is the same for all":          {"--url", "http://127.0.0.1:1/list"},
+		"timeout must be from 1ms":         {"--timeout", "-1s"},
+		"1 year, as in \"1h\", and not 0s": {"--timeout", "0"},
+		"no such file or directory":        {"--config", "/nowhere/caddy.json"},
+		"unknown module: caddy.storage":    {"--config", writeFile(t, `{"storage":{"module":"unheard_of"}}`)},
+	} {
+		stdout, code, err := printIPRanges(t, args...)
+		if code != caddy.ExitCodeFailedStartup || err == nil || !strings.Contains(err.Error(), name) || stdout != "" {
+			t.Errorf("%q: code %d, error %v\n%s", args, code, err, stdout)
+		}
+	}
+}

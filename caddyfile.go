@@ -74,7 +74,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 		case "max_size":
 			handler.MaxSize, err = parseSize(h.Dispenser)
 		case "timeout":
-			handler.Timeout, err = parsePositiveDuration(h.Dispenser)
+			handler.Timeout, err = parseDuration(h.Dispenser, checkDuration)
 		case "route":
 			// needs max_size, which may still follow
 			routes = append(routes, h.NextSegment())
@@ -152,26 +152,19 @@ func parseSize(d *caddyfile.Dispenser) (int64, error) {
 	return int64(size), nil
 }
 
-// parsePositiveDuration reads the duration of a subdirective, whose name was just read.
-func parsePositiveDuration(d *caddyfile.Dispenser) (caddy.Duration, error) {
-	name := d.Val()
-	duration, err := parseDuration(d)
-	if err == nil && duration == 0 {
-		return 0, d.Errf("%s must be longer than 0", name)
-	}
-	return duration, err
-}
-
-// parseDuration is like parsePositiveDuration, but takes 0 too.
-func parseDuration(d *caddyfile.Dispenser) (caddy.Duration, error) {
+// parseDuration reads the duration of a subdirective, whose name was just read.
+func parseDuration(d *caddyfile.Dispenser, check func(name string, d time.Duration) error) (caddy.Duration, error) {
 	name := d.Val()
 	var text string
 	if !d.AllArgs(&text) {
 		return 0, d.ArgErr()
 	}
 	duration, err := caddy.ParseDuration(text)
-	if err != nil || duration < 0 {
+	if err != nil {
 		return 0, d.Errf("%s %q is not a duration such as 4.5s", name, text)
+	}
+	if err := check(name, duration); err != nil {
+		return 0, d.WrapErr(err)
 	}
 	return caddy.Duration(duration), nil
 }
@@ -416,9 +409,8 @@ func (s *IPRanges) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		var err error
 		switch name {
 		case "refresh":
-			var refresh caddy.Duration
-			refresh, err = parseDuration(d)
-			s.Refresh = &refresh
+			s.Refresh = new(caddy.Duration)
+			*s.Refresh, err = parseDuration(d, checkRefresh)
 		case "url":
 			if !d.AllArgs(&s.URL) {
 				return d.ArgErr()
@@ -427,7 +419,7 @@ func (s *IPRanges) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				return d.WrapErr(err)
 			}
 		case "timeout":
-			s.Timeout, err = parsePositiveDuration(d)
+			s.Timeout, err = parseDuration(d, checkDuration)
 		default:
 			err = d.Errf("unknown option %s of the IP source intercom: it has refresh, url and timeout", name)
 		}

@@ -191,13 +191,22 @@ func (h *Handler) Validate() error {
 	if h.MaxSize < 0 {
 		return fmt.Errorf("max_size must be positive, not %d", h.MaxSize)
 	}
-	if h.Timeout < 0 {
-		return fmt.Errorf("timeout must be positive, not %s", time.Duration(h.Timeout))
+	if err := checkDuration("timeout", time.Duration(h.Timeout)); err != nil {
+		return err
 	}
 	if time.Duration(h.Timeout) >= intercomTimeout {
 		h.logger.Warn("timeout is not below the time that Intercom waits, so it will see no answer of a slow backend",
 			zap.Duration("timeout", time.Duration(h.Timeout)),
 			zap.Duration("intercom_waits", intercomTimeout))
+	}
+	return nil
+}
+
+// checkDuration refuses, among others, a number of seconds, which JSON has as one of
+// nanoseconds.
+func checkDuration(name string, d time.Duration) error {
+	if d < time.Millisecond || d > 365*24*time.Hour {
+		return fmt.Errorf(`%s must be from 1ms to 1 year, as in "10s", and not %s`, name, d)
 	}
 	return nil
 }

@@ -113,13 +113,13 @@ func TestIPRangesAreFetched(t *testing.T) {
 
 func TestIPRangesOfWrongArguments(t *testing.T) {
 	for name, args := range map[string][]string{
-		`region "uk" is none`:              {"uk"},
-		"region us stands there twice":     {"us", "us"},
-		"url is the same for all":          {"--url", "http://127.0.0.1:1/list"},
-		"timeout must be from 1ms":         {"--timeout", "-1s"},
-		"1 year, as in \"1h\", and not 0s": {"--timeout", "0"},
-		"no such file or directory":        {"--config", "/nowhere/caddy.json"},
-		"unknown module: caddy.storage":    {"--config", writeFile(t, `{"storage":{"module":"unheard_of"}}`)},
+		`region "uk" is none`:               {"uk"},
+		"region us stands there twice":      {"us", "us"},
+		"url is the same for all":           {"--url", "http://127.0.0.1:1/list"},
+		"timeout must be from 1ms":          {"--timeout", "-1s"},
+		"1 year, as in \"10s\", and not 0s": {"--timeout", "0"},
+		"no such file or directory":         {"--config", "/nowhere/caddy.json"},
+		"unknown module: caddy.storage":     {"--config", writeFile(t, `{"storage":{"module":"unheard_of"}}`)},
 	} {
 		stdout, code, err := printIPRanges(t, args...)
 		if code != caddy.ExitCodeFailedStartup || err == nil || !strings.Contains(err.Error(), name) || stdout != "" {

@@ -103,8 +103,8 @@ func (s *IPRanges) setting() (setting, error) {
 	if err := checkDuration("timeout", set.timeout); err != nil {
 		return setting{}, err
 	}
-	if err := checkDuration("refresh", set.refresh); err != nil && set.refresh != 0 {
-		return setting{}, fmt.Errorf("%w; 0 is never", err)
+	if err := checkRefresh("refresh", set.refresh); err != nil {
+		return setting{}, err
 	}
 	template := cmp.Or(s.URL, defaultListURL)
 	if err := checkListURL(template, s.Regions); err != nil {
@@ -118,11 +118,9 @@ func (s *IPRanges) setting() (setting, error) {
 	return set, nil
 }
 
-// checkDuration refuses, among others, a number of seconds, which JSON has as one of
-// nanoseconds.
-func checkDuration(name string, d time.Duration) error {
-	if d < time.Millisecond || d > 365*24*time.Hour {
-		return fmt.Errorf(`%s must be from 1ms to 1 year, as in "1h", and not %s`, name, d)
+func checkRefresh(name string, d time.Duration) error {
+	if err := checkDuration(name, d); err != nil && d != 0 {
+		return fmt.Errorf("%w; 0 is never", err)
 	}
 	return nil
 }

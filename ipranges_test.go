@@ -33,9 +33,9 @@ func TestSettingOfIPRanges(t *testing.T) {
 
 		{name: "unknown region", json: `{"regions":["us","uk"]}`, err: `region "uk" is none of Intercom's, which are us, eu, au`},
 		{name: "region twice", json: `{"regions":["us","us"]}`, err: "region us stands there twice"},
-		{name: "negative refresh", json: `{"refresh":"-1s"}`, err: `refresh must be from 1ms to 1 year, as in "1h", and not -1s; 0 is never`},
-		{name: "negative timeout", json: `{"timeout":"-1s"}`, err: `timeout must be from 1ms to 1 year, as in "1h", and not -1s`},
-		{name: "seconds as a number", json: `{"refresh":3600}`, err: `refresh must be from 1ms to 1 year, as in "1h", and not 3.6µs`},
+		{name: "negative refresh", json: `{"refresh":"-1s"}`, err: `refresh must be from 1ms to 1 year, as in "10s", and not -1s; 0 is never`},
+		{name: "negative timeout", json: `{"timeout":"-1s"}`, err: `timeout must be from 1ms to 1 year, as in "10s", and not -1s`},
+		{name: "seconds as a number", json: `{"refresh":3600}`, err: `refresh must be from 1ms to 1 year, as in "10s", and not 3.6µs`},
 		{name: "hardly ever", json: `{"refresh":"106000d"}`, err: "refresh must be from 1ms to 1 year"},
 		{name: "no URL", json: `{"url":"mirror/{region}"}`, err: "url is not an http or https URL such as https://"},
 		{name: "URL without a host", json: `{"url":"https:///{region}"}`, err: "url is not an http or https URL such as https://"},

@@ -133,8 +133,12 @@ func TestListIsRefreshed(t *testing.T) {
 
 	p.publish(anotherAddress, publishedAddress+"/31")
 	g.eventuallyLets(anotherAddress)
-	changes := g.sourceLines("info", listChanged)
-	if len(changes) != 2 || fmt.Sprint(changes[1]["added"]) != "[192.0.2.6/31 198.51.100.9/32]" || fmt.Sprint(changes[1]["removed"]) != "[192.0.2.7/32]" {
+	var changes []entry
+	eventually(t, "both changes are logged", func() bool {
+		changes = g.sourceLines("info", listChanged)
+		return len(changes) == 2
+	})
+	if fmt.Sprint(changes[1]["added"]) != "[192.0.2.6/31 198.51.100.9/32]" || fmt.Sprint(changes[1]["removed"]) != "[192.0.2.7/32]" {
 		t.Errorf("logged %v", changes)
 	}
 	metrics := g.scrape()
@@ -312,6 +316,7 @@ func TestReloadKeepsTheList(t *testing.T) {
 	}
 
 	// another setting starts with what is stored
+	eventually(t, "the list is stored", func() bool { return len(g.stored("us")) == 1 })
 	s.allow = p.source("us", "refresh 0")
 	if err := g.load(s); err != nil {
 		t.Fatal(err)

@@ -96,7 +96,11 @@ func parsePublished(document []byte) (*ipList, error) {
 			outbound = append(outbound, prefix)
 		}
 	}
-	return newIPList(outbound)
+	ranges, err := inOrder(outbound)
+	if err != nil {
+		return nil, err
+	}
+	return &ipList{Ranges: ranges}, nil
 }
 
 // parseStored reads a list in the form in which it is stored. It is checked as if
@@ -111,18 +115,19 @@ func parseStored(stored []byte) (*ipList, error) {
 			return nil, err
 		}
 	}
-	checked, err := newIPList(list.Ranges)
-	if err != nil {
+	var err error
+	if list.Ranges, err = inOrder(list.Ranges); err != nil {
 		return nil, err
 	}
-	list.Ranges, list.source = checked.Ranges, sourceStorage
+	list.source = sourceStorage
 	if list.Checked.After(time.Now()) { // by a clock that is wrong; it would be the newest for long
 		list.Checked = compiledInDate
 	}
 	return &list, nil
 }
 
-func newIPList(ranges []netip.Prefix) (*ipList, error) {
+// inOrder returns the ranges as a list has them, if they are as many as one may have.
+func inOrder(ranges []netip.Prefix) ([]netip.Prefix, error) {
 	if len(ranges) == 0 {
 		return nil, errors.New("no range of the service " + outboundService)
 	}
@@ -133,7 +138,7 @@ func newIPList(ranges []netip.Prefix) (*ipList, error) {
 		ranges[i] = ranges[i].Masked()
 	}
 	slices.SortFunc(ranges, netip.Prefix.Compare)
-	return &ipList{Ranges: slices.Compact(ranges)}, nil
+	return slices.Compact(ranges), nil
 }
 
 // The widest ranges and the longest list that are believed. In 2026, Intercom has 12

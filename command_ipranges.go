@@ -63,10 +63,10 @@ Examples:
 // runIPRanges prints the lists that the arguments ask for.
 func runIPRanges(cmd *cobra.Command, fl caddycmd.Flags) (int, error) {
 	timeout := fl.Duration("timeout")
-	setting, err := (&IPRanges{Regions: fl.Args(), URL: fl.String("url"), Timeout: caddy.Duration(timeout)}).setting()
-	if timeout == 0 { // which is the default in a config
-		err = checkDuration("timeout", timeout)
+	if err := checkDuration("timeout", timeout); err != nil { // in a config, 0 would be the default
+		return caddy.ExitCodeFailedStartup, err
 	}
+	setting, err := (&IPRanges{Regions: fl.Args(), URL: fl.String("url"), Timeout: caddy.Duration(timeout)}).setting()
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}

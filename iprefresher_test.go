@@ -496,6 +496,16 @@ func running(text string) string {
 	return strings.Join(found, "\n\n")
 }
 
+// eventually waits until a condition holds.
+func eventually(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !condition(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("waited 10s in vain for: %s", what)
+		}
+	}
+}
+
 // Real connections, and requests that read meanwhile: for the race detector, and for
 // what is left when the last user is gone.
 func TestSharedRefresher(t *testing.T) {
@@ -564,17 +574,12 @@ func TestSharedRefresher(t *testing.T) {
 		})
 	}
 	eventuallyAsked := func(n int) {
-		for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("%d requests for each list", n), func() bool {
 			mu.Lock()
-			enough := asked["/us"] >= n && asked["/eu"] >= n && asked["/au"] >= n
-			mu.Unlock()
-			if enough {
-				return
-			}
-			if time.Now().After(end) {
-				t.Fatalf("asked %v", asked)
-			}
-		}
+			defer mu.Unlock()
+			return asked["/us"] >= n && asked["/eu"] >= n && asked["/au"] >= n
+		})
 	}
 	eventuallyAsked(7)
 	users[0].release(u)
@@ -590,11 +595,7 @@ func TestSharedRefresher(t *testing.T) {
 	if left := running("intercomwebhook.(*refresher)"); left != "" {
 		t.Errorf("left running:\n%s", left)
 	}
-	for end := time.Now().Add(10 * time.Second); running("net/http.(*persistConn)") != ""; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("left open:\n%s", running("net/http.(*persistConn)"))
-		}
-	}
+	eventually(t, "all connections are closed", func() bool { return running("net/http.(*persistConn)") == "" })
 	if _, ok := refreshers.References(set); ok {
 		t.Error("the pool still has it")
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -50,6 +51,7 @@ func init() {
 func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	handler := new(Handler)
 	var routes []caddyfile.Segment
+	var queue caddyfile.Segment
 	seen := make(map[string]bool)
 
 	h.Next() // consume the directive name
@@ -81,7 +83,8 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 		case "app_requests":
 			handler.AppRequests, err = parseDirectives(h, h.NextSegment())
 		case "queue":
-			handler.QueueRaw, err = parseQueue(h.Dispenser)
+			// has options for lanes, which may still follow
+			queue = h.NextSegment()
 		default:
 			err = h.Errf("unknown subdirective %s of intercom_webhook", name)
 		}
@@ -100,6 +103,12 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 			return nil, err
 		}
 		handler.Routes = append(handler.Routes, route)
+	}
+	if len(queue) > 0 {
+		var err error
+		if handler.QueueRaw, err = parseQueue(queue, parser.lanes); err != nil {
+			return nil, err
+		}
 	}
 	return handler, nil
 }
@@ -128,16 +137,11 @@ func parseSource(d *caddyfile.Dispenser) (json.RawMessage, error) {
 	if name == "static" && d.CountRemainingArgs() == 0 {
 		return nil, d.WrapErr(errNoRange)
 	}
-	return parseGuest(d, "http.ip_sources."+name, "source")
-}
-
-// parseGuest hands all that follows to a guest module, whose name was just read.
-func parseGuest(d *caddyfile.Dispenser, id, inlineKey string) (json.RawMessage, error) {
-	module, err := caddyfile.UnmarshalModule(d, id)
+	module, err := caddyfile.UnmarshalModule(d, "http.ip_sources."+name)
 	if err != nil {
 		return nil, err
 	}
-	return caddyconfig.JSONModuleObject(module, inlineKey, caddy.ModuleID(id).Name(), nil), nil
+	return caddyconfig.JSONModuleObject(module, "source", name, nil), nil
 }
 
 func parseSize(d *caddyfile.Dispenser) (int64, error) {
@@ -169,9 +173,12 @@ func parseDuration(d *caddyfile.Dispenser, check func(name string, d time.Durati
 	return caddy.Duration(duration), nil
 }
 
-// parseQueue reads the name of an engine, which is an extra of the build and may
-// be missing.
-func parseQueue(d *caddyfile.Dispenser) (json.RawMessage, error) {
+// parseQueue parses a segment with a queue, whose engine is an extra of the build and
+// may be missing.
+func parseQueue(segment caddyfile.Segment, lanes map[string]bool) (json.RawMessage, error) {
+	d := caddyfile.NewDispenser(segment)
+	d.Next() // consume the subdirective name
+	line := d.Token()
 	engine := "sqlite"
 	if d.NextArg() {
 		engine = d.Val()
@@ -181,7 +188,19 @@ func parseQueue(d *caddyfile.Dispenser) (json.RawMessage, error) {
 		return nil, d.Errf("queue: this Caddy has no engine %q; build it in with "+
 			"xcaddy build --with github.com/caddy-intercom/caddy-intercom-webhook/queue", engine)
 	}
-	return parseGuest(d, id, "engine")
+	module, err := caddyfile.UnmarshalModule(d, id)
+	if err != nil {
+		return nil, err
+	}
+	at := caddyfile.NewDispenser([]caddyfile.Token{line})
+	at.Next()
+	if len(lanes) == 0 {
+		return nil, at.WrapErr(errQueueWithoutRoute)
+	}
+	if err := module.(Queue).CheckLanes(slices.Sorted(maps.Keys(lanes))); err != nil {
+		return nil, at.WrapErr(err)
+	}
+	return caddyconfig.JSONModuleObject(module, "engine", engine, nil), nil
 }
 
 // parseDirectives parses a segment that consists of its first token and a block of

@@ -98,18 +98,11 @@ type Handler struct {
 	routes        []route
 	pingRouted    bool
 	queue         Queue
+	server        *caddyhttp.Server // nil outside of a server
 
 	logger *zap.Logger
 	// floodLogger writes each message once a second, for what strangers can cause.
 	floodLogger *zap.Logger
-}
-
-// Queue is a guest module that stores notifications durably. Its namespace is
-// `http.intercom_webhook.queues`.
-type Queue interface {
-	// Store keeps the request, whose body can be read from the start, and returns
-	// nil only once it can no longer be lost. Intercom is answered 200 then, or 503.
-	Store(r *http.Request) error
 }
 
 const (
@@ -162,7 +155,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	for i := range secrets { // from now on, so that one that is never used shows as 0
 		h.secretMatches = append(h.secretMatches, secretMatchesTotal.WithLabelValues(strconv.Itoa(i+1)))
 	}
-	h.warnOfForgeableSource(ctx)
+	h.server, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	h.warnOfForgeableSource()
 
 	if h.routes, err = provisionRoutes(ctx, h.Routes); err != nil {
 		return err
@@ -173,12 +167,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.AppRequests.Provision(ctx); err != nil {
 		return fmt.Errorf("app_requests: %w", err)
 	}
-	if h.QueueRaw != nil {
-		queue, err := ctx.LoadModule(h, "QueueRaw")
-		if err != nil {
-			return fmt.Errorf("loading queue (is github.com/caddy-intercom/caddy-intercom-webhook/queue built in?): %w", err)
-		}
-		h.queue = queue.(Queue)
+	if err := h.loadQueue(ctx); err != nil {
+		return err
 	}
 	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
 		return fmt.Errorf("registering metrics: %w", err)
@@ -261,15 +251,14 @@ func (h *Handler) loadSources(ctx caddy.Context) ([]caddyhttp.IPRangeSource, err
 	return sources, nil
 }
 
-func (h *Handler) warnOfForgeableSource(ctx caddy.Context) {
-	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if !ok || server.TrustedProxiesStrict > 0 {
+func (h *Handler) warnOfForgeableSource() {
+	if h.server == nil || h.server.TrustedProxiesStrict > 0 {
 		return
 	}
 	// TrustedProxiesRaw is cleared by the time that handlers are provisioned, and
 	// what it was loaded into is not exported.
-	trusted := reflect.ValueOf(server).Elem().FieldByName("trustedProxies")
-	if server.TrustedProxiesUnix || trusted.IsValid() && !trusted.IsNil() {
+	trusted := reflect.ValueOf(h.server).Elem().FieldByName("trustedProxies")
+	if h.server.TrustedProxiesUnix || trusted.IsValid() && !trusted.IsNil() {
 		h.logger.Warn("source addresses can be forged: with trusted_proxies but without trusted_proxies_strict " +
 			"the leftmost address of X-Forwarded-For counts, which the sender writes; add trusted_proxies_strict to the server's options")
 	}
@@ -308,12 +297,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	defer cancel()
 	r = r.WithContext(ctx)
 
-	if len(h.routes) == 0 && h.queue == nil {
+	if len(h.routes) == 0 {
 		return h.pass(w, r, t, next, start)
 	}
 	a := &answer{w: w}
 	defer a.giveWhenDue(deadline, r.ProtoMajor)()
-	outcome, status := h.take(r, t)
+	outcome, status := h.take(r, t, signed.body)
 	status, answered := a.give(status)
 	h.observe(t, outcome, status, answered.Sub(start))
 	return nil
@@ -357,16 +346,12 @@ func (h *Handler) pass(w http.ResponseWriter, r *http.Request, t *tag, next cadd
 }
 
 // take decides what becomes of a notification, and what Intercom is told of it.
-func (h *Handler) take(r *http.Request, t *tag) (outcome string, status int) {
+func (h *Handler) take(r *http.Request, t *tag, body []byte) (outcome string, status int) {
 	if t.topic == topicPing && !h.pingRouted {
 		return outcomePing, http.StatusOK
 	}
 	if h.queue != nil {
-		if err := h.queue.Store(r); err != nil {
-			h.logger.Error("notification could not be stored", zap.Inline(t), zap.Error(err))
-			return outcomeUnqueued, http.StatusServiceUnavailable
-		}
-		return outcomeQueued, http.StatusOK
+		return h.store(r, t, body)
 	}
 	backendStatus, err := h.deliver(r, t)
 	if errors.Is(err, errUnrouted) || errors.Is(err, errUnhandled) {
@@ -393,7 +378,9 @@ func (h *Handler) deliver(r *http.Request, t *tag) (status int, err error) {
 		return 0, errUnrouted
 	}
 	t.route = route.name
-	t.backendStatus, err = newShield().run(route.handler, r)
+	s := newShield()
+	t.backendStatus, err = s.run(route.handler, r)
+	t.retryAfter = s.header.Get("Retry-After")
 	if !errors.Is(err, errUnhandled) {
 		backendResponsesTotal.WithLabelValues(route.name, codeLabel(t.backendStatus, err)).Inc()
 	}

@@ -80,6 +80,7 @@ const (
 	outcomePing      = "ping"      // answered here
 	outcomeUnrouted  = "unrouted"  // no route fits
 	outcomeQueued    = "queued"    // stored, to be delivered later
+	outcomeDuplicate = "duplicate" // stored already
 	outcomeUnqueued  = "unqueued"  // could not be stored
 )
 

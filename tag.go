@@ -34,11 +34,14 @@ type tag struct {
 	reason string // of the refusal, if it was refused
 	envelope
 
+	attempt string // to deliver it from a queue; empty if there is none
+
 	// what came of the notification
 	route         string
 	backendStatus int
+	retryAfter    string // the backend's header
 
-	headerValues [3]string // spares an allocation for each header
+	headerValues [4]string // spares an allocation for each header
 }
 
 // hopHeaders concern the connection to Intercom and must not reach further: by
@@ -88,13 +91,16 @@ func spoofsTag(name string) bool {
 // setHeaders tells the backend what the notification is, so that it need not
 // parse the body to dispatch it.
 func (t *tag) setHeaders(header http.Header) {
-	t.headerValues = [...]string{t.topic, t.appID, t.id}
+	t.headerValues = [...]string{t.topic, t.appID, t.id, t.attempt}
 	header["X-Intercom-Topic"] = t.headerValues[0:1:1]
 	if t.appID != "" {
 		header["X-Intercom-App-Id"] = t.headerValues[1:2:2]
 	}
 	if t.id != "" {
 		header["X-Intercom-Notification-Id"] = t.headerValues[2:3:3]
+	}
+	if t.attempt != "" {
+		header["X-Intercom-Attempt"] = t.headerValues[3:4:4]
 	}
 }
 

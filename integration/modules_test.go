@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net/http"
@@ -62,20 +63,27 @@ func (*fakeQueue) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-func (*fakeQueue) Store(r *http.Request) error {
+func (*fakeQueue) CheckLanes([]string) error { return nil }
+
+func (*fakeQueue) Attach(intercomwebhook.Endpoint) error { return nil }
+
+func (*fakeQueue) Store(r *http.Request, n intercomwebhook.Notification) (duplicate bool, err error) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
-		return err
+		return false, err
+	}
+	if !bytes.Equal(body, n.Body) {
+		return false, errors.New("the request has another body")
 	}
 	store.Lock()
 	defer store.Unlock()
 	if store.full {
-		return errors.New("disk is full")
+		return false, errors.New("disk is full")
 	}
 	store.stored = append(store.stored, received{
 		method: r.Method, uri: r.RequestURI, header: r.Header.Clone(), body: body, length: r.ContentLength,
 	})
-	return nil
+	return false, nil
 }
 
 // stubborn is a handler that does not heed its context: it waits until released,

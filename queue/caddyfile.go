@@ -1,0 +1,219 @@
+package queue
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+func init() {
+	httpcaddyfile.RegisterDirective("intercom_queue_ui", parseUI)
+	// In front of intercom_webhook, which would take the requests for it, and behind
+	// all that authenticates.
+	httpcaddyfile.RegisterDirectiveOrder("intercom_queue_ui", httpcaddyfile.Before, "templates")
+}
+
+// UnmarshalCaddyfile sets up the queue from Caddyfile tokens. Syntax:
+//
+//	queue [sqlite] [{
+//		path             <file>
+//		name             <endpoint name>
+//		workers          <n>
+//		lane <name> {
+//			workers <n>
+//		}
+//		delivery_timeout <duration>
+//		max_attempts     <n>
+//		max_age          <duration>
+//		keep_delivered   <duration>
+//		keep_dead        <duration>
+//	}]
+func (q *SQLite) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume the name of the engine
+	if d.NextArg() {
+		return d.Errf("queue sqlite takes no %q: the file is named in the block, with path", d.Val())
+	}
+	return q.Options.unmarshal(d, "path", &q.Path, nil)
+}
+
+// UnmarshalCaddyfile sets up the queue from Caddyfile tokens. Syntax:
+//
+//	queue postgres <url> [{
+//		schema           <name>
+//		...              as for sqlite, but for path
+//	}]
+func (q *Postgres) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume the name of the engine
+	if !d.NextArg() {
+		return d.WrapErr(errNoURL)
+	}
+	q.URL = d.Val()
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	return q.Options.unmarshal(d, "schema", &q.Schema, func(schema string) error {
+		if !schemaPattern.MatchString(schema) {
+			return errSchema
+		}
+		return nil
+	})
+}
+
+// unmarshal parses the block of options, in which each engine has one of its own.
+func (o *Options) unmarshal(d *caddyfile.Dispenser, ownName string, own *string, checkOwn func(string) error) error {
+	seen := make(map[string]bool)
+	for d.NextBlock(0) {
+		name := d.Val()
+		if name != "lane" && seen[name] {
+			return d.Errf("%s is given twice", name)
+		}
+		seen[name] = true
+
+		var err error
+		switch name {
+		case ownName:
+			if !d.AllArgs(own) || *own == "" {
+				return d.ArgErr()
+			}
+			if checkOwn != nil {
+				err = d.WrapErr(checkOwn(*own))
+			}
+		case "name":
+			if !d.AllArgs(&o.Name) {
+				return d.ArgErr()
+			}
+			err = d.WrapErr(checkName(o.Name))
+		case "workers":
+			o.Workers, err = parseNumber(d, maxWorkers)
+		case "lane":
+			err = o.unmarshalLane(d)
+		case "delivery_timeout":
+			o.DeliveryTimeout, err = parseDuration(d, time.Hour)
+		case "max_attempts":
+			o.MaxAttempts, err = parseNumber(d, maxAttempts)
+		case "max_age":
+			o.MaxAge, err = parseDuration(d, year)
+		case "keep_delivered":
+			o.KeepDelivered, err = parseDuration(d, 10*year)
+		case "keep_dead":
+			o.KeepDead, err = parseDuration(d, 10*year)
+		default:
+			err = d.Errf("unknown option %s of queue: it has %s, name, workers, lane, delivery_timeout, max_attempts, max_age, keep_delivered and keep_dead",
+				name, ownName)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (o *Options) unmarshalLane(d *caddyfile.Dispenser) error {
+	var name string
+	if !d.AllArgs(&name) {
+		return d.ArgErr()
+	}
+	if _, given := o.Lanes[name]; given {
+		return d.Errf("lane %s is given twice", name)
+	}
+	var lane Lane
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if d.Val() != "workers" {
+			return d.Errf("unknown option %s of a lane: it has workers", d.Val())
+		}
+		if lane.Workers != 0 {
+			return d.Err("workers is given twice")
+		}
+		var err error
+		if lane.Workers, err = parseNumber(d, maxWorkers); err != nil {
+			return err
+		}
+	}
+	if lane.Workers == 0 {
+		return d.Errf("lane %s: nothing is said of it, as in { workers 4 }", name)
+	}
+	if o.Lanes == nil {
+		o.Lanes = make(map[string]Lane)
+	}
+	o.Lanes[name] = lane
+	return nil
+}
+
+func parseNumber(d *caddyfile.Dispenser, most int) (int, error) {
+	name := d.Val()
+	var text string
+	if !d.AllArgs(&text) {
+		return 0, d.ArgErr()
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		return 0, d.Errf("%s %q is not a number", name, text)
+	}
+	return n, d.WrapErr(checkNumber(name, n, most))
+}
+
+func parseDuration(d *caddyfile.Dispenser, most time.Duration) (caddy.Duration, error) {
+	name := d.Val()
+	var text string
+	if !d.AllArgs(&text) {
+		return 0, d.ArgErr()
+	}
+	duration, err := caddy.ParseDuration(text)
+	if err != nil {
+		return 0, d.Errf("%s %q is not a duration such as 30s or 3d", name, text)
+	}
+	return caddy.Duration(duration), d.WrapErr(checkDuration(name, duration, most))
+}
+
+// parseUI sets up the web UI from Caddyfile tokens. Syntax:
+//
+//	intercom_queue_ui [<path prefix>] [{
+//		queue [<engine>] ...
+//	}]
+func parseUI(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
+	ui := new(UI)
+	h.Next() // consume the directive name
+	if h.NextArg() {
+		ui.Prefix = strings.TrimSuffix(h.Val(), "/")
+		if err := checkPrefix(h.Val()); err != nil {
+			return nil, h.WrapErr(err)
+		}
+		if h.NextArg() {
+			return nil, h.ArgErr()
+		}
+	}
+	for h.NextBlock(0) {
+		if h.Val() != "queue" {
+			return nil, h.Errf("unknown option %s of intercom_queue_ui: it has queue", h.Val())
+		}
+		if ui.QueueRaw != nil {
+			return nil, h.Err("queue is given twice")
+		}
+		engine := "sqlite"
+		if h.NextArg() {
+			engine = h.Val()
+		}
+		module, err := caddyfile.UnmarshalModule(h.Dispenser, queueNamespace+"."+engine)
+		if err != nil {
+			return nil, err
+		}
+		ui.QueueRaw = caddyconfig.JSONModuleObject(module, "engine", engine, nil)
+	}
+	var matcher caddy.ModuleMap
+	if ui.Prefix != "" {
+		matcher = caddy.ModuleMap{"path": h.JSON(caddyhttp.MatchPath{ui.Prefix, ui.Prefix + "/*"})}
+	}
+	return h.NewRoute(matcher, ui), nil
+}
+
+// Interface guards
+var (
+	_ caddyfile.Unmarshaler = (*SQLite)(nil)
+	_ caddyfile.Unmarshaler = (*Postgres)(nil)
+)

@@ -1,0 +1,51 @@
+package queue
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+
+	"go.uber.org/zap/exp/zapslog"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// riverLog lets River write to Caddy's log. It outlives configs, so it asks for the
+// logger of the running one each time. What River tells of each job at INFO is DEBUG
+// here: lanes have lines of their own.
+func newRiverLogger() *slog.Logger { return slog.New(riverLog{}) }
+
+type riverLog struct{ attrs []slog.Attr }
+
+const riverLogName = "http.intercom_webhook.queues.river"
+
+func (l riverLog) handler() slog.Handler {
+	return zapslog.NewHandler(caddy.Log().Core(), zapslog.WithName(riverLogName), zapslog.AddStacktraceAt(slog.Level(127)))
+}
+
+func caddyLevel(level slog.Level) slog.Level {
+	if level == slog.LevelInfo {
+		return slog.LevelDebug
+	}
+	return level
+}
+
+// Enabled implements slog.Handler.
+func (l riverLog) Enabled(ctx context.Context, level slog.Level) bool {
+	return l.handler().Enabled(ctx, caddyLevel(level))
+}
+
+// Handle implements slog.Handler.
+func (l riverLog) Handle(ctx context.Context, record slog.Record) error {
+	record.Level = caddyLevel(record.Level)
+	record.AddAttrs(l.attrs...)
+	return l.handler().Handle(ctx, record)
+}
+
+// WithAttrs implements slog.Handler.
+func (l riverLog) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return riverLog{slices.Concat(l.attrs, attrs)}
+}
+
+// WithGroup implements slog.Handler. River uses no groups.
+func (l riverLog) WithGroup(string) slog.Handler { return l }

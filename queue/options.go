@@ -1,0 +1,141 @@
+package queue
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// Options are what the queues of all engines have in common.
+type Options struct {
+	// The name of the endpoint, which tells handlers that share a database apart:
+	// lower-case letters and digits, joined by single `-` or `_`, 32 at most.
+	// Default: `intercom`.
+	Name string `json:"name,omitempty"`
+
+	// How many deliveries of a lane run at once on this instance, 1 to 10000.
+	// Default: 16.
+	Workers int `json:"workers,omitempty"`
+
+	// What is different for single lanes, by the name of the lane.
+	Lanes map[string]Lane `json:"lanes,omitempty"`
+
+	// How long a backend may take to answer, 1ms to 1h. Default: 30s.
+	DeliveryTimeout caddy.Duration `json:"delivery_timeout,omitempty"`
+
+	// How many attempts to deliver a notification are made before it becomes a dead
+	// letter, 1 to 1000. Default: 20.
+	MaxAttempts int `json:"max_attempts,omitempty"`
+
+	// How old a notification may become before a failed attempt makes it a dead
+	// letter, counted from its receipt, 1ms to 1 year. Default: 72h.
+	MaxAge caddy.Duration `json:"max_age,omitempty"`
+
+	// How long delivered notifications stay visible and recognize duplicates, 1ms to
+	// 10 years. Default: 24h.
+	KeepDelivered caddy.Duration `json:"keep_delivered,omitempty"`
+
+	// How long dead letters stay, 1ms to 10 years. Default: 720h.
+	KeepDead caddy.Duration `json:"keep_dead,omitempty"`
+}
+
+// Lane is what is different for one lane.
+type Lane struct {
+	// How many deliveries of this lane run at once on this instance, 1 to 10000.
+	// Default: the queue's `workers`.
+	Workers int `json:"workers,omitempty"`
+}
+
+const (
+	defaultName            = "intercom"
+	defaultWorkers         = 16
+	defaultDeliveryTimeout = 30 * time.Second
+	defaultMaxAttempts     = 20
+	defaultMaxAge          = 72 * time.Hour
+	defaultKeepDelivered   = 24 * time.Hour
+	defaultKeepDead        = 720 * time.Hour
+
+	maxNameLength = 32
+	maxWorkers    = 10_000 // River's limit
+	maxAttempts   = 1000
+	year          = 365 * 24 * time.Hour
+)
+
+// setDefaults fills in what is not set.
+func (o *Options) setDefaults() {
+	o.Name = cmp.Or(o.Name, defaultName)
+	o.Workers = cmp.Or(o.Workers, defaultWorkers)
+	o.DeliveryTimeout = cmp.Or(o.DeliveryTimeout, caddy.Duration(defaultDeliveryTimeout))
+	o.MaxAttempts = cmp.Or(o.MaxAttempts, defaultMaxAttempts)
+	o.MaxAge = cmp.Or(o.MaxAge, caddy.Duration(defaultMaxAge))
+	o.KeepDelivered = cmp.Or(o.KeepDelivered, caddy.Duration(defaultKeepDelivered))
+	o.KeepDead = cmp.Or(o.KeepDead, caddy.Duration(defaultKeepDead))
+}
+
+// check is for options that are not set in a Caddyfile, which checks each on its line.
+func (o *Options) check() error {
+	checks := []error{
+		checkName(o.Name),
+		checkNumber("workers", o.Workers, maxWorkers),
+		checkDuration("delivery_timeout", time.Duration(o.DeliveryTimeout), time.Hour),
+		checkNumber("max_attempts", o.MaxAttempts, maxAttempts),
+		checkDuration("max_age", time.Duration(o.MaxAge), year),
+		checkDuration("keep_delivered", time.Duration(o.KeepDelivered), 10*year),
+		checkDuration("keep_dead", time.Duration(o.KeepDead), 10*year),
+	}
+	for name, lane := range o.Lanes {
+		if err := checkNumber("workers", lane.Workers, maxWorkers); err != nil {
+			checks = append(checks, fmt.Errorf("lane %s: %w", name, err))
+		}
+	}
+	for _, err := range checks {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CheckLanes refuses options for a lane that no route has.
+func (o *Options) CheckLanes(lanes []string) error {
+	for _, name := range slices.Sorted(maps.Keys(o.Lanes)) {
+		if !slices.Contains(lanes, name) {
+			return fmt.Errorf("lane %q is no route's: the lanes are %s", name, strings.Join(lanes, ", "))
+		}
+	}
+	return nil
+}
+
+// workers returns how many deliveries of a lane run at once.
+func (o *Options) workers(lane string) int {
+	return cmp.Or(o.Lanes[lane].Workers, o.Workers)
+}
+
+var namePattern = regexp.MustCompile(`^[a-z0-9]+([_-][a-z0-9]+)*$`)
+
+func checkName(name string) error {
+	if len(name) > maxNameLength || !namePattern.MatchString(name) {
+		return fmt.Errorf("name %q: give lower-case letters and digits, joined by single - or _, %d at most", name, maxNameLength)
+	}
+	return nil
+}
+
+func checkNumber(name string, n, most int) error {
+	if n < 1 || n > most {
+		return fmt.Errorf("%s must be from 1 to %d, not %d", name, most, n)
+	}
+	return nil
+}
+
+func checkDuration(name string, d, most time.Duration) error {
+	if d < time.Millisecond || d > most {
+		return fmt.Errorf(`%s must be from 1ms to %s, as in "30s", and not %s`, name, most, d)
+	}
+	return nil
+}

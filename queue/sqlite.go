@@ -1,0 +1,271 @@
+package queue
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/gofrs/flock"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver"
+	"github.com/riverqueue/river/rivertype"
+	"go.uber.org/zap"
+	"riverqueue.com/riverui"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// sqliteDB is a database in a file of its own, which belongs to this process alone.
+type sqliteDB struct {
+	path string
+	lock *flock.Flock
+
+	// Storing waits for the disk at each commit. Delivering does not: what a power cut
+	// takes away of it is delivered again. All that is stored before is on the disk by
+	// then, as both write to the same log. What is only looked at has no turn to wait
+	// for.
+	turnstile turnstile
+	storing   *sql.DB
+	working   *sql.DB
+	looking   *sql.DB
+
+	inserter *river.Client[*sql.Tx]
+}
+
+const (
+	// applicationID marks the files of this program: "Icwq".
+	applicationID = 0x49637771
+
+	// quickCheckSize bounds, in bytes, the files that are checked whole at the start.
+	quickCheckSize = 64 << 20
+
+	// checkpointSize is the size of the write-ahead log, in bytes, from which on it is
+	// moved into the database and begun anew.
+	checkpointSize = 32 << 20
+)
+
+var (
+	errLocked  = errors.New("another process uses it: two Caddys need two files, or one PostgreSQL")
+	errForeign = errors.New("it is the database of another program: give the queue a file of its own with path")
+)
+
+// openSQLite opens the file, and makes it if it is not there.
+func openSQLite(ctx context.Context, path string) (_ *sqliteDB, err error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	d := &sqliteDB{path: path, lock: flock.New(path+".lock", flock.SetPermissions(0o600))}
+	locked, err := d.lock.TryLock()
+	if err != nil {
+		return nil, fmt.Errorf("locking: %w", err)
+	}
+	if !locked {
+		return nil, errLocked
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.close())
+		}
+	}()
+
+	// bodies are personal data, and the mode of the file is that of its siblings
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	info, err := file.Stat()
+	if err := errors.Join(err, file.Close()); err != nil {
+		return nil, err
+	}
+
+	d.storing = d.pool(&d.turnstile, storing, "FULL", 1)
+	d.working = d.pool(&d.turnstile, delivering, "NORMAL", 1)
+	d.looking = d.pool(nil, delivering, "NORMAL", 4)
+	if err := d.identify(ctx, info.Size()); err != nil {
+		return nil, err
+	}
+	if err := migrate(ctx, newSQLiteDriver(d.storing), ""); err != nil {
+		return nil, err
+	}
+	d.inserter, err = river.NewClient(newSQLiteDriver(d.storing), &river.Config{
+		FetchCooldown:       20 * time.Millisecond, // so often a queue is told of news
+		Logger:              newRiverLogger(),
+		SkipUnknownJobCheck: true,
+	})
+	return d, err
+}
+
+func (d *sqliteDB) pool(t *turnstile, s side, synchronous string, connections int) *sql.DB {
+	dsn := url.URL{Scheme: "file", Opaque: (&url.URL{Path: d.path}).EscapedPath(), RawQuery: url.Values{
+		"_txlock": {"immediate"},
+		"_pragma": {
+			"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(" + synchronous + ")", "fullfsync(1)",
+			"wal_autocheckpoint(0)", "cache_size(-32768)", "temp_store(MEMORY)", "secure_delete(FAST)",
+		},
+	}.Encode()}
+	db := sql.OpenDB(&connector{dsn: dsn.String(), turnstile: t, side: s})
+	db.SetMaxOpenConns(connections)
+	db.SetMaxIdleConns(connections)
+	return db
+}
+
+// identify refuses what is no database of this program, without changing it.
+func (d *sqliteDB) identify(ctx context.Context, size int64) error {
+	var id, tables int
+	if err := d.looking.QueryRowContext(ctx, "PRAGMA application_id").Scan(&id); err != nil {
+		return err
+	}
+	if err := d.looking.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_master").Scan(&tables); err != nil {
+		return err
+	}
+	switch {
+	case tables == 0 && id == 0:
+		_, err := d.storing.ExecContext(ctx, fmt.Sprintf("PRAGMA application_id = %d", applicationID))
+		return err
+	case id != applicationID:
+		return errForeign
+	case size > quickCheckSize:
+		return nil
+	}
+	var finding string
+	if err := d.looking.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&finding); err != nil {
+		return err
+	}
+	if finding != "ok" {
+		return fmt.Errorf("it is corrupt (%s): restore it from a backup, or move it away", finding)
+	}
+	return nil
+}
+
+func (d *sqliteDB) newClient(config *river.Config) (client, error) {
+	return river.NewClient(newSQLiteDriver(d.working), config)
+}
+
+func (d *sqliteDB) insert(ctx context.Context, params []river.InsertManyParams) ([]*rivertype.JobInsertResult, error) {
+	return d.inserter.InsertMany(ctx, params)
+}
+
+func (d *sqliteDB) executor() riverdriver.Executor { return newSQLiteDriver(d.working).GetExecutor() }
+
+func (*sqliteDB) schema() string { return "" }
+
+// recover takes up again what ran when the last process ended. Nobody else has the
+// file, so that is all that is marked as running; and who led is gone, too.
+func (d *sqliteDB) recover(ctx context.Context) (int64, error) {
+	if _, err := d.working.ExecContext(ctx, "DELETE FROM river_leader"); err != nil {
+		return 0, err
+	}
+	recovered, err := d.working.ExecContext(ctx, `UPDATE river_job SET
+		state = CASE WHEN attempt >= max_attempts THEN 'discarded' ELSE 'available' END,
+		finalized_at = CASE WHEN attempt >= max_attempts THEN datetime('now', 'subsec') END
+		WHERE state = 'running'`)
+	if err != nil {
+		return 0, err
+	}
+	return recovered.RowsAffected()
+}
+
+func (d *sqliteDB) count(ctx context.Context) ([]jobCount, error) {
+	found, err := d.looking.QueryContext(ctx, "SELECT queue, state, count(*) FROM river_job GROUP BY state, queue")
+	if err != nil {
+		return nil, err
+	}
+	defer found.Close()
+	var counts []jobCount
+	for found.Next() {
+		var c jobCount
+		if err := found.Scan(&c.queue, &c.state, &c.n); err != nil {
+			return nil, err
+		}
+		counts = append(counts, c)
+	}
+	return counts, found.Err()
+}
+
+func (d *sqliteDB) oldest(ctx context.Context) (map[string]time.Time, error) {
+	// ids are given in the order of time, and stand in the index
+	found, err := d.looking.QueryContext(ctx, `SELECT queue, created_at FROM river_job WHERE id IN (
+		SELECT min(id) FROM river_job WHERE state IN ('available', 'pending', 'retryable', 'running', 'scheduled') GROUP BY queue)`)
+	if err != nil {
+		return nil, err
+	}
+	defer found.Close()
+	oldest := make(map[string]time.Time)
+	for found.Next() {
+		var queue string
+		var at time.Time
+		if err := found.Scan(&queue, &at); err != nil {
+			return nil, err
+		}
+		oldest[queue] = at
+	}
+	return oldest, found.Err()
+}
+
+// keepUp makes due what is to be tried again, and keeps the log short.
+func (d *sqliteDB) keepUp(ctx context.Context) {
+	ticker := time.NewTicker(250 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if err := errors.Join(d.schedule(ctx), d.checkpoint(ctx)); err != nil && ctx.Err() == nil {
+			caddy.Log().Named(loggerName).Error("upkeep of the database failed", zap.String("path", d.path), zap.Error(err))
+		}
+	}
+}
+
+// schedule does what River's scheduler would do in one large transaction.
+func (d *sqliteDB) schedule(ctx context.Context) error {
+	for {
+		made, err := d.working.ExecContext(ctx, `UPDATE river_job SET state = 'available' WHERE id IN (
+			SELECT id FROM river_job WHERE state IN ('retryable', 'scheduled') AND scheduled_at <= datetime('now', 'subsec') LIMIT ?)`, portion)
+		if err != nil {
+			return err
+		}
+		if n, err := made.RowsAffected(); err != nil || n < portion {
+			return err
+		}
+	}
+}
+
+// checkpoint moves the log into the database. Most of that is done while others
+// write; only for the rest, and to begin the log anew, they are kept waiting.
+func (d *sqliteDB) checkpoint(ctx context.Context) error {
+	info, err := os.Stat(d.path + "-wal")
+	if err != nil || info.Size() < checkpointSize {
+		return nil //nolint:nilerr // there is no log
+	}
+	if _, err := d.looking.ExecContext(ctx, "PRAGMA wal_checkpoint(PASSIVE)"); err != nil {
+		return err
+	}
+	_, err = d.working.ExecContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)")
+	return err
+}
+
+func (d *sqliteDB) newUI(prefix string, logger *slog.Logger) (*riverui.Handler, error) {
+	client, err := river.NewClient(newSQLiteDriver(d.looking), &river.Config{Logger: logger})
+	if err != nil {
+		return nil, err
+	}
+	return newUI(client, prefix, logger)
+}
+
+func (d *sqliteDB) close() error {
+	var errs []error
+	for _, db := range []*sql.DB{d.looking, d.working, d.storing} {
+		if db != nil {
+			errs = append(errs, db.Close())
+		}
+	}
+	return errors.Join(append(errs, d.lock.Close())...)
+}

@@ -1,0 +1,133 @@
+package queue
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"riverqueue.com/riverui"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+func init() {
+	caddy.RegisterModule(new(UI))
+}
+
+const queueNamespace = "http.intercom_webhook.queues"
+
+// UI serves River's web UI of a queue: what is stored, dead letters with their errors,
+// and the means to try again, cancel, delete, and pause a lane.
+//
+// Whoever can reach it can read and delete all that is stored, so put it behind
+// authentication. It asks for none itself.
+type UI struct {
+	// The path under which it is mounted, as in `/queue`. Default: the root.
+	Prefix string `json:"prefix,omitempty"`
+
+	// The queue, as the handler that uses it has it; of its options only those count
+	// that say where the database is. Default: the only one of the config.
+	QueueRaw json.RawMessage `json:"queue,omitempty" caddy:"namespace=http.intercom_webhook.queues inline_key=engine"`
+
+	location *location // nil for the only one
+	handler  *riverui.Handler
+	started  chan struct{} // closed once there is a handler
+	cancel   context.CancelFunc
+}
+
+// CaddyModule returns the Caddy module information.
+func (*UI) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.intercom_queue_ui",
+		New: func() caddy.Module { return new(UI) },
+	}
+}
+
+var errPrefix = errors.New("the path prefix must begin with / and have no * ? or #, as in /queue")
+
+func checkPrefix(prefix string) error {
+	if prefix != "" && !strings.HasPrefix(prefix, "/") || strings.ContainsAny(prefix, "*?#{} ") {
+		return errPrefix
+	}
+	return nil
+}
+
+// Provision sets up the handler, which is of use once the config is started.
+func (u *UI) Provision(ctx caddy.Context) error {
+	if err := checkPrefix(u.Prefix); err != nil {
+		return err
+	}
+	u.started = make(chan struct{})
+	if u.QueueRaw != nil {
+		module, err := ctx.LoadModule(u, "QueueRaw")
+		if err != nil {
+			return fmt.Errorf("loading queue: %w", err)
+		}
+		at, err := module.(interface{ location() (location, error) }).location()
+		if err != nil {
+			return err
+		}
+		u.location = &at
+	}
+	app, err := appOf(ctx)
+	if err != nil {
+		return err
+	}
+	app.uis = append(app.uis, u)
+	return nil
+}
+
+// start finds the queue among those of the config.
+func (u *UI) start(a *app) error {
+	var of *endpoint
+	for _, e := range a.queues {
+		switch {
+		case u.location != nil && u.location.key != e.location.key:
+		case of != nil && of.location.key != e.location.key:
+			return errors.New("intercom_queue_ui: the config has several queues: name one in its block, as in `queue sqlite`")
+		default:
+			of = e
+		}
+	}
+	if of == nil {
+		return errors.New("intercom_queue_ui: no intercom_webhook of the config has such a queue")
+	}
+	var err error
+	if u.handler, err = of.engine.db.newUI(u.Prefix, newRiverLogger()); err != nil {
+		return fmt.Errorf("intercom_queue_ui: %w", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	u.cancel = cancel
+	if err := u.handler.Start(ctx); err != nil {
+		return fmt.Errorf("intercom_queue_ui: %w", err)
+	}
+	close(u.started)
+	return nil
+}
+
+func (u *UI) stop() {
+	if u.cancel != nil {
+		u.cancel()
+	}
+}
+
+// ServeHTTP implements caddyhttp.MiddlewareHandler.
+func (u *UI) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	select {
+	case <-u.started:
+	case <-r.Context().Done():
+		return r.Context().Err()
+	}
+	u.handler.ServeHTTP(w, r)
+	return nil
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*UI)(nil)
+	_ caddyhttp.MiddlewareHandler = (*UI)(nil)
+)

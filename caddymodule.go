@@ -6,6 +6,7 @@ package intercomwebhook
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -98,6 +99,7 @@ type Handler struct {
 	routes        []route
 	pingRouted    bool
 	queue         Queue
+	configHash    [sha256.Size]byte
 	server        *caddyhttp.Server // nil outside of a server
 
 	logger *zap.Logger
@@ -135,6 +137,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.floodLogger = h.logger.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
 		return zapcore.NewSamplerWithOptions(core, time.Second, 1, 0)
 	}))
+	if err := h.hashConfig(); err != nil {
+		return err
+	}
 	h.MaxSize = cmp.Or(h.MaxSize, defaultMaxSize)
 	h.Timeout = cmp.Or(h.Timeout, caddy.Duration(defaultTimeout))
 

@@ -1,6 +1,8 @@
 package intercomwebhook
 
 import (
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -45,6 +47,9 @@ type Endpoint interface {
 	// Lanes returns the names of the routes, in their order.
 	Lanes() []string
 
+	// ConfigHash is the same for handlers that are configured alike.
+	ConfigHash() [sha256.Size]byte
+
 	// Deliver runs the route that fits the notification now, within the deadline of
 	// the request's context. Of the request it needs what a server would set, but for
 	// the body. The attempt, from 1, is told to the backend.
@@ -70,7 +75,7 @@ func (h *Handler) loadQueue(ctx caddy.Context) error {
 	}
 	module, err := ctx.LoadModule(h, "QueueRaw")
 	if err != nil {
-		return fmt.Errorf("loading queue (is github.com/caddy-intercom/caddy-intercom-webhook/queue built in?): %w", err)
+		return fmt.Errorf("loading queue: %w", err)
 	}
 	if len(h.routes) == 0 {
 		return errQueueWithoutRoute
@@ -94,6 +99,16 @@ func (h *Handler) Lanes() []string {
 		lanes[i] = route.name
 	}
 	return lanes
+}
+
+// ConfigHash implements Endpoint.
+func (h *Handler) ConfigHash() [sha256.Size]byte { return h.configHash }
+
+// hashConfig takes the hash of the config, whose parts are gone once they are loaded.
+func (h *Handler) hashConfig() error {
+	config, err := json.Marshal(h)
+	h.configHash = sha256.Sum256(config)
+	return err
 }
 
 // store puts a notification into the queue, and returns what Intercom is told of it.

@@ -30,6 +30,7 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
 	_ "github.com/caddy-intercom/caddy-intercom-webhook"
+	_ "github.com/caddy-intercom/caddy-intercom-webhook/queue"
 )
 
 const (

@@ -1,9 +1,7 @@
 package queue
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -100,7 +98,7 @@ func (e *endpoint) acquire() error {
 		if err != nil {
 			return nil, err
 		}
-		return newEngine(db, e.location.committers), nil
+		return newEngine(e.location.name, db, e.location.committers), nil
 	})
 	if err != nil {
 		return fmt.Errorf("queue %s: %w", e.location.name, err)
@@ -173,15 +171,7 @@ func (a *app) byDatabase() (map[string]endpoints, error) {
 			set[e.options.Name] = e
 			continue
 		}
-		one, err := json.Marshal(e.target)
-		if err != nil {
-			return nil, err
-		}
-		two, err := json.Marshal(other.target)
-		if err != nil {
-			return nil, err
-		}
-		if !bytes.Equal(one, two) {
+		if e.target.ConfigHash() != other.target.ConfigHash() {
 			return nil, fmt.Errorf("queue %s: two handlers that are not the same both have the name %q in it: give one of them another with `name`",
 				e.location.name, e.options.Name)
 		}

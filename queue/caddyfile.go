@@ -5,6 +5,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -54,6 +56,11 @@ func (q *Postgres) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return d.WrapErr(errNoURL)
 	}
 	q.URL = d.Val()
+	if !strings.Contains(q.URL, "{") { // or else it is to be expanded first
+		if _, err := pgxpool.ParseConfig(q.URL); err != nil {
+			return d.WrapErr(err)
+		}
+	}
 	if d.NextArg() {
 		return d.ArgErr()
 	}
@@ -82,13 +89,13 @@ func (o *Options) unmarshal(d *caddyfile.Dispenser, ownName string, own *string,
 				return d.ArgErr()
 			}
 			if checkOwn != nil {
-				err = d.WrapErr(checkOwn(*own))
+				err = at(d, checkOwn(*own))
 			}
 		case "name":
 			if !d.AllArgs(&o.Name) {
 				return d.ArgErr()
 			}
-			err = d.WrapErr(checkName(o.Name))
+			err = at(d, checkName(o.Name))
 		case "workers":
 			o.Workers, err = parseNumber(d, maxWorkers)
 		case "lane":
@@ -145,6 +152,14 @@ func (o *Options) unmarshalLane(d *caddyfile.Dispenser) error {
 	return nil
 }
 
+// at adds the place in the Caddyfile to an error, if there is one.
+func at(d *caddyfile.Dispenser, err error) error {
+	if err == nil {
+		return nil
+	}
+	return d.WrapErr(err)
+}
+
 func parseNumber(d *caddyfile.Dispenser, most int) (int, error) {
 	name := d.Val()
 	var text string
@@ -155,7 +170,7 @@ func parseNumber(d *caddyfile.Dispenser, most int) (int, error) {
 	if err != nil {
 		return 0, d.Errf("%s %q is not a number", name, text)
 	}
-	return n, d.WrapErr(checkNumber(name, n, most))
+	return n, at(d, checkNumber(name, n, most))
 }
 
 func parseDuration(d *caddyfile.Dispenser, most time.Duration) (caddy.Duration, error) {
@@ -168,7 +183,7 @@ func parseDuration(d *caddyfile.Dispenser, most time.Duration) (caddy.Duration, 
 	if err != nil {
 		return 0, d.Errf("%s %q is not a duration such as 30s or 3d", name, text)
 	}
-	return caddy.Duration(duration), d.WrapErr(checkDuration(name, duration, most))
+	return caddy.Duration(duration), at(d, checkDuration(name, duration, most))
 }
 
 // parseUI sets up the web UI from Caddyfile tokens. Syntax:

@@ -54,7 +54,7 @@ func (d *deliverer) Work(ctx context.Context, job *river.Job[notification]) erro
 		return nil
 	case errors.Is(err, intercomwebhook.ErrUnrouted):
 		return e.bury(job, resultUnrouted, err)
-	case context.Cause(ctx) != nil && errors.Is(ctx.Err(), context.Canceled):
+	case errors.Is(ctx.Err(), context.Canceled):
 		return err // the end of this process, or a person's wish; not the backend's fault
 	}
 

@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -20,6 +21,7 @@ var engines = caddy.NewUsagePool()
 // engine stores into one database and delivers from it, for as long as any config
 // uses it. A reload only changes what it delivers to.
 type engine struct {
+	name   string // of the database, for people
 	db     database
 	store  *store
 	client client // nil until the first config is started
@@ -51,6 +53,9 @@ const (
 
 	// openTimeout bounds how long a config waits for its database.
 	openTimeout = 30 * time.Second
+
+	// cancelTimeout is how long deliveries may take to end that were told to.
+	cancelTimeout = 5 * time.Second
 )
 
 // Destruct implements caddy.Destructor: it closes the database, once nobody stores or
@@ -61,8 +66,9 @@ func (e *engine) Destruct() error {
 	return e.db.close()
 }
 
-func newEngine(db database, committers int) *engine {
+func newEngine(name string, db database, committers int) *engine {
 	e := &engine{
+		name:    name,
 		db:      db,
 		store:   newStore(db.insert, committers),
 		relane:  make(chan struct{}, 1),
@@ -89,12 +95,11 @@ func (e *engine) use(set endpoints) error {
 	if err != nil {
 		return fmt.Errorf("taking up what was interrupted: %w", err)
 	}
-	if recovered > 0 {
-		caddy.Log().Named(loggerName).Info("taking up deliveries that were interrupted", zap.Int64("notifications", recovered))
-	}
 	if err := e.start(ctx); err != nil {
 		return err
 	}
+	caddy.Log().Named(loggerName).Info("delivering from the queue", zap.String("database", e.name),
+		zap.Strings("lanes", slices.Sorted(maps.Keys(e.lanes))), zap.Int64("interrupted", recovered))
 	for _, task := range []func(context.Context){e.db.keepUp, e.keepLanes, e.keepHouse} {
 		e.running.Go(func() { task(e.ctx) })
 	}
@@ -164,7 +169,9 @@ func (e *engine) stopDelivering(ctx context.Context) {
 	}
 	if err := e.client.Stop(ctx); err != nil {
 		// those that still run are ended, and will be delivered by the next process
-		if err := e.client.StopAndCancel(context.WithoutCancel(ctx)); err != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelTimeout)
+		defer cancel()
+		if err := e.client.StopAndCancel(ctx); err != nil {
 			caddy.Log().Named(loggerName).Error("deliveries could not be stopped", zap.Error(err))
 		}
 	}

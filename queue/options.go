@@ -61,10 +61,11 @@ const (
 	defaultKeepDelivered   = 24 * time.Hour
 	defaultKeepDead        = 720 * time.Hour
 
-	maxNameLength = 32
-	maxWorkers    = 10_000 // River's limit
-	maxAttempts   = 1000
-	year          = 365 * 24 * time.Hour
+	maxNameLength  = 32
+	maxQueueLength = 64     // River's limit
+	maxWorkers     = 10_000 // River's limit
+	maxAttempts    = 1000
+	year           = 365 * 24 * time.Hour
 )
 
 // setDefaults fills in what is not set.
@@ -102,8 +103,14 @@ func (o *Options) check() error {
 	return nil
 }
 
-// CheckLanes refuses options for a lane that no route has.
+// CheckLanes refuses options for a lane that no route has, and lanes for whose name
+// River has no room.
 func (o *Options) CheckLanes(lanes []string) error {
+	for _, lane := range lanes {
+		if queue := riverQueue(cmp.Or(o.Name, defaultName), lane); len(queue) > maxQueueLength {
+			return fmt.Errorf("lane %q: its name is too long: together with that of the queue it may have %d characters at most", lane, maxQueueLength-1)
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(o.Lanes)) {
 		if !slices.Contains(lanes, name) {
 			return fmt.Errorf("lane %q is no route's: the lanes are %s", name, strings.Join(lanes, ", "))

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver"
@@ -30,8 +30,8 @@ type postgresDB struct {
 	storing *pgxpool.Pool
 	working *pgxpool.Pool
 
-	inserter *river.Client[pgx.Tx]
-	alive    atomic.Pointer[time.Time] // since when each heartbeat has succeeded; nil if the last one failed
+	inserter   *river.Client[pgx.Tx]
+	aliveSince time.Time // each heartbeat has succeeded; zero if the last one failed
 }
 
 const (
@@ -117,11 +117,17 @@ func (d *postgresDB) migrate(ctx context.Context, driver *riverpgxv5.Driver) err
 		return err
 	}
 	defer conn.Release()
-	if _, err := conn.Exec(ctx, "SELECT pg_advisory_lock($1)", migrationLock); err != nil {
+	// YugabyteDB before 2025.1 has no such locks, and is the less safe for it
+	if _, err := conn.Exec(ctx, "SELECT pg_advisory_lock($1)", migrationLock); err != nil && !isUnsupported(err) {
 		return fmt.Errorf("locking for the migration: %w", err)
 	}
 	defer conn.Exec(context.WithoutCancel(ctx), "SELECT pg_advisory_unlock($1)", migrationLock) //nolint:errcheck // the connection's end unlocks, too
 	return migrate(ctx, driver, d.schemaName)
+}
+
+func isUnsupported(err error) bool {
+	reply, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && reply.Code == "0A000" // feature_not_supported
 }
 
 func (d *postgresDB) newClient(config *river.Config) (client, error) {
@@ -150,13 +156,13 @@ func (d *postgresDB) table(name string) string {
 func (d *postgresDB) beat(ctx context.Context) error {
 	_, err := d.working.Exec(ctx, `INSERT INTO `+d.table("river_client")+` (id, updated_at) VALUES ($1, now())
 		ON CONFLICT (id) DO UPDATE SET updated_at = now()`, d.id)
-	if err != nil {
-		d.alive.Store(nil)
-		return err
+	switch {
+	case err != nil:
+		d.aliveSince = time.Time{}
+	case d.aliveSince.IsZero():
+		d.aliveSince = time.Now()
 	}
-	now := time.Now()
-	d.alive.CompareAndSwap(nil, &now)
-	return nil
+	return err
 }
 
 // recover takes up what an instance was delivering that is gone: it has not said for
@@ -166,7 +172,7 @@ func (d *postgresDB) recover(ctx context.Context) (int64, error) {
 	if err := d.beat(ctx); err != nil {
 		return 0, err
 	}
-	if since := d.alive.Load(); since == nil || time.Since(*since) < goneAfter {
+	if time.Since(d.aliveSince) < goneAfter {
 		return 0, nil
 	}
 	recovered, err := d.working.Exec(ctx, `UPDATE `+d.table("river_job")+` SET

@@ -177,19 +177,10 @@ func (u *user) provision(ctx caddy.Context, at location, options *Options) (err 
 
 // Attach implements intercomwebhook.Queue.
 func (u *user) Attach(target intercomwebhook.Endpoint) error {
-	for _, lane := range target.Lanes() {
-		if queue := riverQueue(u.endpoint.options.Name, lane); len(queue) > maxQueueLength {
-			return fmt.Errorf("%q is too long for the name of a lane: %d characters at most, together with the queue's name if it has one",
-				queue, maxQueueLength)
-		}
-	}
 	u.endpoint.target = target
 	u.app.queues = append(u.app.queues, u.endpoint)
 	return nil
 }
-
-// maxQueueLength is River's limit for the name of a queue.
-const maxQueueLength = 64
 
 // Store implements intercomwebhook.Queue.
 func (u *user) Store(r *http.Request, n intercomwebhook.Notification) (duplicate bool, err error) {

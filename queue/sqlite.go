@@ -84,11 +84,17 @@ func openSQLite(ctx context.Context, path string) (_ *sqliteDB, err error) {
 		return nil, err
 	}
 
-	d.storing = d.pool(&d.turnstile, storing, "FULL", 1)
-	d.working = d.pool(&d.turnstile, delivering, "NORMAL", 1)
-	d.looking = d.pool(nil, delivering, "NORMAL", 4)
-	if err := d.identify(ctx, info.Size()); err != nil {
+	isNew, err := d.identify(ctx, info.Size())
+	if err != nil {
 		return nil, err
+	}
+	d.storing = d.pool(connector{turnstile: &d.turnstile, side: storing}, 1, "immediate", "synchronous(FULL)", "fullfsync(1)")
+	d.working = d.pool(connector{turnstile: &d.turnstile, side: delivering}, 1, "immediate", "synchronous(NORMAL)")
+	d.looking = d.pool(connector{}, 4, "deferred", "synchronous(NORMAL)")
+	if isNew {
+		if _, err := d.storing.ExecContext(ctx, fmt.Sprintf("PRAGMA application_id = %d", applicationID)); err != nil {
+			return nil, err
+		}
 	}
 	if err := migrate(ctx, newSQLiteDriver(d.storing), ""); err != nil {
 		return nil, err
@@ -101,46 +107,53 @@ func openSQLite(ctx context.Context, path string) (_ *sqliteDB, err error) {
 	return d, err
 }
 
-func (d *sqliteDB) pool(t *turnstile, s side, synchronous string, connections int) *sql.DB {
-	dsn := url.URL{Scheme: "file", Opaque: (&url.URL{Path: d.path}).EscapedPath(), RawQuery: url.Values{
-		"_txlock": {"immediate"},
-		"_pragma": {
-			"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(" + synchronous + ")", "fullfsync(1)",
-			"wal_autocheckpoint(0)", "cache_size(-32768)", "temp_store(MEMORY)", "secure_delete(FAST)",
-		},
-	}.Encode()}
-	db := sql.OpenDB(&connector{dsn: dsn.String(), turnstile: t, side: s})
+func (d *sqliteDB) pool(c connector, connections int, lock string, pragmas ...string) *sql.DB {
+	c.dsn = d.dsn(url.Values{
+		"_txlock": {lock},
+		"_pragma": append(pragmas,
+			"busy_timeout(10000)", "journal_mode(WAL)", "wal_autocheckpoint(0)",
+			fmt.Sprintf("journal_size_limit(%d)", checkpointSize/2),
+			"cache_size(-16384)", "temp_store(MEMORY)", "secure_delete(FAST)",
+		),
+	})
+	db := sql.OpenDB(&c)
 	db.SetMaxOpenConns(connections)
 	db.SetMaxIdleConns(connections)
 	return db
 }
 
-// identify refuses what is no database of this program, without changing it.
-func (d *sqliteDB) identify(ctx context.Context, size int64) error {
+func (d *sqliteDB) dsn(options url.Values) string {
+	return (&url.URL{Scheme: "file", Opaque: (&url.URL{Path: d.path}).EscapedPath(), RawQuery: options.Encode()}).String()
+}
+
+// identify refuses what is no database of this program, without changing it, and
+// reports whether it is none at all yet.
+func (d *sqliteDB) identify(ctx context.Context, size int64) (isNew bool, err error) {
+	db := sql.OpenDB(&connector{dsn: d.dsn(url.Values{"mode": {"ro"}})})
+	defer db.Close()
 	var id, tables int
-	if err := d.looking.QueryRowContext(ctx, "PRAGMA application_id").Scan(&id); err != nil {
-		return err
+	if err := db.QueryRowContext(ctx, "PRAGMA application_id").Scan(&id); err != nil {
+		return false, err
 	}
-	if err := d.looking.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_master").Scan(&tables); err != nil {
-		return err
+	if err := db.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_master").Scan(&tables); err != nil {
+		return false, err
 	}
 	switch {
 	case tables == 0 && id == 0:
-		_, err := d.storing.ExecContext(ctx, fmt.Sprintf("PRAGMA application_id = %d", applicationID))
-		return err
+		return true, nil
 	case id != applicationID:
-		return errForeign
+		return false, errForeign
 	case size > quickCheckSize:
-		return nil
+		return false, nil
 	}
 	var finding string
-	if err := d.looking.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&finding); err != nil {
-		return err
+	if err := db.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&finding); err != nil {
+		return false, err
 	}
 	if finding != "ok" {
-		return fmt.Errorf("it is corrupt (%s): restore it from a backup, or move it away", finding)
+		return false, fmt.Errorf("it is corrupt (%s): restore it from a backup, or move it away", finding)
 	}
-	return nil
+	return false, nil
 }
 
 func (d *sqliteDB) newClient(config *river.Config) (client, error) {
@@ -239,7 +252,8 @@ func (d *sqliteDB) schedule(ctx context.Context) error {
 }
 
 // checkpoint moves the log into the database. Most of that is done while others
-// write; only for the rest, and to begin the log anew, they are kept waiting.
+// write; only for the rest they are kept waiting. The next who writes begins the log
+// anew then.
 func (d *sqliteDB) checkpoint(ctx context.Context) error {
 	info, err := os.Stat(d.path + "-wal")
 	if err != nil || info.Size() < checkpointSize {
@@ -248,7 +262,7 @@ func (d *sqliteDB) checkpoint(ctx context.Context) error {
 	if _, err := d.looking.ExecContext(ctx, "PRAGMA wal_checkpoint(PASSIVE)"); err != nil {
 		return err
 	}
-	_, err = d.working.ExecContext(ctx, "PRAGMA wal_checkpoint(TRUNCATE)")
+	_, err = d.working.ExecContext(ctx, "PRAGMA wal_checkpoint(PASSIVE)")
 	return err
 }
 

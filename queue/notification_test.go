@@ -1,0 +1,122 @@
+package queue
+
+import (
+	"bytes"
+	"crypto/tls"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"reflect"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	intercomwebhook "github.com/caddy-intercom/caddy-intercom-webhook"
+)
+
+func TestOctetsAreReadableWhereTheyAreText(t *testing.T) {
+	for _, c := range []struct{ name, octets, json string }{
+		{"text", `{"a":"Grüße 🌷"}`, `"{\"a\":\"Grüße 🌷\"}"`},
+		{"nothing", "", `""`},
+		{"not UTF-8", "\xff\xfe", `{"base64":"//4="}`},
+		{"a NUL, which PostgreSQL keeps in no string", "a\x00b", `{"base64":"YQBi"}`},
+		{"an escaped NUL is none", `\u0000`, `"\\u0000"`},
+		{"looks like the other form", `{"base64":"YQ=="}`, `"{\"base64\":\"YQ==\"}"`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := json.Marshal(octets(c.octets))
+			if err != nil || string(got) != c.json {
+				t.Errorf("%s (%v), want %s", got, err, c.json)
+			}
+		})
+	}
+}
+
+func FuzzOctets(f *testing.F) {
+	f.Add([]byte(`{"a":"\u0000"}`))
+	f.Add([]byte("\xff\x00<>&\u2028"))
+	f.Fuzz(func(t *testing.T, original []byte) {
+		encoded, err := json.Marshal(octets(original))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !utf8.Valid(encoded) || bytes.Contains(encoded, []byte(`\u0000`)) && !bytes.Contains(original, []byte(`\u0000`)) {
+			t.Errorf("%q is nothing that every database keeps", encoded)
+		}
+		var decoded octets
+		if err := json.Unmarshal(encoded, &decoded); err != nil || string(decoded) != string(original) {
+			t.Errorf("%q became %q (%v)", original, decoded, err)
+		}
+	})
+}
+
+// FuzzStoredNotification reads what stands in a database, which others can write to.
+func FuzzStoredNotification(f *testing.F) {
+	f.Add([]byte(`{"topic":"ping","request":{"method":"POST","uri":"/a?b","proto":"HTTP/2.0","header":{"A":["b",{"base64":"/w=="}]}},"body":"{}"}`))
+	f.Add([]byte(`{"request":{"uri":"%"},"body":{"base64":"*"}}`))
+	f.Fuzz(func(t *testing.T, stored []byte) {
+		var n notification
+		if err := json.Unmarshal(stored, &n); err != nil {
+			return
+		}
+		r, err := n.unpack()
+		if err == nil && (r.URL == nil || r.Header == nil || r.Body == nil) {
+			t.Errorf("unpacked to half a request: %+v", r)
+		}
+	})
+}
+
+func TestRequestsComeOutAsTheyWentIn(t *testing.T) {
+	r := httptest.NewRequest(http.MethodPost, "https://hooks.example.com/intercom?a=%2F&b", nil)
+	r.RemoteAddr = "192.0.2.7:4711"
+	r.Proto, r.ProtoMajor, r.ProtoMinor = "HTTP/2.0", 2, 0
+	r.TLS = &tls.ConnectionState{HandshakeComplete: true}
+	r.Header = http.Header{
+		"X-Hub-Signature": {"sha1=0123456789abcdef0123456789abcdef01234567"},
+		"X-Several":       {"one", "two"},
+		"X-Latin":         {"caf\xe9"},
+	}
+	body := `{"topic":"a.b","text":"\u0000 <p>🌷</p>"}`
+	packed, err := pack(r, "crm", intercomwebhook.Notification{Topic: "a.b", AppID: "tulip4", ID: "notif_1", Body: []byte(body)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	encoded, err := json.Marshal(packed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stored notification
+	if err := json.Unmarshal(encoded, &stored); err != nil {
+		t.Fatal(err)
+	}
+	got, err := stored.unpack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if stored.Topic != "a.b" || stored.Endpoint != "crm" || stored.AppID != "tulip4" || stored.ID != "notif_1" || stored.ReceivedAt.IsZero() {
+		t.Errorf("stored as %+v", stored)
+	}
+	if string(stored.Body) != body {
+		t.Errorf("body %q, want %q", stored.Body, body)
+	}
+	if !reflect.DeepEqual(got.Header, r.Header) {
+		t.Errorf("header %q, want %q", got.Header, r.Header)
+	}
+	if got.Method != r.Method || got.Host != r.Host || got.RemoteAddr != r.RemoteAddr || got.URL.RequestURI() != r.URL.RequestURI() ||
+		got.ProtoMajor != 2 || got.TLS == nil {
+		t.Errorf("request %+v, want %+v", got, r)
+	}
+	if !strings.Contains(string(encoded), "🌷") {
+		t.Errorf("people cannot read the body in %s", encoded)
+	}
+}
+
+func TestOnlyNotificationsWithAnIDCanBeDuplicates(t *testing.T) {
+	with, without := notification{ID: "notif_1"}, notification{}
+	if opts := with.insertOpts("lane", 3); !opts.UniqueOpts.ByArgs || len(opts.UniqueOpts.ByState) != 8 || opts.Queue != "lane" || opts.MaxAttempts != 3 {
+		t.Errorf("with an id: %+v", opts)
+	}
+	if opts := without.insertOpts("lane", 3); opts.UniqueOpts.ByArgs {
+		t.Errorf("without an id: %+v", opts)
+	}
+}

@@ -41,7 +41,7 @@ func (q *SQLite) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.Errf("queue sqlite takes no %q: the file is named in the block, with path", d.Val())
 	}
-	return q.Options.unmarshal(d, "path", &q.Path, nil)
+	return q.unmarshal(d, "path", &q.Path, nil)
 }
 
 // UnmarshalCaddyfile sets up the queue from Caddyfile tokens. Syntax:
@@ -64,7 +64,7 @@ func (q *Postgres) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.ArgErr()
 	}
-	return q.Options.unmarshal(d, "schema", &q.Schema, func(schema string) error {
+	return q.unmarshal(d, "schema", &q.Schema, func(schema string) error {
 		if !schemaPattern.MatchString(schema) {
 			return errSchema
 		}
@@ -196,7 +196,7 @@ func parseUI(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 	h.Next() // consume the directive name
 	if h.NextArg() {
 		ui.Prefix = strings.TrimSuffix(h.Val(), "/")
-		if err := checkPrefix(h.Val()); err != nil {
+		if err := checkPrefix(ui.Prefix); err != nil {
 			return nil, h.WrapErr(err)
 		}
 		if h.NextArg() {

@@ -65,8 +65,8 @@ func openTestQueue(t *testing.T, path string, options Options, target intercomwe
 		t.Fatalf("opening: %v", err)
 	}
 	q := &testQueue{T: t, engine: newEngine(path, db, 1)}
-	q.user.endpoint = q.config(options, target)
-	if err := q.engine.use(endpoints{options.Name: q.user.endpoint}); err != nil {
+	q.endpoint = q.config(options, target)
+	if err := q.engine.use(endpoints{options.Name: q.endpoint}); err != nil {
 		t.Fatalf("starting: %v", err)
 	}
 	return q
@@ -143,8 +143,10 @@ func TestWhatIsStoredIsDeliveredOnce(t *testing.T) {
 	if !q.put("support", "a") {
 		t.Error("a duplicate was taken for a new one after a restart")
 	}
-	if q.put("support", "") || q.put("support", "") {
-		t.Error("one without an id was taken for a duplicate")
+	for range 2 {
+		if q.put("support", "") {
+			t.Error("one without an id was taken for a duplicate")
+		}
 	}
 	q.eventually("support completed", 4)
 	if got := target.bodies(); !slices.Equal(got, []string{"", "", "a", "b"}) {
@@ -250,7 +252,7 @@ func TestLanesFollowTheConfig(t *testing.T) {
 	if err := q.engine.use(next); err != nil {
 		t.Fatal(err)
 	}
-	q.engine.leave(t.Context(), endpoints{"intercom": q.user.endpoint})
+	q.engine.leave(t.Context(), endpoints{"intercom": q.endpoint})
 	close(release)
 	q.eventually("sales completed", 2)
 	if got := old.bodies(); !slices.Equal(got, []string{"a"}) {
@@ -270,9 +272,9 @@ func TestEndpointsThatShareADatabaseAreKeptApart(t *testing.T) {
 	q.put("support", "a")
 	q.eventually("crm|support completed", 1)
 
-	first := q.user.endpoint
-	q.user.endpoint = q.config(Options{Name: "intercom"}, intercom)
-	if err := q.engine.use(endpoints{"crm": first, "intercom": q.user.endpoint}); err != nil {
+	first := q.endpoint
+	q.endpoint = q.config(Options{Name: "intercom"}, intercom)
+	if err := q.engine.use(endpoints{"crm": first, "intercom": q.endpoint}); err != nil {
 		t.Fatal(err)
 	}
 	if q.put("support", "a") {
@@ -331,7 +333,7 @@ func TestStopEndsWhatTakesTooLong(t *testing.T) {
 	<-started
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	q.engine.leave(ctx, endpoints{"intercom": q.user.endpoint})
+	q.engine.leave(ctx, endpoints{"intercom": q.endpoint})
 	if states := q.states(); states["support available"] != 1 {
 		t.Errorf("states %v, want it ready for the next process", states)
 	}

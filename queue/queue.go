@@ -112,8 +112,8 @@ func (q *SQLite) location() (location, error) {
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
 		return location{}, fmt.Errorf("path %s is no file", path)
 	}
-	if real, err := filepath.EvalSymlinks(path); err == nil { // one file must have one lock
-		path = real
+	if target, err := filepath.EvalSymlinks(path); err == nil { // one file must have one lock
+		path = target
 	}
 	return location{
 		key:        "sqlite " + path,

@@ -75,7 +75,7 @@ func openSQLite(ctx context.Context, path string) (_ *sqliteDB, err error) {
 	}()
 
 	// bodies are personal data, and the mode of the file is that of its siblings
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // named by the config
 	if err != nil {
 		return nil, err
 	}

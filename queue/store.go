@@ -139,7 +139,7 @@ func (s *store) commit(group []*deposit) {
 	defer cancel()
 	results, err := s.insert(ctx, params)
 	if err == nil && len(results) != len(params) {
-		err = fmt.Errorf("River answered %d of %d inserts", len(results), len(params))
+		err = fmt.Errorf("%d of %d inserts were answered", len(results), len(params))
 	}
 	for i, d := range group {
 		answer := storeAnswer{err: err}

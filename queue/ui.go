@@ -6,9 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"path"
 	"strings"
-
-	"riverqueue.com/riverui"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -34,7 +33,7 @@ type UI struct {
 	QueueRaw json.RawMessage `json:"queue,omitempty" caddy:"namespace=http.intercom_webhook.queues inline_key=engine"`
 
 	location *location // nil for the only one
-	handler  *riverui.Handler
+	handler  http.Handler
 	started  chan struct{} // closed once there is a handler
 	cancel   context.CancelFunc
 }
@@ -47,10 +46,10 @@ func (*UI) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-var errPrefix = errors.New("the path prefix must begin with / and have no * ? or #, as in /queue")
+var errPrefix = errors.New("the path prefix must begin with / and be a plain path, as in /queue")
 
 func checkPrefix(prefix string) error {
-	if prefix != "" && !strings.HasPrefix(prefix, "/") || strings.ContainsAny(prefix, "*?#{} ") {
+	if prefix != "" && (!strings.HasPrefix(prefix, "/") || strings.ContainsAny(prefix, "*?#%{} ") || path.Clean(prefix) != prefix) {
 		return errPrefix
 	}
 	return nil
@@ -96,15 +95,18 @@ func (u *UI) start(a *app) error {
 	if of == nil {
 		return errors.New("intercom_queue_ui: no intercom_webhook of the config has such a queue")
 	}
-	var err error
-	if u.handler, err = of.engine.db.newUI(u.Prefix, newRiverLogger()); err != nil {
+	river, err := of.engine.db.newUI(u.Prefix, newRiverLogger())
+	if err != nil {
 		return fmt.Errorf("intercom_queue_ui: %w", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	u.cancel = cancel
-	if err := u.handler.Start(ctx); err != nil {
+	if err := river.Start(ctx); err != nil {
 		return fmt.Errorf("intercom_queue_ui: %w", err)
 	}
+	// River takes an order whatever its Content-Type is. Without this, a form on anybody's
+	// page could give one, in the name of who is logged in here.
+	u.handler = http.NewCrossOriginProtection().Handler(river)
 	close(u.started)
 	return nil
 }
@@ -115,8 +117,12 @@ func (u *UI) stop() {
 	}
 }
 
-// ServeHTTP implements caddyhttp.MiddlewareHandler.
-func (u *UI) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+// ServeHTTP implements caddyhttp.MiddlewareHandler. Orders are only given under /api/;
+// what else is sent is not for the UI, as the notifications of a site at whose root it is.
+func (u *UI) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead && !strings.HasPrefix(r.URL.Path, u.Prefix+"/api/") {
+		return next.ServeHTTP(w, r)
+	}
 	select {
 	case <-u.started:
 	case <-r.Context().Done():

@@ -106,7 +106,7 @@ func (h *Handler) ConfigHash() [sha256.Size]byte { return h.configHash }
 
 // hashConfig takes the hash of the config, whose parts are gone once they are loaded.
 func (h *Handler) hashConfig() error {
-	config, err := json.Marshal(h)
+	config, err := json.Marshal(h) //nolint:gosec // of which nothing but the hash is kept
 	h.configHash = sha256.Sum256(config)
 	return err
 }

@@ -47,7 +47,7 @@ const (
 // openPostgres connects, and makes the schema and its tables if they are not there.
 func openPostgres(ctx context.Context, url, schema string) (_ *postgresDB, err error) {
 	d := &postgresDB{schemaName: schema, id: uuid.NewString()}
-	defer func() {
+	defer func() { //nolint:contextcheck // the context may have ended
 		if err != nil {
 			err = errors.Join(err, d.close())
 		}

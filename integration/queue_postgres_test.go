@@ -1,0 +1,623 @@
+//go:build postgres
+
+package integration
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+const (
+	// pgShared is the PostgreSQL that .ci/postgres starts. Each test has a database of
+	// its own in it.
+	pgShared = "127.0.0.1:5432"
+
+	// pgPassword is in the URLs, though nobody asks for it, and must be nowhere else.
+	pgPassword = "hunter2-of-the-postgres-tests"
+)
+
+func TestPostgresStoresAndDelivers(t *testing.T) {
+	db := newPgDatabase(t, pgShared)
+	b := newBackend(t, nil)
+	p := startPgProcess(t, db.queued("route conversation.* as talk to "+b.address, "schema inbox"))
+
+	id := p.post(topic)
+	within(t, longPatience, "the notification is delivered", func() bool { return len(b.all()) > 0 })
+	got, want := b.only(t), notification(topic, id)
+	if !bytes.Equal(got.body, want) {
+		t.Errorf("the backend got %q, want %q", got.body, want)
+	}
+	for name, want := range map[string]string{
+		hubHeader:                    hubSignature(want, secret),
+		"X-Intercom-Topic":           topic,
+		"X-Intercom-Notification-Id": id,
+		"X-Intercom-Attempt":         "1",
+	} {
+		if got := got.header.Get(name); got != want {
+			t.Errorf("%s is %q, want %q", name, got, want)
+		}
+	}
+	within(t, longPatience, "the job is completed", func() bool {
+		return db.text("SELECT string_agg(queue || ' ' || state, ', ') FROM inbox.river_job") == "talk completed"
+	})
+	if got := db.text("SELECT count(*)::text FROM pg_tables WHERE schemaname = 'public'"); got != "0" {
+		t.Errorf("%s tables are outside of the schema", got)
+	}
+}
+
+func TestPostgresLosesNothingWhenCaddyIsKilled(t *testing.T) {
+	const kills, perKill = 5, 100
+	db := newPgDatabase(t, pgShared)
+	b := newTally(t, 20*time.Millisecond)
+	s := db.queued("route * to "+b.address, "")
+	p := startPgProcess(t, s)
+
+	load := p.burst(topic, 8, 0)
+	for i := range int64(kills) {
+		load.waitFor(t, (i+1)*perKill)
+		p.kill()
+		p.start(s)
+	}
+	load.waitFor(t, (kills+1)*perKill)
+	wantAll(t, load.end(), b)
+	db.wantAllCompleted()
+}
+
+func TestPostgresStoppedAndStarted(t *testing.T) {
+	server := startPgServer(t)
+	db := newPgDatabase(t, server.address)
+	var holding, failing atomic.Bool
+	b := newPgTally(t, func(w http.ResponseWriter, r *http.Request) {
+		for holding.Load() && r.Context().Err() == nil {
+			time.Sleep(10 * time.Millisecond)
+		}
+		if failing.Load() {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+	})
+	p := startPgProcess(t, db.queued("route conversation.* as good to "+b.address+"\nroute ticket.* as bad to "+b.address, ""))
+	var stored []string
+	for range 20 {
+		stored = append(stored, p.post(topic))
+	}
+	holding.Store(true)
+	running := p.post(topic)
+	failed := p.post("ticket.created")
+	within(t, longPatience, "deliveries are running", func() bool { return b.count(running) > 0 && b.count(failed) > 0 })
+	stored = append(stored, running, failed)
+
+	server.stop(syscall.SIGINT)
+	for range 20 {
+		began := time.Now()
+		p.expect(http.StatusServiceUnavailable, signed(notification(topic, newID())))
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("answered after %s, when Intercom has given up", took)
+		}
+	}
+	// what comes of the deliveries cannot be written down yet
+	failing.Store(true)
+	holding.Store(false)
+	time.Sleep(15 * time.Second) // longer than any of River's own retries
+	failing.Store(false)
+	server.start()
+
+	within(t, longPatience, "notifications are stored again", func() bool {
+		id := newID()
+		answer := p.send(signed(notification(topic, id)))
+		if answer.status == http.StatusOK {
+			stored = append(stored, id)
+		}
+		return answer.status == http.StatusOK
+	})
+	for range 20 {
+		stored = append(stored, p.post(topic))
+	}
+	wantAll(t, stored, b)
+	db.wantAllCompleted()
+	if b.count(failed) < 2 {
+		t.Error("a delivery that failed during the outage was not tried again")
+	}
+	for _, text := range []string{"PostgreSQL cannot be reached", "PostgreSQL can be reached again"} {
+		within(t, longPatience, "a line in the log: "+text, func() bool {
+			return len(p.lines("error", text))+len(p.lines("info", text)) == 1
+		})
+	}
+}
+
+// PostgreSQL empties its unlogged tables when it crashes. River had its list of
+// instances in one.
+func TestPostgresCrashMakesNobodyLookGone(t *testing.T) {
+	server := startPgServer(t)
+	db := newPgDatabase(t, server.address)
+	slow := newTally(t, 20*time.Second)
+	quick := newTally(t, 0)
+	startPgProcess(t, db.queued("route * to "+quick.address, ""))
+	time.Sleep(35 * time.Second) // or else this instance does not yet take up anything
+	p := startPgProcess(t, db.queued("route * to "+slow.address, ""))
+	within(t, longPatience, "the slow instance is delivering", func() bool {
+		p.post(topic)
+		return slow.total() >= 3
+	})
+
+	server.stop(syscall.SIGQUIT)
+	server.start()
+	time.Sleep(15 * time.Second) // in which each instance says several times that it is alive
+	wantNoneTwice(t, slow, quick)
+}
+
+func TestPostgresInstancesShareTheWork(t *testing.T) {
+	db := newPgDatabase(t, pgShared)
+	var hanging atomic.Bool
+	one := newPgTally(t, func(_ http.ResponseWriter, r *http.Request) {
+		if hanging.Load() {
+			<-r.Context().Done()
+		}
+	})
+	two := newTally(t, 5*time.Millisecond)
+	first := startPgProcess(t, db.queued("route * to "+one.address, ""))
+	second := startPgProcess(t, db.queued("route * to "+two.address, ""))
+
+	var stored []string
+	for range 100 {
+		stored = append(stored, first.post(topic), second.post(topic))
+	}
+	wantAll(t, stored, one, two)
+	wantNoneTwice(t, one, two)
+	if one.total() == 0 || two.total() == 0 {
+		t.Errorf("the first instance delivered %d, the second %d: both should some", one.total(), two.total())
+	}
+
+	hanging.Store(true)
+	before := one.total()
+	var after []string
+	within(t, longPatience, "the first instance is delivering", func() bool {
+		after = append(after, first.post(topic), second.post(topic))
+		return one.total() >= before+5
+	})
+	first.kill()
+	killed := time.Now()
+	wantAll(t, after, two)
+	took := time.Since(killed)
+	t.Logf("what the first instance was delivering was taken up after %s", took)
+	if took > time.Minute {
+		t.Errorf("it was taken up after %s", took)
+	}
+	if len(second.lines("warn", "took up the deliveries of an instance that is gone")) == 0 {
+		t.Error("the log does not say that deliveries were taken up")
+	}
+}
+
+// The same ids come to two instances at once, in opposite orders, so that each has in
+// its transactions what the other one waits for.
+func TestPostgresInstancesStoreDuplicatesOnce(t *testing.T) {
+	const ids, stride = 480, 48
+	db := newPgDatabase(t, pgShared)
+	b := newTally(t, 0)
+	s := db.queued("route * to "+b.address, "")
+	instances := []*process{startPgProcess(t, s), startPgProcess(t, s)}
+
+	all := make([]string, ids)
+	for i := range all {
+		all[i] = newID()
+	}
+	var refused atomic.Int32
+	for range 3 { // the first time none is stored, later all are
+		var senders sync.WaitGroup
+		for backwards, p := range instances {
+			var next atomic.Int32
+			for range stride {
+				senders.Go(func() {
+					for n := int(next.Add(1)) - 1; n < ids; n = int(next.Add(1)) - 1 {
+						if backwards == 1 {
+							n = n/stride*stride + stride - 1 - n%stride
+						}
+						answer, err := p.try(signed(notification(topic, all[n])))
+						if err != nil || answer.status != http.StatusOK {
+							refused.Add(1)
+						}
+					}
+				})
+			}
+		}
+		senders.Wait()
+	}
+	if n := refused.Load(); n > 0 {
+		lines := slices.Concat(instances[0].notStored(), instances[1].notStored())
+		t.Errorf("%d of %d were not answered with 200, such as %v", n, 6*ids, lines)
+	}
+	wantAll(t, all, b)
+	db.wantAllCompleted()
+	wantNoneTwice(t, b)
+	if got := db.text("SELECT count(*)::text FROM river_job"); got != strconv.Itoa(ids) {
+		t.Errorf("%s jobs are stored, want %d", got, ids)
+	}
+}
+
+func TestPostgresReloadsUnderLoadDeliverExactlyOnce(t *testing.T) {
+	const reloads, perReload = 8, 100
+	db := newPgDatabase(t, pgShared)
+	one, two := newTally(t, 10*time.Millisecond), newTally(t, 0)
+	setups := []setup{
+		db.queued("route conversation.* as talk to "+one.address, "workers 4"),
+		db.queued("route conversation.* as chat to "+two.address+"\nroute * to "+one.address, "workers 8"),
+		db.queued("route * as talk to "+one.address, "lane talk {\nworkers 2\n}"),
+	}
+	p := startPgProcess(t, setups[0])
+	p.client.Transport.(*http.Transport).DisableKeepAlives = true // as in TestReloadUnderLoad
+	load := p.burst(topic, 8, 0)
+	for i := range reloads {
+		load.waitFor(t, int64(i+1)*perReload)
+		p.reload(setups[(i+1)%len(setups)])
+	}
+	stored := load.end()
+	if len(load.others) > 0 {
+		t.Errorf("not all were answered with 200: %v", load.others)
+	}
+	wantAll(t, stored, one, two)
+	db.wantAllCompleted()
+	wantNoneTwice(t, one, two)
+}
+
+// What is taken from the queue in the last moment before a stop is delivered, or left
+// for the next process, which need not wait for it.
+func TestPostgresGracefulStopsUnderLoadDeliverExactlyOnce(t *testing.T) {
+	const stops, perStop = 8, 50
+	db := newPgDatabase(t, pgShared)
+	b := newTally(t, 0)
+	s := db.queued("route * to "+b.address, "")
+	p := startPgProcess(t, s)
+	load := p.burst(topic, 8, 0)
+	for i := range int64(stops) {
+		load.waitFor(t, (i+1)*perStop)
+		p.stop()
+		if got := db.text("SELECT string_agg(DISTINCT state::text, ', ') FROM river_job WHERE state NOT IN ('available', 'completed')"); got != "" {
+			t.Errorf("after stop %d there are jobs that are %s", i+1, got)
+		}
+		p.start(s)
+	}
+	wantAll(t, load.end(), b)
+	db.wantAllCompleted()
+	wantNoneTwice(t, b)
+}
+
+func TestPostgresCommitsDurablyWhateverTheServersDefaultIs(t *testing.T) {
+	for level, want := range map[string]string{"off": "on", "local": "on", "on": "on", "remote_apply": "remote_apply"} {
+		t.Run(level, func(t *testing.T) {
+			db := newPgDatabase(t, pgShared)
+			b := newTally(t, 0)
+			s := db.queued("route * to "+b.address, "")
+			p := startPgProcess(t, s) // makes the tables
+			p.post(topic)
+			p.stop()
+			db.exec("ALTER DATABASE " + db.name + " SET synchronous_commit = " + level)
+			db.pool.Reset()
+			if got := db.text("SHOW synchronous_commit"); got != level {
+				t.Fatalf("the default is %s, want %s", got, level)
+			}
+			db.exec(`CREATE TABLE seen (what text)`)
+			db.exec(`CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+				INSERT INTO seen VALUES (TG_OP || ' ' || current_setting('synchronous_commit')); RETURN NEW; END $$`)
+			db.exec(`CREATE TRIGGER look AFTER INSERT OR UPDATE ON river_job FOR EACH ROW EXECUTE FUNCTION look()`)
+
+			p.start(s)
+			for range 20 {
+				p.post(topic)
+			}
+			db.wantAllCompleted()
+			if got := db.text("SELECT string_agg(DISTINCT what, ', ' ORDER BY what) FROM seen"); got != "INSERT "+want+", UPDATE "+want {
+				t.Errorf("jobs were changed with %s, want %s", got, want)
+			}
+		})
+	}
+}
+
+func TestPostgresBadInput(t *testing.T) {
+	db, newer := newPgDatabase(t, pgShared), newPgDatabase(t, pgShared)
+	newer.exec("CREATE TABLE river_migration (line text NOT NULL, version bigint NOT NULL, created_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (line, version))")
+	newer.exec("INSERT INTO river_migration (line, version) VALUES ('main', 999)")
+	powerless := db.name + "_powerless"
+	db.exec("CREATE ROLE " + powerless + " LOGIN PASSWORD '" + pgPassword + "'")
+	t.Cleanup(func() { db.exec("DROP ROLE " + powerless) })
+	db.exec("REVOKE CREATE ON SCHEMA public FROM PUBLIC") // as it is from PostgreSQL 15 on
+	t.Setenv("PG_TEST_PASSWORD", pgPassword)
+	const password = "{env.PG_TEST_PASSWORD}"
+	url := func(user, address, database string) string {
+		return "postgres://" + user + ":" + password + "@" + address + "/" + database
+	}
+	inTheConfig := strings.NewReplacer(password, pgPassword)
+
+	for name, bad := range map[string]struct{ url, options, want string }{
+		"nobody listens at the port":         {url("postgres", nobody, db.name), "", "connection refused"},
+		"the password is in the config":      {inTheConfig.Replace(url("postgres", nobody, db.name)), "", "connection refused"},
+		"there is no such database":          {url("postgres", pgShared, "nonesuch"), "", `database "nonesuch" does not exist`},
+		"there is no such role":              {url("nonesuch", pgShared, db.name), "", `role "nonesuch" does not exist`},
+		"the role may not create tables":     {url(powerless, pgShared, db.name), "", "permission denied for schema public"},
+		"the role may not create the schema": {url(powerless, pgShared, db.name), "schema s", "creating schema s: ERROR: permission denied for database"},
+		"a variable is not set":              {url("postgres", "{env.PG_TEST_UNSET}", db.name), "", "no value for a placeholder"},
+		"the database is of a newer version": {url("postgres", pgShared, newer.name), "", "newer version of this program"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newProcess(t)
+			said := p.wantRefusal(pgQueued("route * { respond 200 }", bad.url, bad.options))
+			if !strings.Contains(said, bad.want) || strings.Contains(said, pgPassword) {
+				t.Errorf("the error is %q, want it to say %q, and not the password", said, bad.want)
+			}
+			if !strings.Contains(bad.url, pgPassword) { // or else Caddy tells it at DEBUG, with all of the config
+				p.wantSecret(pgPassword)
+			}
+		})
+	}
+	if got := newer.text("SELECT count(*)::text FROM pg_tables WHERE schemaname = 'public'"); got != "1" {
+		t.Errorf("the database of a newer version has %s tables now, it had 1", got)
+	}
+
+	t.Run("a reload that fails leaves the queue running", func(t *testing.T) {
+		b := newTally(t, 0)
+		p := startPgProcess(t, pgQueued("route * to "+b.address, url("postgres", pgShared, db.name), ""))
+		bad, err := p.adapt(pgQueued("route * to "+b.address, url("postgres", nobody, db.name), ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if answer := p.ask(http.MethodPost, "/load", bad); answer.status != http.StatusBadRequest ||
+			!strings.Contains(answer.body, "connection refused") || strings.Contains(answer.body, pgPassword) {
+			t.Errorf("status %d, %s; want an error of the connection, without the password", answer.status, answer.body)
+		}
+		wantAll(t, []string{p.post(topic)}, b)
+		if config := p.ask(http.MethodGet, "/config/", nil).body; !strings.Contains(config, password) || strings.Contains(config, pgPassword) {
+			t.Errorf("the config is shown as %s, want it with the placeholder", config)
+		}
+		p.wantSecret(pgPassword)
+	})
+}
+
+// ----- processes -----
+
+// pgQueued is a setup with a queue in PostgreSQL.
+func pgQueued(routes, url, options string) setup {
+	return setup{
+		admin:   true,
+		options: "grace_period 10s",
+		webhook: routes + "\nqueue postgres " + url + " {\n" + options + "\n}",
+	}
+}
+
+func startPgProcess(t *testing.T, s setup) *process {
+	t.Helper()
+	p := newProcess(t)
+	p.start(s)
+	return p
+}
+
+// ask sends a request to the admin API.
+func (p *process) ask(method, path string, body []byte) reply {
+	p.t.Helper()
+	r, err := http.NewRequest(method, "http://"+p.admin+path, bytes.NewReader(body))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/json")
+	response, err := p.client.Do(r)
+	if err != nil {
+		p.t.Fatalf("asking the admin API: %v", err)
+	}
+	answer, err := readReply(response)
+	if err != nil {
+		p.t.Fatalf("reading the answer of the admin API: %v", err)
+	}
+	return answer
+}
+
+// notStored returns why notifications could not be stored.
+func (p *process) notStored() []string {
+	p.t.Helper()
+	var why []string
+	for _, line := range p.logged(func(e entry) bool { return e.text("msg") == "notification could not be stored" }) {
+		why = append(why, line.text("error"))
+	}
+	return why
+}
+
+// wantSecret asserts that the process has told nobody of something.
+func (p *process) wantSecret(text string) {
+	p.t.Helper()
+	log, err := os.ReadFile(p.logFile())
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if said := string(log) + p.stderr.String(); strings.Contains(said, text) {
+		p.t.Errorf("the process says %q in:\n%s", text, said)
+	}
+}
+
+// newPgTally is a tally that answers as it is told.
+func newPgTally(t *testing.T, answer http.HandlerFunc) *tally {
+	t.Helper()
+	c := &tally{taken: make(map[string]int)}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			return
+		}
+		c.mu.Lock()
+		c.taken[r.Header.Get("X-Intercom-Notification-Id")]++
+		c.mu.Unlock()
+		answer(w, r)
+	}))
+	t.Cleanup(server.Close)
+	c.address = server.Listener.Addr().String()
+	return c
+}
+
+// total returns how many notifications have come.
+func (c *tally) total() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.taken)
+}
+
+// ----- databases -----
+
+// pgDatabase is a database that is dropped when the test ends.
+type pgDatabase struct {
+	t             *testing.T
+	address, name string
+	pool          *pgxpool.Pool
+}
+
+var pgDatabases atomic.Int32
+
+func newPgDatabase(t *testing.T, address string) *pgDatabase {
+	t.Helper()
+	db := &pgDatabase{t: t, address: address, name: fmt.Sprintf("intercom_test_%d_%d", os.Getpid(), pgDatabases.Add(1))}
+	maintenance := "postgres://postgres@" + address + "/postgres"
+	run := func(sql string) {
+		ctx, cancel := context.WithTimeout(context.Background(), longPatience)
+		defer cancel()
+		conn, err := pgx.Connect(ctx, maintenance)
+		if err != nil {
+			t.Fatalf("connecting to PostgreSQL, which .ci/postgres starts: %v", err)
+		}
+		defer conn.Close(ctx)
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+	}
+	run("CREATE DATABASE " + db.name)
+	t.Cleanup(func() { run("DROP DATABASE " + db.name + " WITH (FORCE)") })
+	var err error
+	if db.pool, err = pgxpool.New(t.Context(), db.url()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(db.pool.Close)
+	return db
+}
+
+func (db *pgDatabase) url() string { return "postgres://postgres@" + db.address + "/" + db.name }
+
+// queued is a setup with a queue in the database.
+func (db *pgDatabase) queued(routes, options string) setup {
+	return pgQueued(routes, db.url(), options)
+}
+
+func (db *pgDatabase) exec(sql string) {
+	db.t.Helper()
+	if _, err := db.pool.Exec(context.Background(), sql); err != nil {
+		db.t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// text returns the one value that a query finds, "" for NULL.
+func (db *pgDatabase) text(sql string) string {
+	db.t.Helper()
+	var value *string
+	if err := db.pool.QueryRow(context.Background(), sql).Scan(&value); err != nil {
+		db.t.Fatalf("%s: %v", sql, err)
+	}
+	if value == nil {
+		return ""
+	}
+	return *value
+}
+
+// wantAllCompleted waits until all jobs are.
+func (db *pgDatabase) wantAllCompleted() {
+	db.t.Helper()
+	within(db.t, longPatience, "all jobs are completed", func() bool {
+		return db.text("SELECT bool_and(state = 'completed')::text FROM river_job") == "true"
+	})
+}
+
+// pgServer is a PostgreSQL of one test, which may stop it.
+type pgServer struct {
+	t            *testing.T
+	bin, dir     string
+	port         string
+	address      string
+	user         *syscall.Credential // as it refuses to be root; nil if this process is not
+	server       *exec.Cmd
+	serverOutput bytes.Buffer
+}
+
+func startPgServer(t *testing.T) *pgServer {
+	t.Helper()
+	installed, err := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
+	if err != nil || len(installed) == 0 {
+		t.Fatal("PostgreSQL is not installed, which .ci/postgres does")
+	}
+	s := &pgServer{t: t, bin: filepath.Dir(installed[len(installed)-1]), port: freePort(t)}
+	s.address = "127.0.0.1:" + s.port
+	if s.dir, err = os.MkdirTemp("", "postgres"); err != nil { // t.TempDir is for root only
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(s.dir) })
+	if os.Geteuid() == 0 {
+		postgres, err := user.Lookup("postgres")
+		if err != nil {
+			t.Fatal(err)
+		}
+		uid, _ := strconv.Atoi(postgres.Uid)
+		gid, _ := strconv.Atoi(postgres.Gid)
+		if err := os.Chown(s.dir, uid, gid); err != nil {
+			t.Fatal(err)
+		}
+		s.user = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	}
+	if output, err := s.command("initdb", "-D", s.dir, "-U", "postgres", "-A", "trust", "--no-sync").CombinedOutput(); err != nil {
+		t.Fatalf("initdb: %v: %s", err, output)
+	}
+	s.start()
+	t.Cleanup(func() { s.stop(syscall.SIGINT) })
+	return s
+}
+
+func (s *pgServer) command(name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(filepath.Join(s.bin, name), args...)
+	cmd.Dir = s.dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.user}
+	return cmd
+}
+
+// start returns when the server answers.
+func (s *pgServer) start() {
+	s.t.Helper()
+	s.server = s.command("postgres", "-D", s.dir, "-p", s.port, "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=")
+	s.server.Stdout, s.server.Stderr = &s.serverOutput, &s.serverOutput
+	if err := s.server.Start(); err != nil {
+		s.t.Fatalf("starting PostgreSQL: %v", err)
+	}
+	within(s.t, longPatience, "PostgreSQL answers", func() bool {
+		conn, err := pgx.Connect(s.t.Context(), "postgres://postgres@"+s.address+"/postgres")
+		if err != nil {
+			return false
+		}
+		conn.Close(s.t.Context())
+		return true
+	})
+}
+
+// stop ends the server: SIGINT makes it hang up on everybody, SIGQUIT is a crash.
+func (s *pgServer) stop(signal syscall.Signal) {
+	s.t.Helper()
+	if err := s.server.Process.Signal(signal); err != nil {
+		s.t.Fatalf("stopping PostgreSQL: %v", err)
+	}
+	s.server.Wait() // it reports a crash as an error
+}

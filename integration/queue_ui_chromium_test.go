@@ -1,0 +1,162 @@
+//go:build chromium
+
+package integration
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+)
+
+// browserPatience is for all of a test that has a browser, which is slow to start.
+const browserPatience = 3 * time.Minute
+
+// browser is a Chromium with one page.
+type browser struct {
+	t    *testing.T
+	page context.Context
+
+	mu         sync.Mutex
+	complaints []string
+}
+
+// newBrowser starts a browser. At the end of the test all must have gone well in it,
+// and nothing may have been asked for whose address does not begin with base.
+func newBrowser(t *testing.T, base string) *browser {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), browserPatience)
+	t.Cleanup(cancel)
+	ctx, cancel = chromedp.NewExecAllocator(ctx, // in a new folder, which it removes
+		chromedp.ExecPath("chromium"), chromedp.WSURLReadTimeout(time.Minute),
+		chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun,
+		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true),
+		chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
+		chromedp.WindowSize(1280, 1000),
+	)
+	t.Cleanup(cancel)
+	ctx, cancel = chromedp.NewContext(ctx)
+	t.Cleanup(cancel)
+
+	b := &browser{t: t, page: ctx}
+	chromedp.ListenTarget(ctx, func(event any) {
+		switch event := event.(type) {
+		case *network.EventRequestWillBeSent:
+			if !strings.HasPrefix(event.Request.URL, base) {
+				b.complain("%s is asked for", event.Request.URL)
+			}
+		case *network.EventResponseReceived:
+			if event.Response.Status >= 400 {
+				b.complain("%s is answered %d", event.Response.URL, event.Response.Status)
+			}
+		case *log.EventEntryAdded:
+			if event.Entry.Level == log.LevelError {
+				b.complain("console: %s", event.Entry.Text)
+			}
+		case *runtime.EventConsoleAPICalled:
+			if event.Type == runtime.APITypeError {
+				b.complain("console: %v", event.Args)
+			}
+		case *runtime.EventExceptionThrown:
+			b.complain("exception: %v", event.ExceptionDetails)
+		}
+	})
+	t.Cleanup(func() {
+		if err := chromedp.Cancel(ctx); err != nil { // waits for its end
+			t.Errorf("stopping the browser: %v", err)
+		}
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		for _, complaint := range b.complaints {
+			t.Error(complaint)
+		}
+	})
+	b.do("starting", network.Enable(), log.Enable(), runtime.Enable())
+	return b
+}
+
+func (b *browser) complain(format string, args ...any) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.complaints = append(b.complaints, fmt.Sprintf(format, args...))
+}
+
+func (b *browser) do(what string, actions ...chromedp.Action) {
+	b.t.Helper()
+	if err := chromedp.Run(b.page, actions...); err != nil {
+		b.t.Fatalf("%s: %v", what, err)
+	}
+}
+
+func (b *browser) open(url string) {
+	b.t.Helper()
+	b.do("opening "+url, chromedp.Navigate(url))
+}
+
+// click clicks on the link or button with this text.
+func (b *browser) click(text string) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.page, time.Minute)
+	defer cancel()
+	if err := chromedp.Run(ctx, chromedp.Click(fmt.Sprintf(`//*[self::a or self::button][contains(., %q)]`, text))); err != nil {
+		b.t.Fatalf("clicking on %s: %v", text, err)
+	}
+}
+
+// wait waits until all of these texts are on the page, where people can see them.
+func (b *browser) wait(texts ...string) {
+	b.t.Helper()
+	const visible = `document.body.innerText.replaceAll(/\s+/g, " ")`
+	for _, text := range texts {
+		shown := chromedp.Poll(fmt.Sprintf("%s.includes(%q)", visible, text), nil,
+			chromedp.WithPollingInterval(100*time.Millisecond), chromedp.WithPollingTimeout(time.Minute))
+		if err := chromedp.Run(b.page, shown); err != nil {
+			var page string
+			b.do("reading the page", chromedp.Evaluate(visible, &page))
+			b.t.Fatalf("waiting for %s: %v; the page has: %s", text, err, page)
+		}
+	}
+}
+
+func TestDeadLetterIsReadAndRetriedInABrowser(t *testing.T) {
+	var mended atomic.Bool
+	backend := newBackend(t, func(w http.ResponseWriter, _ *http.Request) {
+		if !mended.Load() {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
+	g := start(t, setup{webhook: "route * as support to " + backend.address + "\n" + queueIn(t.TempDir()), behind: "intercom_queue_ui /queue"})
+	body := notification("conversation.user.replied", "notif_dead")
+	g.expect(200, signed(body))
+	g.awaitDeadLetter("notif_dead")
+
+	base := "http://127.0.0.1:" + g.port + "/queue"
+	b := newBrowser(t, base)
+	b.open(base)
+	b.click("Discarded")
+	b.wait("Discarded 1", "intercom_notification", "1 / 1", "support")
+
+	b.click("intercom_notification")
+	b.wait("State Discarded", "Attempt 1 / 1", "Queue support", "backend answered 503",
+		`"topic" : "conversation.user.replied"`, `"id" : "notif_dead"`, fmt.Sprintf(`"body" : %q`, body))
+
+	mended.Store(true)
+	backend.wantCount(t, 1)
+	b.click("Retry")
+	b.wait("State Completed", "Attempt 2 / 2")
+	backend.wantCount(t, 2)
+	got := backend.all()[1]
+	if !bytes.Equal(got.body, body) || got.header.Get("X-Intercom-Attempt") != "2" {
+		t.Errorf("the backend got %q as attempt %s, want %q as attempt 2", got.body, got.header.Get("X-Intercom-Attempt"), body)
+	}
+}

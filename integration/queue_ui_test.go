@@ -1,0 +1,214 @@
+package integration
+
+import (
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// queueIn is a queue in a file of a folder. What fails once is a dead letter.
+func queueIn(dir string) string {
+	return fmt.Sprintf("queue { path %s\nmax_attempts 1 }", filepath.Join(dir, "queue.db"))
+}
+
+// atUI is a request of somebody who looks at the UI.
+func atUI(path string) message { return message{method: http.MethodGet, path: path} }
+
+// deadLetters returns what the UI under /queue lists of them, as JSON.
+func (g *gateway) deadLetters() string {
+	g.t.Helper()
+	return g.expect(200, atUI("/queue/api/jobs?state=discarded")).body
+}
+
+func (g *gateway) awaitDeadLetter(id string) {
+	g.t.Helper()
+	eventually(g.t, id+" being listed as a dead letter", func() bool { return strings.Contains(g.deadLetters(), id) })
+}
+
+var linked = regexp.MustCompile(`(?:href|src)="([^"]+)"`)
+
+func TestQueueUIAnswersUnderItsPrefixOnly(t *testing.T) {
+	for name, prefix := range map[string]string{"given without a slash behind it": "/queue", "given with a slash behind it": "/queue/"} {
+		t.Run(name, func(t *testing.T) {
+			g := start(t, setup{webhook: "route * as support { respond 200 }\n" + queueIn(t.TempDir()), behind: "intercom_queue_ui " + prefix})
+
+			if to := g.expect(301, atUI("/queue")).header.Get("Location"); to != "/queue/" {
+				t.Errorf("/queue leads to %q, want /queue/", to)
+			}
+			page := g.expect(200, atUI("/queue/"))
+			if !strings.Contains(page.body, "<title>River</title>") {
+				t.Errorf("this is not the UI: %s", page.body)
+			}
+			links := linked.FindAllStringSubmatch(page.body, -1)
+			if len(links) == 0 {
+				t.Errorf("the page loads nothing: %s", page.body)
+			}
+			for _, link := range links {
+				// what is not there is answered with the page itself
+				if file := g.expect(200, atUI(link[1])); !strings.HasPrefix(link[1], "/queue/") || file.body == page.body {
+					t.Errorf("the page loads %s, which is not there", link[1])
+				}
+			}
+			if lanes := g.expect(200, atUI("/queue/api/queues")).body; !strings.Contains(lanes, `"name":"support"`) {
+				t.Errorf("the lane is not in %s", lanes)
+			}
+
+			for _, path := range []string{"/", "/queues", "/queue.", "/jobs", "/api/queues", "/assets/", "/other/queue/"} {
+				if allowed := g.expect(405, atUI(path)).header.Get("Allow"); allowed != "HEAD, POST" {
+					t.Errorf("%s is not answered by intercom_webhook: Allow is %q", path, allowed)
+				}
+			}
+			g.expect(200, good)
+		})
+	}
+}
+
+func TestQueueUIWithSeveralDatabases(t *testing.T) {
+	broken := answering(t, 500)
+	one, two := queueIn(t.TempDir()), queueIn(t.TempDir())
+	site := func(ui string) setup {
+		route := "route * to " + broken.address + "\n"
+		return setup{
+			webhook: route + one,
+			behind:  fmt.Sprintf("intercom_webhook /other { client_secret %s\nallow static 127.0.0.1\n%s%s }\nintercom_queue_ui /queue %s", secret, route, two, ui),
+		}
+	}
+
+	t.Run("is refused where it names none", func(t *testing.T) {
+		err := newGateway(t).load(site(""))
+		if err == nil || !strings.Contains(err.Error(), "intercom_queue_ui: the config has several queues: name one in its block") {
+			t.Errorf("error is %v", err)
+		}
+	})
+	t.Run("is refused where it names one that no handler has", func(t *testing.T) {
+		err := newGateway(t).load(site("{ " + queueIn(t.TempDir()) + " }"))
+		if err == nil || !strings.Contains(err.Error(), "intercom_queue_ui: no intercom_webhook of the config has such a queue") {
+			t.Errorf("error is %v", err)
+		}
+	})
+	for name, queue := range map[string]string{"one": one, "two": two} {
+		t.Run("shows the one that it names: "+name, func(t *testing.T) {
+			g := start(t, site("{ "+queue+" }"))
+			ids := map[string]string{"one": "notif_in_one", "two": "notif_in_two"}
+			g.expect(200, signed(notification(topic, ids["one"])))
+			g.expect(200, signed(notification(topic, ids["two"])).to("/other"))
+			eventually(t, "both being attempted", func() bool {
+				attempted := make(map[string]bool)
+				for _, got := range broken.all() {
+					attempted[got.header.Get("X-Intercom-Notification-Id")] = true
+				}
+				return attempted[ids["one"]] && attempted[ids["two"]]
+			})
+			g.awaitDeadLetter(ids[name])
+			for other, id := range ids {
+				if other != name && strings.Contains(g.deadLetters(), id) {
+					t.Errorf("%s of the other queue is listed", id)
+				}
+			}
+		})
+	}
+}
+
+func TestQueueUIWithoutQueueIsRefused(t *testing.T) {
+	err := newGateway(t).load(setup{webhook: "route * { respond 200 }", behind: "intercom_queue_ui /queue"})
+	if err == nil || !strings.Contains(err.Error(), "intercom_queue_ui: no intercom_webhook of the config has such a queue") {
+		t.Errorf("error is %v", err)
+	}
+}
+
+// The UI is behind what authenticates, however its path is written, and the webhook
+// is not.
+func TestQueueUIBehindBasicAuth(t *testing.T) {
+	const hash = "$2a$04$4Ud4zUMmMseVSLzX5nSlNuQZKmTP5CZZmroa2DAbxsQ1aW85VGMsW" // of "tulips"
+	g := start(t, setup{
+		webhook: "route * { respond 200 }\n" + queueIn(t.TempDir()),
+		behind:  "basic_auth /queue* { ops " + hash + " }\nintercom_queue_ui /queue",
+	})
+	for _, path := range []string{
+		"/queue", "/queue/", "/queue/jobs", "/queue/api/jobs", "/queue/assets/", "/QUEUE/api/jobs", "//queue/api/jobs", "/queue//api/jobs",
+		"/%71ueue/api/jobs", "/queue%2Fapi/jobs", "/other/../queue/api/jobs", "/queue/../queue/api/jobs",
+	} {
+		if asked := g.expect(401, atUI(path)).header.Get("Www-Authenticate"); !strings.HasPrefix(asked, "Basic ") {
+			t.Errorf("%s asks for no credentials: Www-Authenticate is %q", path, asked)
+		}
+	}
+	g.expect(401, message{path: "/queue/api/jobs/delete", body: []byte(`{"ids":["1"]}`)})
+
+	authorization := func(user, password string) string {
+		r := http.Request{Header: make(http.Header)}
+		r.SetBasicAuth(user, password)
+		return r.Header.Get("Authorization")
+	}
+	g.expect(401, atUI("/queue/").with("Authorization", authorization("ops", "roses")))
+	g.expect(200, atUI("/queue/").with("Authorization", authorization("ops", "tulips")))
+	g.expect(200, good)
+}
+
+func TestQueueUIGoesOnAfterReloads(t *testing.T) {
+	broken, mended := answering(t, 500), newBackend(t, nil)
+	queue := queueIn(t.TempDir())
+	const ui = "intercom_queue_ui /queue"
+	g := start(t, setup{webhook: "route * to " + broken.address + "\n" + queue, behind: ui})
+	g.expect(200, signed(notification(topic, "notif_dead")))
+	g.awaitDeadLetter("notif_dead")
+
+	for _, address := range []string{broken.address, mended.address} {
+		if err := g.load(setup{webhook: "route * to " + address + "\n" + queue, behind: ui}); err != nil {
+			t.Fatal(err)
+		}
+		if letters := g.deadLetters(); !strings.Contains(letters, "notif_dead") {
+			t.Errorf("the dead letter is not in %s", letters)
+		}
+	}
+	for _, step := range []struct {
+		ui     string
+		status int
+	}{{"", 405}, {ui, 200}} {
+		if err := g.load(setup{webhook: "route * to " + mended.address + "\n" + queue, behind: step.ui}); err != nil {
+			t.Fatal(err)
+		}
+		g.expect(step.status, atUI("/queue/"))
+	}
+
+	mended.wantCount(t, 0)
+	g.expect(200, message{path: "/queue/api/jobs/retry", body: []byte(`{"ids":["1"]}`)})
+	eventually(t, "the dead letter being delivered", func() bool { return len(mended.all()) == 1 })
+	if got := mended.only(t).header.Get("X-Intercom-Attempt"); got != "2" {
+		t.Errorf("the backend is told of attempt %q, want 2", got)
+	}
+}
+
+// A page of somebody else can have the browser of who is logged in send a form here,
+// together with the password.
+func TestQueueUITakesNoOrdersFromOtherSites(t *testing.T) {
+	broken := answering(t, 500)
+	g := start(t, setup{webhook: "route * to " + broken.address + "\n" + queueIn(t.TempDir()), behind: "intercom_queue_ui /queue"})
+	g.expect(200, signed(notification(topic, "notif_dead")))
+	g.awaitDeadLetter("notif_dead")
+
+	order := message{path: "/queue/api/jobs/delete", body: []byte(`{"ids":["1"],"ignored":"="}`)}.with("Content-Type", "text/plain")
+	g.expect(403, order.with("Sec-Fetch-Site", "cross-site"))
+	g.expect(403, order.with("Origin", "https://other.example"))
+	if letters := g.deadLetters(); !strings.Contains(letters, "notif_dead") {
+		t.Errorf("the dead letter is not in %s", letters)
+	}
+	g.expect(200, order.with("Origin", "http://127.0.0.1:"+g.port))
+	if letters := g.deadLetters(); strings.Contains(letters, "notif_dead") {
+		t.Errorf("the dead letter is still in %s", letters)
+	}
+}
+
+func TestQueueUIAtTheRootLeavesNotificationsAlone(t *testing.T) {
+	b := newBackend(t, nil)
+	g := start(t, setup{webhook: "route * to " + b.address + "\n" + queueIn(t.TempDir()), behind: "intercom_queue_ui"})
+	g.expect(200, atUI("/"))
+	g.expect(200, good)
+	g.expect(200, signed(notification(topic, "notif_elsewhere")).to("/webhooks"))
+	eventually(t, "both being delivered", func() bool { return len(b.all()) == 2 })
+	if jobs := g.expect(200, atUI("/api/jobs?state=completed")).body; strings.Contains(jobs, "<!doctype html>") {
+		t.Errorf("the jobs are %s", jobs)
+	}
+}

@@ -108,6 +108,10 @@ func pool(ctx context.Context, url string, connections int32) (*pgxpool.Pool, er
 	return pgxpool.NewWithConfig(ctx, config)
 }
 
+// instanceTable has the instances that share the database. River had one for that, and
+// took it back.
+const instanceTable = "intercom_webhook_instance"
+
 // migrationLock keeps instances that start together from migrating together.
 const migrationLock = 0x49637771
 
@@ -122,7 +126,11 @@ func (d *postgresDB) migrate(ctx context.Context, driver *riverpgxv5.Driver) err
 		return fmt.Errorf("locking for the migration: %w", err)
 	}
 	defer conn.Exec(context.WithoutCancel(ctx), "SELECT pg_advisory_unlock($1)", migrationLock) //nolint:errcheck // the connection's end unlocks, too
-	return migrate(ctx, driver, d.schemaName)
+	if err := migrate(ctx, driver, d.schemaName); err != nil {
+		return err
+	}
+	_, err = conn.Exec(ctx, `CREATE TABLE IF NOT EXISTS `+d.table(instanceTable)+` (id text PRIMARY KEY, updated_at timestamptz NOT NULL)`)
+	return err
 }
 
 func isUnsupported(err error) bool {
@@ -154,7 +162,7 @@ func (d *postgresDB) table(name string) string {
 
 // beat says that this instance is alive.
 func (d *postgresDB) beat(ctx context.Context) error {
-	_, err := d.working.Exec(ctx, `INSERT INTO `+d.table("river_client")+` (id, updated_at) VALUES ($1, now())
+	_, err := d.working.Exec(ctx, `INSERT INTO `+d.table(instanceTable)+` (id, updated_at) VALUES ($1, now())
 		ON CONFLICT (id) DO UPDATE SET updated_at = now()`, d.id)
 	switch {
 	case err != nil:
@@ -179,12 +187,12 @@ func (d *postgresDB) recover(ctx context.Context) (int64, error) {
 		state = CASE WHEN attempt >= max_attempts THEN 'discarded' ELSE 'available' END::`+d.table("river_job_state")+`,
 		finalized_at = CASE WHEN attempt >= max_attempts THEN now() END
 		WHERE state = 'running' AND NOT EXISTS (
-			SELECT 1 FROM `+d.table("river_client")+` c
+			SELECT 1 FROM `+d.table(instanceTable)+` c
 			WHERE c.id = attempted_by[array_upper(attempted_by, 1)] AND c.updated_at > now() - $1::interval)`, goneAfter)
 	if err != nil {
 		return 0, err
 	}
-	_, err = d.working.Exec(ctx, `DELETE FROM `+d.table("river_client")+` WHERE updated_at < now() - interval '1 day'`)
+	_, err = d.working.Exec(ctx, `DELETE FROM `+d.table(instanceTable)+` WHERE updated_at < now() - interval '1 day'`)
 	return recovered.RowsAffected(), err
 }
 
@@ -256,7 +264,7 @@ func (d *postgresDB) close() error {
 		// says that this instance is gone, so that nobody need wait
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		_, _ = d.working.Exec(ctx, `DELETE FROM `+d.table("river_client")+` WHERE id = $1`, d.id)
+		_, _ = d.working.Exec(ctx, `DELETE FROM `+d.table(instanceTable)+` WHERE id = $1`, d.id)
 		d.working.Close()
 	}
 	if d.storing != nil {

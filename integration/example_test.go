@@ -14,9 +14,9 @@ import (
 // TestExample does what the README tells a newcomer to do, on ports that are free.
 func TestExample(t *testing.T) {
 	dir := t.TempDir()
-	caddy := filepath.Join(dir, "caddy")
-	if out, err := exec.Command("go", "build", "-o", caddy, "../cmd/caddy").CombinedOutput(); err != nil {
-		t.Fatalf("building: %v\n%s", err, out)
+	caddy, err := program()
+	if err != nil {
+		t.Fatal(err)
 	}
 	example, err := os.ReadFile("../example.Caddyfile")
 	if err != nil {

@@ -105,7 +105,7 @@ func TestPostgresStoppedAndStarted(t *testing.T) {
 	within(t, longPatience, "deliveries are running", func() bool { return b.count(running) > 0 && b.count(failed) > 0 })
 	stored = append(stored, running, failed)
 
-	server.stop(syscall.SIGINT)
+	server.stop()
 	for range 20 {
 		began := time.Now()
 		p.expect(http.StatusServiceUnavailable, signed(notification(topic, newID())))
@@ -143,13 +143,12 @@ func TestPostgresStoppedAndStarted(t *testing.T) {
 	}
 }
 
-// PostgreSQL empties its unlogged tables when it crashes. River had its list of
-// instances in one.
+// PostgreSQL starts anew by itself when one of its processes is killed, as for want of
+// memory. It then empties its unlogged tables; River had its list of instances in one.
 func TestPostgresCrashMakesNobodyLookGone(t *testing.T) {
 	server := startPgServer(t)
 	db := newPgDatabase(t, server.address)
-	slow := newTally(t, 20*time.Second)
-	quick := newTally(t, 0)
+	slow, quick := newTally(t, 20*time.Second), newTally(t, 0)
 	startPgProcess(t, db.queued("route * to "+quick.address, ""))
 	time.Sleep(35 * time.Second) // or else this instance does not yet take up anything
 	p := startPgProcess(t, db.queued("route * to "+slow.address, ""))
@@ -158,9 +157,11 @@ func TestPostgresCrashMakesNobodyLookGone(t *testing.T) {
 		return slow.total() >= 3
 	})
 
-	server.stop(syscall.SIGQUIT)
-	server.start()
-	time.Sleep(15 * time.Second) // in which each instance says several times that it is alive
+	p.signal(syscall.SIGSTOP) // so that it cannot be the first to say that it is alive
+	server.crash(db)
+	time.Sleep(10 * time.Second) // in which the other one does, and looks who is gone
+	p.signal(syscall.SIGCONT)
+	db.wantAllCompleted()
 	wantNoneTwice(t, slow, quick)
 }
 
@@ -328,6 +329,29 @@ func TestPostgresCommitsDurablyWhateverTheServersDefaultIs(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Where somebody else makes the tables, a role will do that may only use them.
+func TestPostgresRoleWithoutRightsToCreate(t *testing.T) {
+	db := newPgDatabase(t, pgShared)
+	b := newTally(t, 0)
+	p := startPgProcess(t, db.queued("route * to "+b.address, ""))
+	p.post(topic) // it is up
+	db.wantAllCompleted()
+	p.stop()
+	role := db.name + "_user"
+	db.exec("CREATE ROLE " + role + " LOGIN")
+	t.Cleanup(func() {
+		db.exec("DROP OWNED BY " + role)
+		db.exec("DROP ROLE " + role)
+	})
+	db.exec("REVOKE CREATE ON SCHEMA public FROM PUBLIC") // as it is from PostgreSQL 15 on
+	db.exec("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO " + role)
+	db.exec("GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO " + role)
+
+	p.start(pgQueued("route * to "+b.address, strings.Replace(db.url(), "postgres@", role+"@", 1), ""))
+	wantAll(t, []string{p.post(topic)}, b)
+	db.wantAllCompleted()
 }
 
 func TestPostgresBadInput(t *testing.T) {
@@ -584,7 +608,7 @@ func startPgServer(t *testing.T) *pgServer {
 		t.Fatalf("initdb: %v: %s", err, output)
 	}
 	s.start()
-	t.Cleanup(func() { s.stop(syscall.SIGINT) })
+	t.Cleanup(s.stop)
 	return s
 }
 
@@ -595,7 +619,7 @@ func (s *pgServer) command(name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// start returns when the server answers.
+// start starts the server, and returns when it answers.
 func (s *pgServer) start() {
 	s.t.Helper()
 	s.server = s.command("postgres", "-D", s.dir, "-p", s.port, "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=")
@@ -603,6 +627,11 @@ func (s *pgServer) start() {
 	if err := s.server.Start(); err != nil {
 		s.t.Fatalf("starting PostgreSQL: %v", err)
 	}
+	s.waitUntilReady()
+}
+
+func (s *pgServer) waitUntilReady() {
+	s.t.Helper()
 	within(s.t, longPatience, "PostgreSQL answers", func() bool {
 		conn, err := pgx.Connect(s.t.Context(), "postgres://postgres@"+s.address+"/postgres")
 		if err != nil {
@@ -613,11 +642,29 @@ func (s *pgServer) start() {
 	})
 }
 
-// stop ends the server: SIGINT makes it hang up on everybody, SIGQUIT is a crash.
-func (s *pgServer) stop(signal syscall.Signal) {
+// stop has the server hang up on everybody, and end.
+func (s *pgServer) stop() {
 	s.t.Helper()
-	if err := s.server.Process.Signal(signal); err != nil {
+	if err := s.server.Process.Signal(syscall.SIGINT); err != nil {
 		s.t.Fatalf("stopping PostgreSQL: %v", err)
 	}
-	s.server.Wait() // it reports a crash as an error
+	if err := s.server.Wait(); err != nil {
+		s.t.Fatalf("stopping PostgreSQL: %v: %s", err, s.serverOutput.String())
+	}
+}
+
+// crash kills the process of one of the server's connections, and returns when the
+// server answers again.
+func (s *pgServer) crash(db *pgDatabase) {
+	s.t.Helper()
+	pid, err := strconv.Atoi(db.text("SELECT pg_backend_pid()::text"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		s.t.Fatalf("killing a process of PostgreSQL: %v", err)
+	}
+	time.Sleep(time.Second) // in which it notices
+	s.waitUntilReady()
+	db.pool.Reset()
 }

@@ -140,25 +140,28 @@ func (e *engine) start(ctx context.Context) error {
 	return nil
 }
 
-// leave takes endpoints out that use has put in. If there are none left, it ends
-// deliveries: those that run have until the context ends.
+// leave takes endpoints out that use has put in. If there are no others, it ends
+// deliveries instead, which need them to their end: those that run have until the
+// context ends.
 func (e *engine) leave(ctx context.Context, set endpoints) {
 	e.mu.Lock()
-	e.endpoints = slices.DeleteFunc(e.endpoints, func(other endpoints) bool {
-		for name, endpoint := range set {
-			if other[name] == endpoint {
-				return true
+	last := len(e.endpoints) == 1
+	if !last {
+		e.endpoints = slices.DeleteFunc(e.endpoints, func(other endpoints) bool {
+			for name, endpoint := range set {
+				if other[name] == endpoint {
+					return true
+				}
 			}
-		}
-		return false
-	})
-	left := len(e.endpoints)
-	e.mu.Unlock()
-	if left == 0 {
-		e.stopDelivering(ctx)
-		return
+			return false
+		})
 	}
-	e.askForLanes()
+	e.mu.Unlock()
+	if last {
+		e.stopDelivering(ctx)
+	} else {
+		e.askForLanes()
+	}
 }
 
 func (e *engine) stopDelivering(ctx context.Context) {

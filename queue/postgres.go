@@ -122,7 +122,8 @@ func (d *postgresDB) migrate(ctx context.Context, driver *riverpgxv5.Driver) err
 	}
 	defer conn.Release()
 	// YugabyteDB before 2025.1 has no such locks, and is the less safe for it
-	if _, err := conn.Exec(ctx, "SELECT pg_advisory_lock($1)", migrationLock); err != nil && !isUnsupported(err) {
+	_, err = conn.Exec(ctx, "SELECT pg_advisory_lock($1)", migrationLock)
+	if err != nil && !hasCode(err, "0A000") { // feature_not_supported
 		return fmt.Errorf("locking for the migration: %w", err)
 	}
 	defer conn.Exec(context.WithoutCancel(ctx), "SELECT pg_advisory_unlock($1)", migrationLock) //nolint:errcheck // the connection's end unlocks, too
@@ -133,9 +134,11 @@ func (d *postgresDB) migrate(ctx context.Context, driver *riverpgxv5.Driver) err
 	return err
 }
 
-func isUnsupported(err error) bool {
+// hasCode reports whether PostgreSQL answered with this code.
+// Source: https://www.postgresql.org/docs/current/errcodes-appendix.html
+func hasCode(err error, code string) bool {
 	reply, ok := errors.AsType[*pgconn.PgError](err)
-	return ok && reply.Code == "0A000" // feature_not_supported
+	return ok && reply.Code == code
 }
 
 func (d *postgresDB) newClient(config *river.Config) (client, error) {
@@ -143,8 +146,16 @@ func (d *postgresDB) newClient(config *river.Config) (client, error) {
 	return river.NewClient(riverpgxv5.New(d.working), config)
 }
 
-func (d *postgresDB) insert(ctx context.Context, params []river.InsertManyParams) ([]*rivertype.JobInsertResult, error) {
-	return d.inserter.InsertMany(ctx, params)
+// insert tries again after a deadlock: what completes deliveries locks the same rows
+// as their duplicates do, in another order.
+func (d *postgresDB) insert(ctx context.Context, params []river.InsertManyParams) (results []*rivertype.JobInsertResult, err error) {
+	for range 3 {
+		results, err = d.inserter.InsertMany(ctx, params)
+		if !hasCode(err, "40P01") { // deadlock_detected
+			break
+		}
+	}
+	return results, err
 }
 
 func (d *postgresDB) executor() riverdriver.Executor {

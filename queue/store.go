@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/riverqueue/river"
@@ -121,8 +123,10 @@ func (s *store) gather(first *deposit) []*deposit {
 }
 
 // commit stores a group, and answers each of it. River refuses a group with
-// duplicates in it, so only the first of these is inserted.
+// duplicates in it, so only the first of these is inserted. All who insert do so in
+// the same order: two that wait for each other's duplicates would never end.
 func (s *store) commit(group []*deposit) {
+	slices.SortStableFunc(group, func(a, b *deposit) int { return strings.Compare(a.key, b.key) })
 	params := make([]river.InsertManyParams, 0, len(group))
 	place := make([]int, len(group)) // in params
 	first := make(map[string]int)

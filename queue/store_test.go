@@ -65,8 +65,8 @@ func TestStoreSharesCommits(t *testing.T) {
 		}
 		inserts.let <- nil
 		synctest.Wait()
-		if want := []string{"b", "c", "", "", "e"}; len(inserts.groups) != 2 || !slices.Equal(inserts.groups[1], want) {
-			t.Errorf("groups %q, want all others in the second, duplicates once", inserts.groups)
+		if want := []string{"", "", "b", "c", "e"}; len(inserts.groups) != 2 || !slices.Equal(inserts.groups[1], want) {
+			t.Errorf("groups %q, want all others in the second, in order, duplicates once", inserts.groups)
 		}
 		for i, duplicate := range []bool{false, false, false, true, false, false, true, true} {
 			if answers[i] == nil || *answers[i] != (storeAnswer{duplicate: duplicate}) {

@@ -102,14 +102,15 @@ func run() (err error) {
 		}
 		defer os.RemoveAll(dir)
 	}
+	database := filepath.Join(dir, databaseFile)
+	defer func() { err = errors.Join(err, erase(database)) }()
 	var results []result
 	for range options.rounds {
-		measured, err := round(filepath.Join(dir, databaseFile), filepath.Join(dir, "appended"))
+		measured, err := round(database, filepath.Join(dir, "appended"))
 		if err != nil {
 			return err
 		}
 		results = append(results, measured)
-		fmt.Fprintf(os.Stderr, "%+v\n", measured)
 	}
 	report(results)
 	return nil
@@ -135,7 +136,7 @@ func round(database, file string) (measured result, err error) {
 	}
 	slices.SortFunc(appending, func(a, b pace) int { return cmp.Compare(a.Rate, b.Rate) })
 	measured.Appending = appending[len(appending)/2]
-	return measured, erase(database)
+	return measured, nil
 }
 
 // storeAndDeliver stores as fast as it is delivered, on a database that is empty.
@@ -305,7 +306,7 @@ func startEmpty(database string) (*subject, error) {
 	return start(database)
 }
 
-// erase removes the database.
+// erase removes the database. There may be none.
 func erase(database string) error {
 	if options.engine == "postgres" {
 		ctx := context.Background()

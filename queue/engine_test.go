@@ -236,8 +236,9 @@ func TestInterruptedDeliveriesAreTakenUpAtTheStart(t *testing.T) {
 }
 
 func TestLanesFollowTheConfig(t *testing.T) {
-	release := make(chan struct{})
+	began, release := make(chan struct{}), make(chan struct{})
 	old := &fakeTarget{lanes: []string{"support", "sales"}, answer: func(int) intercomwebhook.Delivery {
+		close(began)
 		<-release
 		return intercomwebhook.Delivery{}
 	}}
@@ -245,7 +246,7 @@ func TestLanesFollowTheConfig(t *testing.T) {
 	defer q.close()
 	q.put("sales", "a")
 	q.put("sales", "b") // waits behind a
-	q.eventually("sales running", 1)
+	<-began
 
 	current := &fakeTarget{lanes: []string{"support"}}
 	next := endpoints{"intercom": q.config(Options{Name: "intercom", Workers: 3, Lanes: map[string]Lane{"support": {Workers: 2}}}, current)}

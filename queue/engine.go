@@ -127,7 +127,7 @@ func (e *engine) start(ctx context.Context) error {
 		Logger:                      newRiverLogger(),
 		Queues:                      queues,
 		ReindexerSchedule:           river.NeverSchedule(),
-		RescueStuckJobsAfter:        24 * time.Hour, // database.recover comes long before
+		RescueStuckJobsAfter:        2 * time.Hour, // longer than any delivery; database.recover comes long before
 		Workers:                     workers,
 	})
 	if err != nil {

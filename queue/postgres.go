@@ -109,7 +109,8 @@ func pool(ctx context.Context, url string, connections int32) (*pgxpool.Pool, er
 }
 
 // instanceTable has the instances that share the database. River had one for that, and
-// took it back.
+// took it back. A crash of PostgreSQL must not empty it, as it does unlogged tables: all
+// would look gone.
 const instanceTable = "intercom_webhook_instance"
 
 // migrationLock keeps instances that start together from migrating together.
@@ -130,8 +131,17 @@ func (d *postgresDB) migrate(ctx context.Context, driver *riverpgxv5.Driver) err
 	if err := migrate(ctx, driver, d.schemaName); err != nil {
 		return err
 	}
-	_, err = conn.Exec(ctx, `CREATE TABLE IF NOT EXISTS `+d.table(instanceTable)+` (id text PRIMARY KEY, updated_at timestamptz NOT NULL)`)
-	return err
+	var exists bool
+	if err := conn.QueryRow(ctx, "SELECT to_regclass($1) IS NOT NULL", d.table(instanceTable)).Scan(&exists); err != nil {
+		return fmt.Errorf("looking for the table of instances: %w", err)
+	}
+	if exists {
+		return nil // CREATE … IF NOT EXISTS would still ask for the right to create it
+	}
+	if _, err := conn.Exec(ctx, `CREATE TABLE IF NOT EXISTS `+d.table(instanceTable)+` (id text PRIMARY KEY, updated_at timestamptz NOT NULL)`); err != nil {
+		return fmt.Errorf("creating the table of instances: %w", err)
+	}
+	return nil
 }
 
 // hasCode reports whether PostgreSQL answered with this code.

@@ -94,6 +94,9 @@ func (q *Postgres) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
+	if config, err := pgxpool.ParseConfig(q.URL); err == nil && config.ConnConfig.Password != "" && !strings.Contains(q.URL, "{") {
+		ctx.Logger().Warn("the password of PostgreSQL stands in the config itself, where /config/, the autosave and a log at DEBUG show it; better is {env.NAME} or {file./path}")
+	}
 	return q.provision(ctx, at, &q.Options)
 }
 

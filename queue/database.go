@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/riverqueue/river"
@@ -19,9 +20,10 @@ type database interface {
 	// newClient makes the client that delivers.
 	newClient(config *river.Config) (client, error)
 
-	// insert stores notifications, all or none, and reports which of them were there
-	// already. It returns when they can no longer be lost.
-	insert(ctx context.Context, params []river.InsertManyParams) ([]*rivertype.JobInsertResult, error)
+	// insert stores what is collected, all or none, and reports which of it was there
+	// already. It collects once it need wait for nobody any more, and returns when
+	// nothing of it can be lost.
+	insert(ctx context.Context, collect func() []*riverdriver.JobInsertFastParams) ([]*riverdriver.JobInsertFastResult, error)
 
 	// executor runs River's statements, beside those of the client.
 	executor() riverdriver.Executor
@@ -104,6 +106,30 @@ func appliedVersion(ctx context.Context, exec riverdriver.Executor, schema strin
 		applied = max(applied, migration.Version)
 	}
 	return applied, nil
+}
+
+// insertJobs inserts in one transaction, and tells those who deliver.
+func insertJobs(ctx context.Context, exec riverdriver.Executor, schema string, collect func() []*riverdriver.JobInsertFastParams) ([]*riverdriver.JobInsertFastResult, error) {
+	tx, err := exec.Begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer tx.Rollback(ctx) //nolint:errcheck // there is nothing to undo once it is committed
+	jobs := collect()
+	results, err := tx.JobInsertFastMany(ctx, &riverdriver.JobInsertFastManyParams{Jobs: jobs, Schema: schema})
+	if err != nil {
+		return nil, err
+	}
+	news := &riverdriver.NotifyManyParams{Schema: schema, Topic: "river_insert"} // as River's own client does
+	for _, job := range jobs {
+		if payload := fmt.Sprintf(`{"queue": %q}`, job.Queue); !slices.Contains(news.Payload, payload) {
+			news.Payload = append(news.Payload, payload)
+		}
+	}
+	if err := tx.NotifyMany(ctx, news); err != nil {
+		return nil, err
+	}
+	return results, tx.Commit(ctx)
 }
 
 func newUI[TTx any](client *river.Client[TTx], prefix string, logger *slog.Logger) (*riverui.Handler, error) {

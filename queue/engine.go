@@ -44,7 +44,7 @@ type endpoints map[string]*endpoint
 
 const (
 	// A lane looks for news so often, at most and at least, besides being told.
-	fetchCooldown     = 2 * time.Millisecond
+	fetchCooldown     = 10 * time.Millisecond
 	fetchPollInterval = 500 * time.Millisecond
 
 	// janitorInterval is how often what is no longer kept is erased, and lanes that

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver"
 	"github.com/riverqueue/river/rivertype"
 	"go.uber.org/zap"
 
@@ -64,7 +64,7 @@ func openTestQueue(t *testing.T, path string, options Options, target intercomwe
 	if err != nil {
 		t.Fatalf("opening: %v", err)
 	}
-	q := &testQueue{T: t, engine: newEngine(path, db, 1)}
+	q := &testQueue{T: t, engine: newEngine(path, db, 2)}
 	q.endpoint = q.config(options, target)
 	if err := q.engine.use(endpoints{options.Name: q.endpoint}); err != nil {
 		t.Fatalf("starting: %v", err)
@@ -211,11 +211,14 @@ func TestInterruptedDeliveriesAreTakenUpAtTheStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, id := range []string{"runs", "ran its last attempt"} {
-		packed, err := pack(httptest.NewRequest(http.MethodPost, "/", nil), "intercom", intercomwebhook.Notification{ID: id, Body: []byte(id)})
+		interrupted, err := job(httptest.NewRequest(http.MethodPost, "/", nil), &Options{Name: "intercom", MaxAttempts: 5},
+			intercomwebhook.Notification{ID: id, Lane: "support", Body: []byte(id)})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := db.insert(t.Context(), []river.InsertManyParams{{Args: packed, InsertOpts: packed.insertOpts("support", 5)}}); err != nil {
+		if _, err := db.insert(t.Context(), func() []*riverdriver.JobInsertFastParams {
+			return []*riverdriver.JobInsertFastParams{interrupted}
+		}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -1,6 +1,8 @@
 package queue
 
 import (
+	"cmp"
+	"crypto/sha256"
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
@@ -11,23 +13,22 @@ import (
 	"unicode/utf8"
 
 	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver"
 	"github.com/riverqueue/river/rivertype"
 
 	intercomwebhook "github.com/caddy-intercom/caddy-intercom-webhook"
 )
 
-// notification is a notification as it is stored, in the arguments of a job. The
-// fields that are tagged unique make it a duplicate of another.
+// notification is a notification as it is stored, in the arguments of a job.
 type notification struct {
 	Topic      string    `json:"topic"`
-	Endpoint   string    `json:"endpoint" river:"unique"`
-	AppID      string    `json:"app_id" river:"unique"`
-	ID         string    `json:"id" river:"unique"`
+	Endpoint   string    `json:"endpoint"`
+	AppID      string    `json:"app_id"`
+	ID         string    `json:"id"`
 	ReceivedAt time.Time `json:"received_at"`
 	Request    request   `json:"request"`
 	Body       octets    `json:"body"`
 
-	encoded    []byte        // the JSON of all above
 	retryAfter time.Duration // that the backend asked for, once an attempt has failed
 }
 
@@ -45,12 +46,37 @@ type request struct {
 // Kind names the kind of job, for River.
 func (notification) Kind() string { return "intercom_notification" }
 
-// MarshalJSON returns what pack has encoded, outside of the one goroutine that stores.
-func (n notification) MarshalJSON() ([]byte, error) { return n.encoded, nil }
+// everyState has the bits of all states that River knows: a notification is a duplicate
+// for as long as the row of the first one is there.
+const everyState = 1<<8 - 1
+
+// job makes a job of a request. River would do that itself, but in the one goroutine
+// that stores, and encode the body twice.
+func job(r *http.Request, options *Options, n intercomwebhook.Notification) (*riverdriver.JobInsertFastParams, error) {
+	args, err := json.Marshal(pack(r, options.Name, n))
+	if err != nil {
+		return nil, err
+	}
+	j := &riverdriver.JobInsertFastParams{
+		EncodedArgs: args,
+		Kind:        notification{}.Kind(),
+		MaxAttempts: options.MaxAttempts,
+		Metadata:    []byte("{}"),
+		Priority:    river.PriorityDefault,
+		Queue:       riverQueue(options.Name, cmp.Or(n.Lane, unroutedLane)),
+		State:       rivertype.JobStateAvailable,
+		Tags:        []string{},
+	}
+	if n.ID != "" { // or else it is a duplicate of no other
+		key := sha256.Sum256([]byte(strings.Join([]string{options.Name, n.AppID, n.ID}, "\x00")))
+		j.UniqueKey, j.UniqueStates = key[:], everyState
+	}
+	return j, nil
+}
 
 // pack makes a notification of a request.
-func pack(r *http.Request, endpoint string, n intercomwebhook.Notification) (notification, error) {
-	packed := notification{
+func pack(r *http.Request, endpoint string, n intercomwebhook.Notification) *notification {
+	packed := &notification{
 		Topic:      n.Topic,
 		Endpoint:   endpoint,
 		AppID:      n.AppID,
@@ -72,10 +98,7 @@ func pack(r *http.Request, endpoint string, n intercomwebhook.Notification) (not
 			packed.Request.Header[name] = append(packed.Request.Header[name], octets(value))
 		}
 	}
-	type plain notification // without MarshalJSON
-	var err error
-	packed.encoded, err = json.Marshal(plain(packed))
-	return packed, err
+	return packed
 }
 
 // unpack rebuilds the request, but for its body.
@@ -105,17 +128,6 @@ func (n *notification) unpack() (*http.Request, error) {
 		}
 	}
 	return r, nil
-}
-
-// insertOpts returns how River is to keep the notification. One without an id is no
-// duplicate of any other.
-func (n *notification) insertOpts(queue string, maxAttempts int) *river.InsertOpts {
-	opts := &river.InsertOpts{Queue: queue, MaxAttempts: maxAttempts}
-	if n.ID != "" {
-		// by all states: for as long as the row is there
-		opts.UniqueOpts = river.UniqueOpts{ByArgs: true, ByState: rivertype.JobStates()}
-	}
-	return opts
 }
 
 // octets are bytes that people can read in the database where they are text. They are

@@ -11,6 +11,9 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"github.com/riverqueue/river/rivershared/uniquestates"
+	"github.com/riverqueue/river/rivertype"
+
 	intercomwebhook "github.com/caddy-intercom/caddy-intercom-webhook"
 )
 
@@ -77,16 +80,12 @@ func TestRequestsComeOutAsTheyWentIn(t *testing.T) {
 		"X-Latin":         {"caf\xe9"},
 	}
 	body := `{"topic":"a.b","text":"\u0000 <p>🌷</p>"}`
-	packed, err := pack(r, "crm", intercomwebhook.Notification{Topic: "a.b", AppID: "tulip4", ID: "notif_1", Body: []byte(body)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	encoded, err := json.Marshal(packed)
+	packed, err := job(r, &Options{Name: "crm"}, intercomwebhook.Notification{Topic: "a.b", AppID: "tulip4", ID: "notif_1", Body: []byte(body)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var stored notification
-	if err := json.Unmarshal(encoded, &stored); err != nil {
+	if err := json.Unmarshal(packed.EncodedArgs, &stored); err != nil {
 		t.Fatal(err)
 	}
 	got, err := stored.unpack()
@@ -106,17 +105,39 @@ func TestRequestsComeOutAsTheyWentIn(t *testing.T) {
 		got.ProtoMajor != 2 || got.TLS == nil {
 		t.Errorf("request %+v, want %+v", got, r)
 	}
-	if !strings.Contains(string(encoded), "🌷") {
-		t.Errorf("people cannot read the body in %s", encoded)
+	if !strings.Contains(string(packed.EncodedArgs), "🌷") {
+		t.Errorf("people cannot read the body in %s", packed.EncodedArgs)
 	}
 }
 
-func TestOnlyNotificationsWithAnIDCanBeDuplicates(t *testing.T) {
-	with, without := notification{ID: "notif_1"}, notification{}
-	if opts := with.insertOpts("lane", 3); !opts.UniqueOpts.ByArgs || len(opts.UniqueOpts.ByState) != 8 || opts.Queue != "lane" || opts.MaxAttempts != 3 {
-		t.Errorf("with an id: %+v", opts)
+func TestDuplicatesAreOfOneEndpointAppAndID(t *testing.T) {
+	keyOf := func(endpoint, app, id string) string {
+		packed, err := job(httptest.NewRequest(http.MethodPost, "/", nil), &Options{Name: endpoint}, intercomwebhook.Notification{AppID: app, ID: id})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(packed.UniqueKey)
 	}
-	if opts := without.insertOpts("lane", 3); opts.UniqueOpts.ByArgs {
-		t.Errorf("without an id: %+v", opts)
+	first := keyOf("intercom", "tulip4", "notif_1")
+	if first == "" || keyOf("intercom", "tulip4", "notif_1") != first {
+		t.Error("the same are no duplicates")
+	}
+	for _, other := range []string{
+		keyOf("crm", "tulip4", "notif_1"), keyOf("intercom", "rose4", "notif_1"), keyOf("intercom", "tulip4", "notif_2"),
+		keyOf("intercom", "tulip", "4notif_1"),
+	} {
+		if other == first {
+			t.Error("another one is a duplicate")
+		}
+	}
+	if keyOf("intercom", "tulip4", "") != "" {
+		t.Error("one without an id is a duplicate")
+	}
+	var all byte
+	for _, state := range rivertype.JobStates() {
+		all |= uniquestates.UniqueStatesToBitmask([]rivertype.JobState{state})
+	}
+	if all != everyState {
+		t.Errorf("River's states have the bits %b, everyState %b", all, everyState)
 	}
 }

@@ -14,7 +14,6 @@ import (
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
-	"github.com/riverqueue/river/rivertype"
 	"go.uber.org/zap"
 	"riverqueue.com/riverui"
 
@@ -30,7 +29,6 @@ type postgresDB struct {
 	storing *pgxpool.Pool
 	working *pgxpool.Pool
 
-	inserter   *river.Client[pgx.Tx]
 	aliveSince time.Time // each heartbeat has succeeded; zero if the last one failed
 }
 
@@ -76,17 +74,10 @@ func openPostgres(ctx context.Context, url, schema string) (_ *postgresDB, err e
 			}
 		}
 	}
-	driver := riverpgxv5.New(d.storing)
-	if err := d.migrate(ctx, driver); err != nil {
+	if err := d.migrate(ctx, riverpgxv5.New(d.storing)); err != nil {
 		return nil, err
 	}
-	d.inserter, err = river.NewClient(driver, &river.Config{
-		FetchCooldown:       20 * time.Millisecond,
-		Logger:              newRiverLogger(),
-		Schema:              schema,
-		SkipUnknownJobCheck: true,
-	})
-	return d, err
+	return d, nil
 }
 
 // pool makes connections that commit durably, whatever the server's default is.
@@ -158,9 +149,11 @@ func (d *postgresDB) newClient(config *river.Config) (client, error) {
 
 // insert tries again after a deadlock: what completes deliveries locks the same rows
 // as their duplicates do, in another order.
-func (d *postgresDB) insert(ctx context.Context, params []river.InsertManyParams) (results []*rivertype.JobInsertResult, err error) {
+func (d *postgresDB) insert(ctx context.Context, collect func() []*riverdriver.JobInsertFastParams) (results []*riverdriver.JobInsertFastResult, err error) {
+	jobs := collect()
+	again := func() []*riverdriver.JobInsertFastParams { return jobs }
 	for range 3 {
-		results, err = d.inserter.InsertMany(ctx, params)
+		results, err = insertJobs(ctx, riverpgxv5.New(d.storing).GetExecutor(), d.schemaName, again)
 		if !hasCode(err, "40P01") { // deadlock_detected
 			break
 		}

@@ -4,7 +4,6 @@
 package queue
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,7 +14,6 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/riverqueue/river"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -29,8 +27,8 @@ func init() {
 
 // SQLite is a queue in one file, for one Caddy. It needs no set-up.
 //
-// A notification is answered 200 once it is committed and on the disk
-// (`journal_mode=WAL`, `synchronous=FULL`). The file is locked for as long as Caddy
+// A notification is answered 200 once it is committed and on the disk: its write-ahead
+// log is synchronized before, as with SQLite's `synchronous=FULL`. The file is locked for as long as Caddy
 // runs; another process that wants it fails to start.
 type SQLite struct {
 	Options
@@ -121,7 +119,7 @@ func (q *SQLite) location() (location, error) {
 	return location{
 		key:        "sqlite " + path,
 		name:       path,
-		committers: 1, // as SQLite has one writer
+		committers: 2, // so that one group is written while another waits for the disk
 		open: func(ctx context.Context) (database, error) {
 			return openSQLite(ctx, path)
 		},
@@ -187,7 +185,7 @@ func (u *user) Attach(target intercomwebhook.Endpoint) error {
 
 // Store implements intercomwebhook.Queue.
 func (u *user) Store(r *http.Request, n intercomwebhook.Notification) (duplicate bool, err error) {
-	packed, err := pack(r, u.endpoint.options.Name, n)
+	stored, err := job(r, u.endpoint.options, n)
 	if err != nil {
 		return false, fmt.Errorf("packing: %w", err)
 	}
@@ -197,13 +195,7 @@ func (u *user) Store(r *http.Request, n intercomwebhook.Notification) (duplicate
 	case <-ctx.Done():
 		return false, fmt.Errorf("waiting for the database: %w", ctx.Err())
 	}
-	queue := riverQueue(u.endpoint.options.Name, cmp.Or(n.Lane, unroutedLane))
-	d := &deposit{size: len(packed.encoded)}
-	if n.ID != "" {
-		d.key = strings.Join([]string{packed.Endpoint, n.AppID, n.ID}, " ")
-	}
-	d.params = river.InsertManyParams{Args: packed, InsertOpts: packed.insertOpts(queue, u.endpoint.options.MaxAttempts)}
-	return u.endpoint.engine.store.put(ctx, d)
+	return u.endpoint.engine.store.put(ctx, &deposit{job: stored})
 }
 
 // Cleanup lets go of the database.

@@ -14,7 +14,6 @@ import (
 	"github.com/gofrs/flock"
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver"
-	"github.com/riverqueue/river/rivertype"
 	"go.uber.org/zap"
 	"riverqueue.com/riverui"
 
@@ -26,16 +25,17 @@ type sqliteDB struct {
 	path string
 	lock *flock.Flock
 
-	// Storing waits for the disk at each commit. Delivering does not: what a power cut
-	// takes away of it is delivered again. All that is stored before is on the disk by
-	// then, as both write to the same log. What is only looked at has no turn to wait
-	// for.
+	// What writes has its turn. What is only looked at has none to wait for.
 	turnstile turnstile
 	storing   *sql.DB
 	working   *sql.DB
 	looking   *sql.DB
 
-	inserter *river.Client[*sql.Tx]
+	// SQLite does not wait for the disk when it commits; insert does, after its turn, so
+	// that others can write meanwhile. Delivering does not: what a power cut takes away
+	// of it is delivered again.
+	log    *os.File  // the write-ahead log
+	pinned *sql.Conn // keeps it from being deleted, as it is with the last connection
 }
 
 const (
@@ -88,9 +88,9 @@ func openSQLite(ctx context.Context, path string) (_ *sqliteDB, err error) {
 	if err != nil {
 		return nil, err
 	}
-	d.storing = d.pool(connector{turnstile: &d.turnstile, side: storing}, 1, "immediate", "synchronous(FULL)", "fullfsync(1)")
-	d.working = d.pool(connector{turnstile: &d.turnstile, side: delivering}, 1, "immediate", "synchronous(NORMAL)")
-	d.looking = d.pool(connector{}, 4, "deferred", "synchronous(NORMAL)")
+	d.storing = d.pool(connector{turnstile: &d.turnstile, side: storing}, 1, "immediate")
+	d.working = d.pool(connector{turnstile: &d.turnstile, side: delivering}, 1, "immediate")
+	d.looking = d.pool(connector{}, 5, "deferred") // of which one is pinned
 	if isNew {
 		if _, err := d.storing.ExecContext(ctx, fmt.Sprintf("PRAGMA application_id = %d", applicationID)); err != nil {
 			return nil, err
@@ -99,22 +99,26 @@ func openSQLite(ctx context.Context, path string) (_ *sqliteDB, err error) {
 	if err := migrate(ctx, newSQLiteDriver(d.storing), ""); err != nil {
 		return nil, err
 	}
-	d.inserter, err = river.NewClient(newSQLiteDriver(d.storing), &river.Config{
-		FetchCooldown:       20 * time.Millisecond, // so often a queue is told of news
-		Logger:              newRiverLogger(),
-		SkipUnknownJobCheck: true,
-	})
+	if d.pinned, err = d.looking.Conn(ctx); err != nil {
+		return nil, err
+	}
+	if err := d.pinned.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_master").Scan(new(int)); err != nil { // opens the log
+		return nil, err
+	}
+	d.log, err = os.OpenFile(d.logPath(), os.O_RDWR, 0)
 	return d, err
 }
 
-func (d *sqliteDB) pool(c connector, connections int, lock string, pragmas ...string) *sql.DB {
+func (d *sqliteDB) logPath() string { return d.path + "-wal" }
+
+func (d *sqliteDB) pool(c connector, connections int, lock string) *sql.DB {
 	c.dsn = d.dsn(url.Values{
 		"_txlock": {lock},
-		"_pragma": append(pragmas,
-			"busy_timeout(10000)", "journal_mode(WAL)", "wal_autocheckpoint(0)",
+		"_pragma": {
+			"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(NORMAL)", "fullfsync(1)", "wal_autocheckpoint(0)",
 			fmt.Sprintf("journal_size_limit(%d)", checkpointSize/2),
 			"cache_size(-16384)", "temp_store(MEMORY)", "secure_delete(FAST)",
-		),
+		},
 	})
 	db := sql.OpenDB(&c)
 	db.SetMaxOpenConns(connections)
@@ -160,8 +164,27 @@ func (d *sqliteDB) newClient(config *river.Config) (client, error) {
 	return river.NewClient(newSQLiteDriver(d.working), config)
 }
 
-func (d *sqliteDB) insert(ctx context.Context, params []river.InsertManyParams) ([]*rivertype.JobInsertResult, error) {
-	return d.inserter.InsertMany(ctx, params)
+func (d *sqliteDB) insert(ctx context.Context, collect func() []*riverdriver.JobInsertFastParams) ([]*riverdriver.JobInsertFastResult, error) {
+	results, err := insertJobs(ctx, newSQLiteDriver(d.storing).GetExecutor(), "", collect)
+	if err != nil {
+		return nil, err
+	}
+	return results, d.sync()
+}
+
+var errLogReplaced = errors.New("somebody has taken away the write-ahead log: restart Caddy")
+
+// sync returns when all that is committed is on the disk.
+func (d *sqliteDB) sync() error {
+	ours, err := d.log.Stat()
+	if err != nil {
+		return err
+	}
+	theirs, err := os.Stat(d.logPath())
+	if err != nil || !os.SameFile(ours, theirs) { // fail closed
+		return errLogReplaced
+	}
+	return d.log.Sync()
 }
 
 func (d *sqliteDB) executor() riverdriver.Executor { return newSQLiteDriver(d.working).GetExecutor() }
@@ -255,7 +278,7 @@ func (d *sqliteDB) schedule(ctx context.Context) error {
 // write; only for the rest they are kept waiting. The next who writes begins the log
 // anew then.
 func (d *sqliteDB) checkpoint(ctx context.Context) error {
-	info, err := os.Stat(d.path + "-wal")
+	info, err := os.Stat(d.logPath())
 	if err != nil || info.Size() < checkpointSize {
 		return nil //nolint:nilerr // there is no log
 	}
@@ -276,6 +299,12 @@ func (d *sqliteDB) newUI(prefix string, logger *slog.Logger) (*riverui.Handler, 
 
 func (d *sqliteDB) close() error {
 	var errs []error
+	if d.log != nil {
+		errs = append(errs, d.log.Close())
+	}
+	if d.pinned != nil {
+		errs = append(errs, d.pinned.Close())
+	}
 	for _, db := range []*sql.DB{d.looking, d.working, d.storing} {
 		if db != nil {
 			errs = append(errs, db.Close())

@@ -133,16 +133,25 @@ func TestFilesAreForTheirOwnerOnly(t *testing.T) {
 	}
 }
 
-func TestStoringWaitsForTheDisk(t *testing.T) {
+func TestNothingIsStoredInALogThatIsNotTheDatabases(t *testing.T) {
 	db, err := openSQLite(t.Context(), newPath(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer db.close()
-	for pragma, want := range map[string]string{"synchronous": "2", "journal_mode": "wal", "secure_delete": "2"} {
-		var got string
-		if err := db.storing.QueryRowContext(t.Context(), "PRAGMA "+pragma).Scan(&got); err != nil || got != want {
-			t.Errorf("%s is %s (%v), want %s", pragma, got, err, want)
-		}
+	if err := db.sync(); err != nil {
+		t.Errorf("while all is well: %v", err)
+	}
+	if err := os.Rename(db.logPath(), db.logPath()+" taken away"); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.sync(); !errors.Is(err, errLogReplaced) {
+		t.Errorf("after the log is gone: %v", err)
+	}
+	if err := os.WriteFile(db.logPath(), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.sync(); !errors.Is(err, errLogReplaced) {
+		t.Errorf("after another has come: %v", err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/riverqueue/river/riverdriver"
 	"github.com/riverqueue/river/riverdriver/riversqlite"
@@ -100,6 +101,38 @@ func (e *sqliteExecutor) JobSetStateIfRunningMany(ctx context.Context, params *r
 		changed = append(changed, rows...)
 	}
 	return changed, nil
+}
+
+// JobGetAvailable implements riverdriver.Executor. Of the jobs it returns, it sets
+// what River and the deliverer ask for.
+func (e *sqliteExecutor) JobGetAvailable(ctx context.Context, params *riverdriver.JobGetAvailableParams) (*riverdriver.JobGetAvailableResult, error) {
+	found, err := e.driver.db.QueryContext(ctx, `UPDATE river_job SET state = 'running', attempt = attempt + 1,
+		attempted_at = datetime('now', 'subsec'), attempted_by = jsonb_insert(coalesce(attempted_by, jsonb('[]')), '$[#]', ?)
+		WHERE id IN (
+			SELECT id FROM river_job WHERE state = 'available' AND queue = ? AND priority >= 0 AND scheduled_at <= datetime('now', 'subsec')
+			ORDER BY priority, scheduled_at, id LIMIT ?)
+		RETURNING id, json(args), attempt, created_at, json(errors), kind, max_attempts, json(metadata), priority, scheduled_at`,
+		params.ClientID, params.Queue, params.MaxToLock)
+	if err != nil {
+		return nil, err
+	}
+	defer found.Close()
+	now := time.Now()
+	var jobs []*rivertype.JobRow
+	for found.Next() {
+		job := &rivertype.JobRow{AttemptedAt: &now, AttemptedBy: []string{params.ClientID}, Queue: params.Queue, State: rivertype.JobStateRunning}
+		var failures sql.RawBytes
+		if err := found.Scan(&job.ID, &job.EncodedArgs, &job.Attempt, &job.CreatedAt, &failures, &job.Kind, &job.MaxAttempts, &job.Metadata, &job.Priority, &job.ScheduledAt); err != nil {
+			return nil, err
+		}
+		if len(failures) > 0 {
+			if err := json.Unmarshal(failures, &job.Errors); err != nil {
+				return nil, err
+			}
+		}
+		jobs = append(jobs, job)
+	}
+	return &riverdriver.JobGetAvailableResult{Jobs: jobs}, found.Err()
 }
 
 func (e *sqliteExecutor) complete(ctx context.Context, ids []int64) error {

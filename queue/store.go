@@ -1,22 +1,21 @@
 package queue
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
-	"github.com/riverqueue/river"
-	"github.com/riverqueue/river/rivertype"
+	"github.com/riverqueue/river/riverdriver"
 )
 
 // store commits notifications in groups: those that come while one transaction is
 // being committed share the next. So the wait for the disk is shared, and one that
 // comes alone waits for nobody.
 type store struct {
-	insert  func(context.Context, []river.InsertManyParams) ([]*rivertype.JobInsertResult, error)
+	insert  insertFunc
 	coming  chan *deposit
 	stopped chan struct{} // closed when nothing is taken any more
 	done    chan struct{} // closed when all that was taken is answered
@@ -24,9 +23,7 @@ type store struct {
 
 // deposit is a notification on its way into the database.
 type deposit struct {
-	params river.InsertManyParams
-	key    string // the same for duplicates; empty if it has none
-	size   int    // in bytes
+	job    *riverdriver.JobInsertFastParams
 	answer chan storeAnswer
 }
 
@@ -46,7 +43,10 @@ const (
 
 var errStoreClosed = errors.New("the queue is closed")
 
-func newStore(insert func(context.Context, []river.InsertManyParams) ([]*rivertype.JobInsertResult, error), committers int) *store {
+// insertFunc is database.insert.
+type insertFunc func(ctx context.Context, collect func() []*riverdriver.JobInsertFastParams) ([]*riverdriver.JobInsertFastResult, error)
+
+func newStore(insert insertFunc, committers int) *store {
 	s := &store{
 		insert:  insert,
 		coming:  make(chan *deposit),
@@ -96,60 +96,73 @@ func (s *store) stop() {
 
 func (s *store) commitAll() {
 	for {
-		var group []*deposit
 		select {
 		case d := <-s.coming:
-			group = s.gather(d)
+			s.commit(d)
 		case <-s.stopped:
 			return
 		}
-		s.commit(group)
 	}
 }
 
-// gather takes all that waits, as far as there is room in a group.
-func (s *store) gather(first *deposit) []*deposit {
-	group, size := []*deposit{first}, first.size
-	for len(group) < maxGroup && size < maxGroupSize {
-		select {
-		case d := <-s.coming:
-			group = append(group, d)
-			size += d.size
-		default:
-			return group
-		}
-	}
-	return group
-}
-
-// commit stores a group, and answers each of it. River refuses a group with
-// duplicates in it, so only the first of these is inserted. All who insert do so in
-// the same order: two that wait for each other's duplicates would never end.
-func (s *store) commit(group []*deposit) {
-	slices.SortStableFunc(group, func(a, b *deposit) int { return strings.Compare(a.key, b.key) })
-	params := make([]river.InsertManyParams, 0, len(group))
-	place := make([]int, len(group)) // in params
-	first := make(map[string]int)
-	for i, d := range group {
-		if earlier, known := first[d.key]; known && d.key != "" {
-			place[i] = place[earlier]
-			continue
-		}
-		first[d.key], place[i] = i, len(params)
-		params = append(params, d.params)
-	}
-
+// commit stores a notification and all others that wait when the database is ready
+// for them, and answers each.
+func (s *store) commit(d *deposit) {
 	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 	defer cancel()
-	results, err := s.insert(ctx, params)
-	if err == nil && len(results) != len(params) {
-		err = fmt.Errorf("%d of %d inserts were answered", len(results), len(params))
+	g := &group{deposits: []*deposit{d}}
+	results, err := s.insert(ctx, func() []*riverdriver.JobInsertFastParams {
+		g.gather(s.coming)
+		return g.jobs()
+	})
+	if err == nil && len(results) != len(g.first) {
+		err = fmt.Errorf("%d of %d inserts were answered", len(results), len(g.first))
 	}
-	for i, d := range group {
+	for i, d := range g.deposits {
 		answer := storeAnswer{err: err}
 		if err == nil {
-			answer.duplicate = results[place[i]].UniqueSkippedAsDuplicate || d.key != "" && first[d.key] != i
+			first := g.place[i]
+			answer.duplicate = results[first].UniqueSkippedAsDuplicate || g.first[first] != i
 		}
 		d.answer <- answer
 	}
+}
+
+// group is what is stored in one transaction.
+type group struct {
+	deposits []*deposit
+	place    []int // of each in what is inserted
+	first    []int // the deposit of each that is inserted
+}
+
+// gather takes all that waits, as far as there is room.
+func (g *group) gather(coming <-chan *deposit) {
+	size := len(g.deposits[0].job.EncodedArgs)
+	for len(g.deposits) < maxGroup && size < maxGroupSize {
+		select {
+		case d := <-coming:
+			g.deposits = append(g.deposits, d)
+			size += len(d.job.EncodedArgs)
+		default:
+			return
+		}
+	}
+}
+
+// jobs returns what to insert. River refuses duplicates in one call, so only the first
+// of these is in it. All who insert do so in the same order: two that wait for each
+// other's duplicates would never end.
+func (g *group) jobs() []*riverdriver.JobInsertFastParams {
+	slices.SortStableFunc(g.deposits, func(a, b *deposit) int { return bytes.Compare(a.job.UniqueKey, b.job.UniqueKey) })
+	g.place = make([]int, len(g.deposits))
+	var jobs []*riverdriver.JobInsertFastParams
+	for i, d := range g.deposits {
+		key := d.job.UniqueKey
+		if i == 0 || len(key) == 0 || !bytes.Equal(key, g.deposits[i-1].job.UniqueKey) {
+			g.first = append(g.first, i)
+			jobs = append(jobs, d.job)
+		}
+		g.place[i] = len(jobs) - 1
+	}
+	return jobs
 }

@@ -8,8 +8,7 @@ import (
 	"testing"
 	"testing/synctest"
 
-	"github.com/riverqueue/river"
-	"github.com/riverqueue/river/rivertype"
+	"github.com/riverqueue/river/riverdriver"
 )
 
 // fakeInserts records groups, and holds each until it is let go.
@@ -19,20 +18,20 @@ type fakeInserts struct {
 	known  []string // ids that are there already
 }
 
-func (f *fakeInserts) insert(_ context.Context, params []river.InsertManyParams) ([]*rivertype.JobInsertResult, error) {
+func (f *fakeInserts) insert(_ context.Context, collect func() []*riverdriver.JobInsertFastParams) ([]*riverdriver.JobInsertFastResult, error) {
 	var ids []string
-	var results []*rivertype.JobInsertResult
-	for _, p := range params {
-		id := p.Args.(notification).ID
+	var results []*riverdriver.JobInsertFastResult
+	for _, job := range collect() {
+		id := string(job.UniqueKey)
 		ids = append(ids, id)
-		results = append(results, &rivertype.JobInsertResult{UniqueSkippedAsDuplicate: slices.Contains(f.known, id)})
+		results = append(results, &riverdriver.JobInsertFastResult{UniqueSkippedAsDuplicate: slices.Contains(f.known, id)})
 	}
 	f.groups = append(f.groups, ids)
 	return results, <-f.let
 }
 
 func depositOf(id string) *deposit {
-	return &deposit{key: id, params: river.InsertManyParams{Args: notification{ID: id}}}
+	return &deposit{job: &riverdriver.JobInsertFastParams{UniqueKey: []byte(id)}}
 }
 
 func TestStoreSharesCommits(t *testing.T) {

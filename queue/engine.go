@@ -303,16 +303,23 @@ func (e *engine) addLane(queue string, workers int) error {
 
 // keepHouse erases what is no longer kept.
 func (e *engine) keepHouse(ctx context.Context) {
-	ticker := time.NewTicker(janitorInterval)
+	every(ctx, janitorInterval, func() {
+		if err := e.erase(ctx); err != nil && ctx.Err() == nil {
+			caddy.Log().Named(loggerName).Error("what is no longer kept could not be erased, and will be tried again", zap.Error(err))
+		}
+	})
+}
+
+// every does something time and again, until the context ends.
+func every(ctx context.Context, interval time.Duration, do func()) {
+	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-		}
-		if err := e.erase(ctx); err != nil && ctx.Err() == nil {
-			caddy.Log().Named(loggerName).Error("what is no longer kept could not be erased, and will be tried again", zap.Error(err))
+			do()
 		}
 	}
 }

@@ -239,10 +239,8 @@ func (d *postgresDB) oldest(ctx context.Context) (map[string]time.Time, error) {
 
 // keepUp beats, and takes up what others have left behind.
 func (d *postgresDB) keepUp(ctx context.Context) {
-	ticker := time.NewTicker(heartbeat)
-	defer ticker.Stop()
 	failing := false
-	for {
+	every(ctx, heartbeat, func() {
 		logger := caddy.Log().Named(loggerName)
 		recovered, err := d.recover(ctx)
 		switch {
@@ -257,12 +255,7 @@ func (d *postgresDB) keepUp(ctx context.Context) {
 		if recovered > 0 {
 			logger.Warn("took up the deliveries of an instance that is gone", zap.Int64("notifications", recovered))
 		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-	}
+	})
 }
 
 func (d *postgresDB) newUI(prefix string, logger *slog.Logger) (*riverui.Handler, error) {

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -105,8 +106,22 @@ func openSQLite(ctx context.Context, path string) (_ *sqliteDB, err error) {
 	if err := d.pinned.QueryRowContext(ctx, "SELECT count(*) FROM sqlite_master").Scan(new(int)); err != nil { // opens the log
 		return nil, err
 	}
-	d.log, err = os.OpenFile(d.logPath(), os.O_RDWR, 0)
-	return d, err
+	if d.log, err = os.OpenFile(d.logPath(), os.O_RDWR, 0); err != nil {
+		return nil, err
+	}
+	return d, syncFolder(filepath.Dir(path))
+}
+
+// syncFolder returns when the files of a folder are still there after a power cut.
+func syncFolder(path string) error {
+	if runtime.GOOS == "windows" { // which does so by itself, and cannot be asked to
+		return nil
+	}
+	folder, err := os.Open(path) //nolint:gosec // named by the config
+	if err != nil {
+		return err
+	}
+	return errors.Join(folder.Sync(), folder.Close())
 }
 
 func (d *sqliteDB) logPath() string { return d.path + "-wal" }
@@ -246,18 +261,14 @@ func (d *sqliteDB) oldest(ctx context.Context) (map[string]time.Time, error) {
 
 // keepUp makes due what is to be tried again, and keeps the log short.
 func (d *sqliteDB) keepUp(ctx context.Context) {
-	ticker := time.NewTicker(250 * time.Millisecond)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		if err := errors.Join(d.schedule(ctx), d.checkpoint(ctx)); err != nil && ctx.Err() == nil {
+	failing := false // a full disk is told of once
+	every(ctx, 250*time.Millisecond, func() {
+		err := errors.Join(d.schedule(ctx), d.checkpoint(ctx))
+		if err != nil && ctx.Err() == nil && !failing {
 			caddy.Log().Named(loggerName).Error("upkeep of the database failed", zap.String("path", d.path), zap.Error(err))
 		}
-	}
+		failing = err != nil
+	})
 }
 
 // schedule does what River's scheduler would do in one large transaction.

@@ -178,7 +178,6 @@ func parseDuration(d *caddyfile.Dispenser, check func(name string, d time.Durati
 func parseQueue(segment caddyfile.Segment, lanes map[string]bool) (json.RawMessage, error) {
 	d := caddyfile.NewDispenser(segment)
 	d.Next() // consume the subdirective name
-	line := d.Token()
 	engine := "sqlite"
 	if d.NextArg() {
 		engine = d.Val()
@@ -192,13 +191,13 @@ func parseQueue(segment caddyfile.Segment, lanes map[string]bool) (json.RawMessa
 	if err != nil {
 		return nil, err
 	}
-	at := caddyfile.NewDispenser([]caddyfile.Token{line})
-	at.Next()
+	d.Reset()
+	d.Next() // so that errors name the line of the queue
 	if len(lanes) == 0 {
-		return nil, at.WrapErr(errQueueWithoutRoute)
+		return nil, d.WrapErr(errQueueWithoutRoute)
 	}
 	if err := module.(Queue).CheckLanes(slices.Sorted(maps.Keys(lanes))); err != nil {
-		return nil, at.WrapErr(err)
+		return nil, d.WrapErr(err)
 	}
 	return caddyconfig.JSONModuleObject(module, "engine", engine, nil), nil
 }

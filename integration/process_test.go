@@ -282,15 +282,21 @@ type tally struct {
 
 func newTally(t *testing.T, delay time.Duration) *tally {
 	t.Helper()
+	return newAnsweringTally(t, func(http.ResponseWriter, *http.Request) { time.Sleep(delay) })
+}
+
+// newAnsweringTally is a tally that answers as it is told.
+func newAnsweringTally(t *testing.T, answer http.HandlerFunc) *tally {
+	t.Helper()
 	c := &tally{taken: make(map[string]int)}
-	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, err := io.Copy(io.Discard, r.Body); err != nil {
 			return
 		}
 		c.mu.Lock()
 		c.taken[r.Header.Get("X-Intercom-Notification-Id")]++
 		c.mu.Unlock()
-		time.Sleep(delay)
+		answer(w, r)
 	}))
 	t.Cleanup(server.Close)
 	c.address = server.Listener.Addr().String()

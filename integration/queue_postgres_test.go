@@ -6,9 +6,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"os/user"
@@ -86,7 +84,7 @@ func TestPostgresStoppedAndStarted(t *testing.T) {
 	server := startPgServer(t)
 	db := newPgDatabase(t, server.address)
 	var holding, failing atomic.Bool
-	b := newPgTally(t, func(w http.ResponseWriter, r *http.Request) {
+	b := newAnsweringTally(t, func(w http.ResponseWriter, r *http.Request) {
 		for holding.Load() && r.Context().Err() == nil {
 			time.Sleep(10 * time.Millisecond)
 		}
@@ -168,7 +166,7 @@ func TestPostgresCrashMakesNobodyLookGone(t *testing.T) {
 func TestPostgresInstancesShareTheWork(t *testing.T) {
 	db := newPgDatabase(t, pgShared)
 	var hanging atomic.Bool
-	one := newPgTally(t, func(_ http.ResponseWriter, r *http.Request) {
+	one := newAnsweringTally(t, func(_ http.ResponseWriter, r *http.Request) {
 		if hanging.Load() {
 			<-r.Context().Done()
 		}
@@ -470,24 +468,6 @@ func (p *process) wantSecret(text string) {
 	if said := string(log) + p.stderr.String(); strings.Contains(said, text) {
 		p.t.Errorf("the process says %q in:\n%s", text, said)
 	}
-}
-
-// newPgTally is a tally that answers as it is told.
-func newPgTally(t *testing.T, answer http.HandlerFunc) *tally {
-	t.Helper()
-	c := &tally{taken: make(map[string]int)}
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if _, err := io.Copy(io.Discard, r.Body); err != nil {
-			return
-		}
-		c.mu.Lock()
-		c.taken[r.Header.Get("X-Intercom-Notification-Id")]++
-		c.mu.Unlock()
-		answer(w, r)
-	}))
-	t.Cleanup(server.Close)
-	c.address = server.Listener.Addr().String()
-	return c
 }
 
 // total returns how many notifications have come.

@@ -147,14 +147,7 @@ func (e *engine) leave(ctx context.Context, set endpoints) {
 	e.mu.Lock()
 	last := len(e.endpoints) == 1
 	if !last {
-		e.endpoints = slices.DeleteFunc(e.endpoints, func(other endpoints) bool {
-			for name, endpoint := range set {
-				if other[name] == endpoint {
-					return true
-				}
-			}
-			return false
-		})
+		e.endpoints = slices.DeleteFunc(e.endpoints, func(other endpoints) bool { return maps.Equal(other, set) })
 	}
 	e.mu.Unlock()
 	if last {
@@ -248,20 +241,12 @@ func (e *engine) wantedLanes(ctx context.Context) (map[string]int, error) {
 // keepLanes adds, changes and removes lanes while all others are at work. Removing
 // one waits for its deliveries, so this is not done while a config is loaded.
 func (e *engine) keepLanes(ctx context.Context) {
-	ticker := time.NewTicker(janitorInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		case <-e.relane:
-		}
+	every(ctx, janitorInterval, e.relane, func() {
 		if err := e.setLanes(ctx); err != nil && ctx.Err() == nil {
 			caddy.Log().Named(loggerName).Error("lanes could not be set up, and will be tried again", zap.Error(err))
 			time.AfterFunc(time.Second, e.askForLanes)
 		}
-	}
+	})
 }
 
 func (e *engine) setLanes(ctx context.Context) error {
@@ -303,15 +288,15 @@ func (e *engine) addLane(queue string, workers int) error {
 
 // keepHouse erases what is no longer kept.
 func (e *engine) keepHouse(ctx context.Context) {
-	every(ctx, janitorInterval, func() {
+	every(ctx, janitorInterval, nil, func() {
 		if err := e.erase(ctx); err != nil && ctx.Err() == nil {
 			caddy.Log().Named(loggerName).Error("what is no longer kept could not be erased, and will be tried again", zap.Error(err))
 		}
 	})
 }
 
-// every does something time and again, until the context ends.
-func every(ctx context.Context, interval time.Duration, do func()) {
+// every does something time and again, and when it is asked for, until the context ends.
+func every(ctx context.Context, interval time.Duration, asked <-chan struct{}, do func()) {
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	for {
@@ -319,8 +304,9 @@ func every(ctx context.Context, interval time.Duration, do func()) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			do()
+		case <-asked:
 		}
+		do()
 	}
 }
 

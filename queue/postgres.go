@@ -29,6 +29,9 @@ type postgresDB struct {
 	storing *pgxpool.Pool
 	working *pgxpool.Pool
 
+	inserter riverdriver.Executor // of storing; each new one would ask what the server is able to
+	exec     riverdriver.Executor // of working
+
 	aliveSince time.Time // each heartbeat has succeeded; zero if the last one failed
 }
 
@@ -77,6 +80,7 @@ func openPostgres(ctx context.Context, url, schema string) (_ *postgresDB, err e
 	if err := d.migrate(ctx, riverpgxv5.New(d.storing)); err != nil {
 		return nil, err
 	}
+	d.inserter, d.exec = riverpgxv5.New(d.storing).GetExecutor(), riverpgxv5.New(d.working).GetExecutor()
 	return d, nil
 }
 
@@ -153,7 +157,7 @@ func (d *postgresDB) insert(ctx context.Context, collect func() []*riverdriver.J
 	jobs := collect()
 	again := func() []*riverdriver.JobInsertFastParams { return jobs }
 	for range 3 {
-		results, err = insertJobs(ctx, riverpgxv5.New(d.storing).GetExecutor(), d.schemaName, again)
+		results, err = insertJobs(ctx, d.inserter, d.schemaName, again)
 		if !hasCode(err, "40P01") { // deadlock_detected
 			break
 		}
@@ -161,9 +165,7 @@ func (d *postgresDB) insert(ctx context.Context, collect func() []*riverdriver.J
 	return results, err
 }
 
-func (d *postgresDB) executor() riverdriver.Executor {
-	return riverpgxv5.New(d.working).GetExecutor()
-}
+func (d *postgresDB) executor() riverdriver.Executor { return d.exec }
 
 func (d *postgresDB) schema() string { return d.schemaName }
 
@@ -240,7 +242,7 @@ func (d *postgresDB) oldest(ctx context.Context) (map[string]time.Time, error) {
 // keepUp beats, and takes up what others have left behind.
 func (d *postgresDB) keepUp(ctx context.Context) {
 	failing := false
-	every(ctx, heartbeat, func() {
+	every(ctx, heartbeat, nil, func() {
 		logger := caddy.Log().Named(loggerName)
 		recovered, err := d.recover(ctx)
 		switch {

@@ -28,8 +28,8 @@ func init() {
 // SQLite is a queue in one file, for one Caddy. It needs no set-up.
 //
 // A notification is answered 200 once it is committed and on the disk: its write-ahead
-// log is synchronized before, as with SQLite's `synchronous=FULL`. The file is locked for as long as Caddy
-// runs; another process that wants it fails to start.
+// log is synchronized before, as with SQLite's `synchronous=FULL`. The file is locked
+// for as long as Caddy runs; another process that wants it fails to start.
 type SQLite struct {
 	Options
 

@@ -32,6 +32,9 @@ type sqliteDB struct {
 	working   *sql.DB
 	looking   *sql.DB
 
+	inserter riverdriver.Executor // of storing
+	exec     riverdriver.Executor // of working
+
 	// SQLite does not wait for the disk when it commits; insert does, after its turn, so
 	// that others can write meanwhile. Delivering does not: what a power cut takes away
 	// of it is delivered again.
@@ -100,6 +103,7 @@ func openSQLite(ctx context.Context, path string) (_ *sqliteDB, err error) {
 	if err := migrate(ctx, newSQLiteDriver(d.storing), ""); err != nil {
 		return nil, err
 	}
+	d.inserter, d.exec = newSQLiteDriver(d.storing).GetExecutor(), newSQLiteDriver(d.working).GetExecutor()
 	if d.pinned, err = d.looking.Conn(ctx); err != nil {
 		return nil, err
 	}
@@ -180,7 +184,7 @@ func (d *sqliteDB) newClient(config *river.Config) (client, error) {
 }
 
 func (d *sqliteDB) insert(ctx context.Context, collect func() []*riverdriver.JobInsertFastParams) ([]*riverdriver.JobInsertFastResult, error) {
-	results, err := insertJobs(ctx, newSQLiteDriver(d.storing).GetExecutor(), "", collect)
+	results, err := insertJobs(ctx, d.inserter, "", collect)
 	if err != nil {
 		return nil, err
 	}
@@ -202,7 +206,7 @@ func (d *sqliteDB) sync() error {
 	return d.log.Sync()
 }
 
-func (d *sqliteDB) executor() riverdriver.Executor { return newSQLiteDriver(d.working).GetExecutor() }
+func (d *sqliteDB) executor() riverdriver.Executor { return d.exec }
 
 func (*sqliteDB) schema() string { return "" }
 
@@ -262,7 +266,7 @@ func (d *sqliteDB) oldest(ctx context.Context) (map[string]time.Time, error) {
 // keepUp makes due what is to be tried again, and keeps the log short.
 func (d *sqliteDB) keepUp(ctx context.Context) {
 	failing := false // a full disk is told of once
-	every(ctx, 250*time.Millisecond, func() {
+	every(ctx, 250*time.Millisecond, nil, func() {
 		err := errors.Join(d.schedule(ctx), d.checkpoint(ctx))
 		if err != nil && ctx.Err() == nil && !failing {
 			caddy.Log().Named(loggerName).Error("upkeep of the database failed", zap.String("path", d.path), zap.Error(err))

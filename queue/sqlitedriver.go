@@ -13,7 +13,7 @@ import (
 	"github.com/riverqueue/river/rivertype"
 )
 
-// sqliteDriver is River's driver, but for the three calls that move many rows. River
+// sqliteDriver is River's driver, but for the calls that move many rows. River
 // sends these through JSON and gets each row back whole, bodies too, which is half of
 // the work of a delivery; here they are the same statements with nothing more than is
 // needed, and in portions, so that none keeps storing from its turn for long.

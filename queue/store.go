@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/riverqueue/river/riverdriver"
@@ -18,7 +19,8 @@ type store struct {
 	insert  insertFunc
 	coming  chan *deposit
 	stopped chan struct{} // closed when nothing is taken any more
-	done    chan struct{} // closed when all that was taken is answered
+
+	committing sync.WaitGroup
 }
 
 // deposit is a notification on its way into the database.
@@ -47,25 +49,10 @@ var errStoreClosed = errors.New("the queue is closed")
 type insertFunc func(ctx context.Context, collect func() []*riverdriver.JobInsertFastParams) ([]*riverdriver.JobInsertFastResult, error)
 
 func newStore(insert insertFunc, committers int) *store {
-	s := &store{
-		insert:  insert,
-		coming:  make(chan *deposit),
-		stopped: make(chan struct{}),
-		done:    make(chan struct{}),
-	}
-	running := make(chan struct{})
+	s := &store{insert: insert, coming: make(chan *deposit), stopped: make(chan struct{})}
 	for range committers {
-		go func() {
-			s.commitAll()
-			running <- struct{}{}
-		}()
+		s.committing.Go(s.commitAll)
 	}
-	go func() {
-		for range committers {
-			<-running
-		}
-		close(s.done)
-	}()
 	return s
 }
 
@@ -91,7 +78,7 @@ func (s *store) put(ctx context.Context, d *deposit) (duplicate bool, err error)
 // stop returns when all that was taken is answered.
 func (s *store) stop() {
 	close(s.stopped)
-	<-s.done
+	s.committing.Wait()
 }
 
 func (s *store) commitAll() {

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -96,7 +97,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 		return nil, h.WrapErr(errNoSecret)
 	}
 
-	parser := routeParser{Helper: h, handler: handler, patterns: make(map[string]bool), lanes: make(map[string]bool)}
+	parser := routeParser{Helper: h, handler: handler, lanes: make(map[string]bool)}
 	for _, segment := range routes {
 		route, err := parser.parse(segment)
 		if err != nil {
@@ -221,7 +222,7 @@ func parseDirectives(h httpcaddyfile.Helper, segment caddyfile.Segment) (caddyht
 type routeParser struct {
 	httpcaddyfile.Helper
 	handler  *Handler
-	patterns map[string]bool // of the routes so far
+	patterns []string // of the routes so far
 	lanes    map[string]bool
 }
 
@@ -253,16 +254,19 @@ func (p *routeParser) parse(segment caddyfile.Segment) (Route, error) {
 			if err := checkPattern(token); err != nil {
 				return Route{}, d.WrapErr(err)
 			}
-			if p.patterns[token] {
+			if slices.Contains(p.patterns, token) || slices.Contains(topics, token) {
 				return Route{}, d.Errf("topic pattern %q is routed already", token)
 			}
-			p.patterns[token] = true
 			topics = append(topics, token)
 		}
 	}
 	if len(topics) == 0 {
 		return Route{}, d.Err("route: no topic pattern; * is every topic")
 	}
+	if err := checkReachable(topics, p.patterns); err != nil {
+		return Route{}, d.Errf("route %s %w", strings.Join(topics, " "), err)
+	}
+	p.patterns = append(p.patterns, topics...)
 	if route.Lane == "" {
 		if err := p.claimLane(defaultLane(topics[0])); err != nil {
 			return Route{}, d.WrapErr(err)

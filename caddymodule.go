@@ -166,9 +166,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.routes, err = provisionRoutes(ctx, h.Routes); err != nil {
 		return err
 	}
-	h.pingRouted = slices.ContainsFunc(h.Routes, func(r Route) bool {
-		return slices.Contains(r.patterns(), topicPing)
-	})
+	h.pingRouted = slices.ContainsFunc(h.routes, func(r route) bool { return r.namesPing })
 	if err := h.AppRequests.Provision(ctx); err != nil {
 		return fmt.Errorf("app_requests: %w", err)
 	}
@@ -375,7 +373,7 @@ func (h *Handler) take(r *http.Request, t *tag, body []byte) (outcome string, st
 // deliver runs the route that fits the notification, and returns what its backend
 // answered, or an error if there was no whole answer.
 func (h *Handler) deliver(r *http.Request, t *tag) (status int, err error) {
-	route, err := routeFor(h.routes, r)
+	route, err := routeFor(h.routes, r, t.topic)
 	if err != nil {
 		return 0, err
 	}

@@ -114,7 +114,7 @@ func (h *Handler) hashConfig() error {
 // store puts a notification into the queue, and returns what Intercom is told of it.
 func (h *Handler) store(r *http.Request, t *tag, body []byte) (outcome string, status int) {
 	lane := ""
-	if route, err := routeFor(h.routes, r); err == nil && route != nil { // an error will come again, and be told, when it is delivered
+	if route, err := routeFor(h.routes, r, t.topic); err == nil && route != nil { // an error will come again, and be told, when it is delivered
 		lane = route.name
 	}
 	duplicate, err := h.queue.Store(r, Notification{Topic: t.topic, AppID: t.appID, ID: t.id, Lane: lane, Body: body})

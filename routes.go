@@ -47,34 +47,40 @@ func defaultLane(pattern string) string {
 
 // route is a Route ready to run.
 type route struct {
-	name     string
-	matchers caddyhttp.MatcherSets
-	handler  caddyhttp.Handler
+	name      string
+	matchers  caddyhttp.MatcherSets
+	handler   caddyhttp.Handler
+	namesPing bool
 }
 
 // provisionRoutes sets up the routes, and names those that have no lane.
 func provisionRoutes(ctx caddy.Context, configured []Route) ([]route, error) {
 	routes := make([]route, 0, len(configured))
+	var taken []string // topic patterns of the routes so far that ask for nothing else
 	for i := range configured {
 		c := &configured[i]
 		if err := c.Provision(ctx, nil); err != nil {
 			return nil, fmt.Errorf("route %d: %w", i, err)
 		}
+		if err := checkReachable(c.wanted(), taken); err != nil {
+			return nil, fmt.Errorf("route %d %w", i, err)
+		}
+		taken = append(taken, c.taken()...)
 		name := c.Lane
 		if patterns := c.patterns(); name == "" && len(patterns) > 0 {
 			name = defaultLane(patterns[0])
 		}
 		name = cmp.Or(name, "route")
-		taken := slices.ContainsFunc(routes, func(r route) bool { return r.name == name })
-		if taken && c.Lane == "" {
+		duplicate := slices.ContainsFunc(routes, func(r route) bool { return r.name == name })
+		if duplicate && c.Lane == "" {
 			name = fmt.Sprintf("%s-%d", name, i)
-		} else if taken {
+		} else if duplicate {
 			return nil, fmt.Errorf("route %d: lane %q is another route's already", i, name)
 		}
 		if err := checkLane(name); err != nil {
 			return nil, fmt.Errorf("route %d: %w", i, err)
 		}
-		routes = append(routes, route{name, c.MatcherSets, c.compile()})
+		routes = append(routes, route{name, c.MatcherSets, c.compile(), slices.Contains(c.patterns(), topicPing)})
 	}
 	return routes, nil
 }
@@ -90,18 +96,90 @@ func (r Route) compile() caddyhttp.Handler {
 func (r Route) patterns() []string {
 	var patterns []string
 	for _, set := range r.MatcherSets {
-		for _, matcher := range set {
-			if topics, ok := matcher.(*MatchTopic); ok {
-				patterns = append(patterns, *topics...)
-			}
+		patterns = append(patterns, patternsIn(set)...)
+	}
+	return patterns
+}
+
+func patternsIn(set caddyhttp.MatcherSet) []string {
+	for _, matcher := range set {
+		if topics, ok := matcher.(*MatchTopic); ok {
+			return *topics
+		}
+	}
+	return nil
+}
+
+// wanted returns patterns that cover all topics that can fit the route, whatever
+// its other matchers ask for.
+func (r Route) wanted() []string {
+	if len(r.MatcherSets) == 0 {
+		return []string{"*"}
+	}
+	var patterns []string
+	for _, set := range r.MatcherSets {
+		if topics := patternsIn(set); topics != nil {
+			patterns = append(patterns, topics...)
+		} else {
+			patterns = append(patterns, "*")
 		}
 	}
 	return patterns
 }
 
-// routeFor returns the first route that fits the request, or nil.
-func routeFor(routes []route, r *http.Request) (*route, error) {
+// taken returns the patterns of the topics that always fit the route, because
+// nothing but the topic is asked for.
+func (r Route) taken() []string {
+	if len(r.MatcherSets) == 0 {
+		return []string{"*"}
+	}
+	var patterns []string
+	for _, set := range r.MatcherSets {
+		switch topics := patternsIn(set); {
+		case len(set) == 0:
+			patterns = append(patterns, "*")
+		case len(set) == 1:
+			patterns = append(patterns, topics...)
+		}
+	}
+	return patterns
+}
+
+// checkReachable refuses a route whose topics all go to earlier routes.
+func checkReachable(wanted, taken []string) error {
+	var covered []string
+	for _, pattern := range wanted {
+		i := slices.IndexFunc(taken, func(earlier string) bool { return covers(earlier, pattern) })
+		if i < 0 {
+			return nil
+		}
+		covered = append(covered, fmt.Sprintf("%s covers %s", taken[i], pattern))
+	}
+	return fmt.Errorf("can never be reached: earlier routes take all its topics (%s); put it before them", strings.Join(covered, ", "))
+}
+
+// covers reports whether each topic that fits the pattern goes to an earlier route
+// with the pattern cover.
+//
+// The pattern itself, taken as a topic, is the hardest to fit of all topics that fit
+// the pattern: its * are segments that no other pattern names, and one at its end is
+// a single segment. A pattern that fits it fits all the others. So the patterns of
+// earlier routes can be looked at one by one: they cover nothing together that none
+// of them covers alone.
+func covers(cover, pattern string) bool {
+	if pattern == topicPing {
+		return cover == topicPing
+	}
+	return matchPattern(cover, pattern)
+}
+
+// routeFor returns the first route that fits the request, or nil. A ping is only
+// for routes that name it.
+func routeFor(routes []route, r *http.Request, topic string) (*route, error) {
 	for i := range routes {
+		if topic == topicPing && !routes[i].namesPing {
+			continue
+		}
 		fits, err := routes[i].matchers.AnyMatchWithError(r)
 		if err != nil {
 			return nil, fmt.Errorf("matching route %s: %w", routes[i].name, err)

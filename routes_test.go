@@ -1,6 +1,13 @@
 package intercomwebhook
 
-import "testing"
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+)
 
 func TestDefaultLane(t *testing.T) {
 	for pattern, want := range map[string]string{
@@ -35,5 +42,100 @@ func TestCheckLane(t *testing.T) {
 		if err := checkLane(name); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// allOf returns everything of 1 to most segments, each of which is one of these.
+func allOf(segments []string, most int) []string {
+	all := slices.Clone(segments)
+	for last := all; most > 1; most-- {
+		var longer []string
+		for _, head := range last {
+			for _, segment := range segments {
+				longer = append(longer, head+"."+segment)
+			}
+		}
+		all, last = append(all, longer...), longer
+	}
+	return all
+}
+
+// TestCoversAsManyTopicsAsThereAre compares covers with what each topic says, one by
+// one. No two patterns may cover together what none of them covers alone, or else a
+// route behind both would have to be refused, too.
+func TestCoversAsManyTopicsAsThereAre(t *testing.T) {
+	patterns := allOf([]string{"a", "b", "*"}, 3)
+	topics := allOf([]string{"a", "b", "c"}, 5)
+	fitting := make(map[string][]bool)
+	for _, pattern := range patterns {
+		for _, topic := range topics {
+			fitting[pattern] = append(fitting[pattern], matchPattern(pattern, topic))
+		}
+	}
+	covered := func(pattern string, by ...string) bool {
+		for i := range topics {
+			if fitting[pattern][i] && !slices.ContainsFunc(by, func(cover string) bool { return fitting[cover][i] }) {
+				return false
+			}
+		}
+		return true
+	}
+	for _, pattern := range patterns {
+		for i, one := range patterns {
+			if got, want := covers(one, pattern), covered(pattern, one); got != want {
+				t.Errorf("covers(%s, %s) is %t, want %t", one, pattern, got, want)
+			}
+			for _, two := range patterns[:i] {
+				if covered(pattern, one, two) && !covers(one, pattern) && !covers(two, pattern) {
+					t.Errorf("%s is covered by %s and %s together", pattern, one, two)
+				}
+			}
+		}
+	}
+}
+
+func TestUnreachableRoutesAreRefused(t *testing.T) {
+	for _, c := range []struct {
+		name, routes string
+		want         string // in the error; none if empty
+	}{
+		{"behind all topics", `[{"match":[{"intercom_topic":["*"]}]},{"match":[{"intercom_topic":["user.*"]}]}]`, "route 1 can never be reached: earlier routes take all its topics (* covers user.*)"},
+		{"behind a wider pattern", `[{"match":[{"intercom_topic":["a.*"]}]},{"match":[{"intercom_topic":["a.*.c"]}]}]`, "route 1 can never be reached"},
+		{"behind the same pattern", `[{"match":[{"intercom_topic":["a.*.c"]}]},{"match":[{"intercom_topic":["a.*.c"]}]}]`, "route 1 can never be reached"},
+		{"behind several routes", `[{"match":[{"intercom_topic":["a.*"]}]},{"match":[{"intercom_topic":["b"]}]},{"match":[{"intercom_topic":["b","a.b"]}]}]`, "route 2 can never be reached"},
+		{"behind a route without matchers", `[{},{"match":[{"intercom_topic":["a"]}]}]`, "route 1 can never be reached: earlier routes take all its topics (* covers a)"},
+		{"behind a route with an empty matcher set", `[{"match":[{}]},{}]`, "route 1 can never be reached"},
+		{"behind all topics, with another matcher", `[{"match":[{"intercom_topic":["*"]}]},{"match":[{"path":["/eu"]}]}]`, "route 1 can never be reached"},
+		{"behind a wider pattern, with another matcher, too", `[{"match":[{"intercom_topic":["a.*"]}]},{"match":[{"intercom_topic":["a.b"],"path":["/eu"]}]}]`, "route 1 can never be reached"},
+		{"behind one of several matcher sets", `[{"match":[{"path":["/eu"]},{"intercom_topic":["a.*"]}]},{"match":[{"intercom_topic":["a.b"]}]}]`, "route 1 can never be reached"},
+		{"ping again", `[{"match":[{"intercom_topic":["ping"]}]},{"match":[{"intercom_topic":["ping"]}]}]`, "route 1 can never be reached"},
+
+		{"the default comes last", `[{"match":[{"intercom_topic":["a.*"]}]},{"match":[{"intercom_topic":["*"]}]},{"match":[{"intercom_topic":["ping"]}]}]`, ""},
+		{"ping behind a route without matchers", `[{},{"match":[{"intercom_topic":["ping"]}]}]`, ""},
+		{"one of the topics is left", `[{"match":[{"intercom_topic":["a.*"]}]},{"match":[{"intercom_topic":["a.b","b"]}]}]`, ""},
+		{"one of the matcher sets is left", `[{"match":[{"intercom_topic":["a.*"]}]},{"match":[{"intercom_topic":["a.b"]},{"path":["/eu"]}]}]`, ""},
+		{"a narrower pattern comes first", `[{"match":[{"intercom_topic":["a.*.c"]}]},{"match":[{"intercom_topic":["a.*"]}]}]`, ""},
+		{"a pattern is within another of the same route", `[{"match":[{"intercom_topic":["a.*","a.b"]}]}]`, ""},
+		{"the earlier route asks for more than the topic", `[{"match":[{"intercom_topic":["*"],"path":["/eu"]}]},{"match":[{"intercom_topic":["*"]}]}]`, ""},
+		{"the topic is all that the earlier route does not ask for", `[{"match":[{"path":["/eu"]}]},{"match":[{"intercom_topic":["a"]}]}]`, ""},
+		{"the earlier route has its topic negated", `[{"match":[{"not":[{"intercom_topic":["a.*"]}]}]},{"match":[{"intercom_topic":["a.b"]}]}]`, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var routes []Route
+			if err := json.Unmarshal([]byte(c.routes), &routes); err != nil {
+				t.Fatal(err)
+			}
+			ctx, err := caddy.ProvisionContext(&caddy.Config{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = provisionRoutes(ctx, routes)
+			switch {
+			case c.want == "" && err != nil:
+				t.Errorf("error is %v, want none", err)
+			case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
+				t.Errorf("error is %v, want %s", err, c.want)
+			}
+		})
 	}
 }

@@ -15,7 +15,7 @@ func TestFirstRouteThatFitsWins(t *testing.T) {
 	webhook := `route conversation.user.replied as replies { respond 201 }
 		route conversation.* { respond 202 }
 		route ticket.*.closed ticket.state.* { respond 203 }
-		route conversation.user.created as never { respond 500 }
+		route conversation.user.created lead.* as late { respond 500 }
 		route *.created as creations { respond 206 }
 		route * { respond 207 }`
 	g := start(t, setup{webhook: webhook})
@@ -57,7 +57,7 @@ func TestPing(t *testing.T) {
 		{"is answered here", "route conversation.* to BACKEND", false},
 		{"is answered here though * fits it", "route * to BACKEND", false},
 		{"is routed where a pattern names it", "route conversation.* ping to BACKEND", true},
-		{"goes to the first route that fits where any names it", "route * to BACKEND\nroute ping as late { error 500 }", true},
+		{"goes to the route that names it, and not to * before it", "route * { error 500 }\nroute conversation.* ping as late to BACKEND", true},
 		{"is answered here though ping.* and pin are named", "route ping.* pin to BACKEND", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {

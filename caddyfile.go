@@ -3,13 +3,17 @@ package intercomwebhook
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
+	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/agnivade/levenshtein"
 	"github.com/dustin/go-humanize"
 
 	"github.com/caddyserver/caddy/v2"
@@ -26,6 +30,9 @@ func init() {
 	// first and handle, route and reverse_proxy follow: nothing unverified gets there.
 	httpcaddyfile.RegisterDirectiveOrder("intercom_webhook", httpcaddyfile.Before, "invoke")
 }
+
+// subdirectives are those of intercom_webhook, in the order of its grammar.
+var subdirectives = []string{"client_secret", "allow", "max_size", "timeout", "route", "app_requests", "queue"}
 
 // parseCaddyfile sets up the handler from Caddyfile tokens. Syntax:
 //
@@ -87,7 +94,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 			// has options for lanes, which may still follow
 			queue = h.NextSegment()
 		default:
-			err = h.Errf("unknown subdirective %s of intercom_webhook", name)
+			err = h.Errf("unknown subdirective %s of intercom_webhook: it has %s", name, choices(name, subdirectives))
 		}
 		if err != nil {
 			return nil, err
@@ -138,11 +145,28 @@ func parseSource(d *caddyfile.Dispenser) (json.RawMessage, error) {
 	if name == "static" && d.CountRemainingArgs() == 0 {
 		return nil, d.WrapErr(errNoRange)
 	}
-	module, err := caddyfile.UnmarshalModule(d, "http.ip_sources."+name)
+	id := sourceNamespace + "." + name
+	if _, err := caddy.GetModule(id); err != nil {
+		if isRange(name) {
+			return nil, d.Errf("allow: an address range is not an IP source; did you mean `allow static %s`?",
+				strings.Join(append([]string{name}, d.RemainingArgs()...), " "))
+		}
+		return nil, d.Errf("allow: this Caddy has no IP source %q: it has %s", name, choices(name, modulesIn(sourceNamespace)))
+	}
+	module, err := caddyfile.UnmarshalModule(d, id)
 	if err != nil {
 		return nil, err
 	}
 	return caddyconfig.JSONModuleObject(module, "source", name, nil), nil
+}
+
+// isRange reports whether the IP source static takes this as a range.
+func isRange(s string) bool {
+	if _, err := netip.ParseAddr(s); err == nil {
+		return true
+	}
+	_, err := netip.ParsePrefix(s)
+	return err == nil || s == "private_ranges"
 }
 
 func parseSize(d *caddyfile.Dispenser) (int64, error) {
@@ -174,21 +198,78 @@ func parseDuration(d *caddyfile.Dispenser, check func(name string, d time.Durati
 	return caddy.Duration(duration), nil
 }
 
-// parseQueue parses a segment with a queue, whose engine is an extra of the build and
-// may be missing.
-func parseQueue(segment caddyfile.Segment, lanes map[string]bool) (json.RawMessage, error) {
-	d := caddyfile.NewDispenser(segment)
-	d.Next() // consume the subdirective name
-	engine := "sqlite"
+const (
+	sourceNamespace = "http.ip_sources"
+	queueNamespace  = "http.intercom_webhook.queues"
+)
+
+// UnmarshalQueue parses `queue [<engine>] ...`, of which the first token was just read.
+func UnmarshalQueue(d *caddyfile.Dispenser) (queue caddyfile.Unmarshaler, engine string, err error) {
+	engine = "sqlite"
 	if d.NextArg() {
 		engine = d.Val()
 	}
-	id := "http.intercom_webhook.queues." + engine
+	id := queueNamespace + "." + engine
 	if _, err := caddy.GetModule(id); err != nil {
-		return nil, d.Errf("queue: this Caddy has no engine %q; build it in with "+
-			"xcaddy build --with github.com/caddy-intercom/caddy-intercom-webhook/queue", engine)
+		return nil, "", d.WrapErr(unknownEngine(engine))
 	}
-	module, err := caddyfile.UnmarshalModule(d, id)
+	queue, err = caddyfile.UnmarshalModule(d, id)
+	return queue, engine, err
+}
+
+var engineName = regexp.MustCompile(`^[a-zA-Z0-9_-]+$`)
+
+// unknownEngine explains what is wrong with the name of an engine. It quotes nothing
+// but a name: what looks otherwise may be a URL with a password.
+func unknownEngine(engine string) error {
+	engines := modulesIn(queueNamespace)
+	if len(engines) == 0 {
+		return errors.New("queue: this Caddy has no engines; build them in with " +
+			"xcaddy build --with github.com/caddy-intercom/caddy-intercom-webhook/queue")
+	}
+	switch {
+	case engineName.MatchString(engine):
+		return fmt.Errorf("queue: this Caddy has no engine %q: it has %s", engine, choices(engine, engines))
+	case strings.HasPrefix(engine, "/"), strings.HasPrefix(engine, "."), strings.HasSuffix(engine, ".db"):
+		return fmt.Errorf("queue: a file is not an engine: this Caddy has %s; "+
+			"sqlite takes its file in its block, as in `path <file>`", enumerate(engines))
+	default:
+		return fmt.Errorf("queue: this is not the name of an engine: this Caddy has %s; "+
+			"a database URL follows its engine, as in `queue postgres {env.DATABASE_URL}`", enumerate(engines))
+	}
+}
+
+func modulesIn(namespace string) []string {
+	var names []string
+	for _, module := range caddy.GetModules(namespace) {
+		names = append(names, module.ID.Name())
+	}
+	return names
+}
+
+// choices lists what could have been given instead of name, and says which one is
+// spelled like it.
+func choices(name string, valid []string) string {
+	likely := nearest(name, slices.Clone(valid), 1)[0]
+	if 2*levenshtein.ComputeDistance(name, likely) > max(len(name), len(likely)) {
+		return enumerate(valid)
+	}
+	return fmt.Sprintf("%s; did you mean %s?", enumerate(valid), likely)
+}
+
+func enumerate(names []string) string {
+	last := len(names) - 1
+	if last < 1 {
+		return strings.Join(names, "")
+	}
+	return strings.Join(names[:last], ", ") + " and " + names[last]
+}
+
+// parseQueue parses a segment with a queue.
+func parseQueue(segment caddyfile.Segment, lanes map[string]bool) (json.RawMessage, error) {
+	d := caddyfile.NewDispenser(segment)
+	d.Next() // consume the subdirective name
+	module, engine, err := UnmarshalQueue(d)
 	if err != nil {
 		return nil, err
 	}
@@ -239,6 +320,12 @@ func (p *routeParser) parse(segment caddyfile.Segment) (Route, error) {
 		switch token := d.Val(); {
 		case token == "to":
 			proxied = true
+		case isUpstream(token):
+			given := "route <topics...>"
+			if len(topics) > 0 {
+				given = join(segment[:last])
+			}
+			return Route{}, d.Errf("route: `to` is missing in front of the upstream, as in `%s to %s`", given, token)
 		case route.Lane != "":
 			return Route{}, d.Errf("unexpected %q behind the lane: topics come first", token)
 		case token == "as":
@@ -294,6 +381,19 @@ func (p *routeParser) parse(segment caddyfile.Segment) (Route, error) {
 		}
 	}
 	return route, nil
+}
+
+// isUpstream reports whether this can be an upstream and no topic pattern.
+func isUpstream(token string) bool {
+	return strings.ContainsAny(token, ":{") || strings.HasPrefix(token, "unix/")
+}
+
+func join(tokens []caddyfile.Token) string {
+	words := make([]string, len(tokens))
+	for i, token := range tokens {
+		words[i] = token.Text
+	}
+	return strings.Join(words, " ")
 }
 
 // claimLane checks what Provision checks too, but here the line is known.
@@ -443,7 +543,7 @@ func (s *IPRanges) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		case "timeout":
 			s.Timeout, err = parseDuration(d, checkDuration)
 		default:
-			err = d.Errf("unknown option %s of the IP source intercom: it has refresh, url and timeout", name)
+			err = d.Errf("unknown option %s of the IP source intercom: it has %s", name, choices(name, []string{"refresh", "url", "timeout"}))
 		}
 		if err != nil {
 			return err

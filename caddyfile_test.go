@@ -2,6 +2,7 @@ package intercomwebhook
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -58,6 +59,39 @@ func FuzzCaddyfile(f *testing.F) {
 			}
 		}
 	})
+}
+
+func adaptError(block string) string {
+	_, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte("http://:80 {\nintercom_webhook {\n"+block+"\n}\n}\n"), nil)
+	if err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+// The golden files are of a Caddy that has the queue.
+func TestQueueOfABuildWithoutOne(t *testing.T) {
+	for _, queue := range []string{"queue", "queue sqlite", "queue postgres://u:p4ssw0rd@localhost/x"} {
+		got := adaptError("client_secret a\nroute * to 127.0.0.1:9001\n" + queue)
+		if !strings.Contains(got, "queue: this Caddy has no engines; build them in with xcaddy build --with github.com/caddy-intercom/caddy-intercom-webhook/queue") {
+			t.Errorf("%s: error is %q", queue, got)
+		}
+		if strings.Contains(got, "p4ssw0rd") {
+			t.Errorf("%s: the password is in the error %q", queue, got)
+		}
+	}
+}
+
+func TestSubdirectivesThatErrorsNameExist(t *testing.T) {
+	const unknown = "unknown subdirective"
+	if got := adaptError("nothing"); !strings.Contains(got, unknown) {
+		t.Fatalf("error is %q", got)
+	}
+	for _, name := range subdirectives {
+		if got := adaptError(name); strings.Contains(got, unknown) {
+			t.Errorf("%s: error is %q", name, got)
+		}
+	}
 }
 
 // handlersIn returns the handlers of a config, be they nested or not.

@@ -12,6 +12,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	intercomwebhook "github.com/caddy-intercom/caddy-intercom-webhook"
 )
 
 func init() {
@@ -210,11 +212,7 @@ func parseUI(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 		if ui.QueueRaw != nil {
 			return nil, h.Err("queue is given twice")
 		}
-		engine := "sqlite"
-		if h.NextArg() {
-			engine = h.Val()
-		}
-		module, err := caddyfile.UnmarshalModule(h.Dispenser, queueNamespace+"."+engine)
+		module, engine, err := intercomwebhook.UnmarshalQueue(h.Dispenser)
 		if err != nil {
 			return nil, err
 		}

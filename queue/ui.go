@@ -17,8 +17,6 @@ func init() {
 	caddy.RegisterModule(new(UI))
 }
 
-const queueNamespace = "http.intercom_webhook.queues"
-
 // UI serves River's web UI of a queue: what is stored, dead letters with their errors,
 // and the means to try again, cancel, delete, and pause a lane.
 //

@@ -238,6 +238,7 @@ func bodySignature(body []byte, key string) string {
 type message struct {
 	method  string // POST if empty
 	path    string // / if empty
+	host    string // the gateway's address if empty
 	body    []byte
 	header  http.Header
 	chunked bool
@@ -267,6 +268,11 @@ func (m message) to(path string) message {
 	return m
 }
 
+func (m message) at(host string) message {
+	m.host = host
+	return m
+}
+
 // reply is the answer to a message.
 type reply struct {
 	status int
@@ -285,6 +291,7 @@ func (g *gateway) try(m message) (reply, error) {
 		if err != nil {
 			return nil, err
 		}
+		r.Host = m.host
 		r.Header.Set("Content-Type", "application/json")
 		maps.Copy(r.Header, m.header)
 		return r, nil

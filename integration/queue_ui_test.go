@@ -143,8 +143,114 @@ func TestQueueUIBehindBasicAuth(t *testing.T) {
 		return r.Header.Get("Authorization")
 	}
 	g.expect(401, atUI("/queue/").with("Authorization", authorization("ops", "roses")))
-	g.expect(200, atUI("/queue/").with("Authorization", authorization("ops", "tulips")))
+	ops := authorization("ops", "tulips")
+	g.expect(200, atUI("/queue/").with("Authorization", ops))
+	for _, path := range []string{"/queue/", "/queue/api/jobs"} {
+		g.expect(401, atUI(path).at("hooks.example"))
+		g.expect(200, atUI(path).at("hooks.example").with("Authorization", ops))
+	}
+	g.expect(301, atUI("/queue").at("hooks.example").with("Authorization", ops))
 	g.expect(200, good)
+}
+
+// strangers are requests that somebody on another machine can have sent. The gateway
+// trusts the proxy on this machine, which says where they are from.
+var strangers = map[string]func(message) message{
+	"by a name that leads to this machine": func(m message) message { return m.at("attacker.example") },
+	"by the name of the site":              func(m message) message { return m.at("hooks.example:8080") },
+	"through a proxy on this machine":      func(m message) message { return m.with("X-Forwarded-For", "203.0.113.9") },
+	"with a password that nobody asks for": func(m message) message {
+		return m.at("hooks.example").with("Authorization", "Basic b3BzOnR1bGlwcw==")
+	},
+}
+
+const trustingTheProxy = "trusted_proxies static 127.0.0.1\ntrusted_proxies_strict"
+
+// unauthenticatedUI are the warnings at load that the UI is open.
+func (g *gateway) unauthenticatedUI() []entry {
+	g.t.Helper()
+	return g.logged(func(e entry) bool {
+		return e.text("level") == "warn" && strings.Contains(e.text("msg"), "intercom_queue_ui is unauthenticated")
+	})
+}
+
+func TestQueueUIIsForThisMachine(t *testing.T) {
+	broken := answering(t, 500)
+	g := start(t, setup{
+		servers: trustingTheProxy,
+		webhook: "route * to " + broken.address + "\n" + queueIn(t.TempDir()), behind: "intercom_queue_ui /queue",
+	})
+	g.expect(200, signed(notification(topic, "notif_dead")))
+	g.awaitDeadLetter("notif_dead")
+
+	requests := []message{
+		atUI("/queue"), atUI("/queue/"), atUI("/queue/jobs"), atUI("/queue/api/jobs"), atUI("/queue/assets/"),
+		atUI("/QUEUE/api/jobs"), atUI("//queue/api/jobs"), atUI("/%71ueue/api/jobs"), atUI("/queue%2Fapi/jobs"), atUI("/other/../queue/api/jobs"),
+		{method: http.MethodHead, path: "/queue/api/jobs"},
+		{path: "/queue/api/jobs/delete", body: []byte(`{"ids":["1"]}`)},
+		{path: "/queue/api/jobs/retry", body: []byte(`{"ids":["1"]}`)},
+	}
+	for name, from := range strangers {
+		t.Run("and not asked "+name, func(t *testing.T) {
+			for _, m := range requests {
+				if answer := g.send(from(m)); answer.status != 403 || answer.body != "" {
+					t.Errorf("%s %s is answered %d %q, want 403", m.method, m.path, answer.status, answer.body)
+				}
+			}
+		})
+	}
+	t.Run("and says why, without a word of the sender", func(t *testing.T) {
+		refusals := g.logged(func(e entry) bool {
+			return e.text("level") == "warn" && strings.HasPrefix(e.text("msg"), "refused request for intercom_queue_ui: ")
+		})
+		if len(refusals) == 0 {
+			t.Error("no warning of a refused request")
+		}
+		for _, e := range refusals {
+			if text := fmt.Sprint(e); strings.Contains(text, "example") || e.text("remote_addr") == "" || e.text("client_ip") == "" {
+				t.Errorf("warning %s", text)
+			}
+		}
+	})
+
+	g.expect(301, atUI("/queue"))
+	g.expect(200, atUI("/queue/").at("localhost:"+g.port))
+	if letters := g.deadLetters(); !strings.Contains(letters, "notif_dead") {
+		t.Errorf("the dead letter is not in %s", letters)
+	}
+	if got := g.unauthenticatedUI(); len(got) != 0 {
+		t.Errorf("warnings at load: %v", got)
+	}
+}
+
+// forward_auth lets requests pass without a word about who sent them.
+func TestQueueUIGuardedInAnotherWay(t *testing.T) {
+	guard := newBackend(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Cookie") != "ops" {
+			w.WriteHeader(401)
+		}
+	})
+	site := func(block string) setup {
+		return setup{
+			servers: trustingTheProxy,
+			webhook: "route * { respond 200 }\n" + queueIn(t.TempDir()),
+			behind:  "forward_auth /queue* " + guard.address + " { uri /check }\nintercom_queue_ui /queue " + block,
+		}
+	}
+	ops := atUI("/queue/").at("hooks.example").with("Cookie", "ops")
+
+	t.Run("answers nobody else without the word unauthenticated", func(t *testing.T) {
+		start(t, site("")).expect(403, ops)
+	})
+	t.Run("answers whom the guard lets pass, with that word, and warns at load", func(t *testing.T) {
+		g := start(t, site("{ unauthenticated }"))
+		g.expect(200, ops)
+		g.expect(200, ops.with("X-Forwarded-For", "203.0.113.9"))
+		g.expect(401, atUI("/queue/").at("hooks.example"))
+		if got := g.unauthenticatedUI(); len(got) != 1 || got[0].text("prefix") != "/queue" {
+			t.Errorf("warnings at load: %v", got)
+		}
+	})
 }
 
 func TestQueueUIGoesOnAfterReloads(t *testing.T) {
@@ -203,11 +309,20 @@ func TestQueueUITakesNoOrdersFromOtherSites(t *testing.T) {
 
 func TestQueueUIAtTheRootLeavesNotificationsAlone(t *testing.T) {
 	b := newBackend(t, nil)
-	g := start(t, setup{webhook: "route * to " + b.address + "\n" + queueIn(t.TempDir()), behind: "intercom_queue_ui"})
+	g := start(t, setup{servers: trustingTheProxy, webhook: "route * to " + b.address + "\n" + queueIn(t.TempDir()), behind: "intercom_queue_ui"})
 	g.expect(200, atUI("/"))
 	g.expect(200, good)
 	g.expect(200, signed(notification(topic, "notif_elsewhere")).to("/webhooks"))
 	eventually(t, "both being delivered", func() bool { return len(b.all()) == 2 })
+	for name, from := range strangers {
+		t.Run("sent "+name, func(t *testing.T) {
+			g.expect(403, from(atUI("/")))
+			g.expect(403, from(atUI("/api/jobs")))
+			g.expect(403, from(message{path: "/api/jobs/delete", body: []byte(`{"ids":["1"]}`)}))
+			g.expect(200, from(message{method: http.MethodHead, path: "/webhooks"})) // as Intercom validates the URL
+		})
+	}
+	g.expect(200, signed(notification(topic, "notif_from_intercom")).to("/webhooks").at("hooks.example"))
 	if jobs := g.expect(200, atUI("/api/jobs?state=completed")).body; strings.Contains(jobs, "<!doctype html>") {
 		t.Errorf("the jobs are %s", jobs)
 	}

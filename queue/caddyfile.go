@@ -192,6 +192,7 @@ func parseDuration(d *caddyfile.Dispenser, most time.Duration) (caddy.Duration, 
 //
 //	intercom_queue_ui [<path prefix>] [{
 //		queue [<engine>] ...
+//		unauthenticated
 //	}]
 func parseUI(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 	ui := new(UI)
@@ -206,17 +207,27 @@ func parseUI(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 		}
 	}
 	for h.NextBlock(0) {
-		if h.Val() != "queue" {
-			return nil, h.Errf("unknown option %s of intercom_queue_ui: it has queue", h.Val())
+		switch h.Val() {
+		case "queue":
+			if ui.QueueRaw != nil {
+				return nil, h.Err("queue is given twice")
+			}
+			module, engine, err := intercomwebhook.UnmarshalQueue(h.Dispenser)
+			if err != nil {
+				return nil, err
+			}
+			ui.QueueRaw = caddyconfig.JSONModuleObject(module, "engine", engine, nil)
+		case "unauthenticated":
+			if ui.Unauthenticated {
+				return nil, h.Err("unauthenticated is given twice")
+			}
+			if h.NextArg() {
+				return nil, h.ArgErr()
+			}
+			ui.Unauthenticated = true
+		default:
+			return nil, h.Errf("unknown option %s of intercom_queue_ui: it has queue and unauthenticated", h.Val())
 		}
-		if ui.QueueRaw != nil {
-			return nil, h.Err("queue is given twice")
-		}
-		module, engine, err := intercomwebhook.UnmarshalQueue(h.Dispenser)
-		if err != nil {
-			return nil, err
-		}
-		ui.QueueRaw = caddyconfig.JSONModuleObject(module, "engine", engine, nil)
 	}
 	var matcher caddy.ModuleMap
 	if ui.Prefix != "" {

@@ -5,9 +5,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"net/netip"
+	"net/url"
 	"path"
 	"strings"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -20,8 +27,11 @@ func init() {
 // UI serves River's web UI of a queue: what is stored, dead letters with their errors,
 // and the means to try again, cancel, delete, and pause a lane.
 //
-// Whoever can reach it can read and delete all that is stored, so put it behind
-// authentication. It asks for none itself.
+// Whoever can use it can read and delete all that is stored. So it answers 403 to
+// everybody but those whom Caddy has authenticated, as `basic_auth` does, and clients
+// on this machine: the connection's address, Caddy's `client_ip` and the host in the
+// request must all be loopback. The host is checked because a page in a browser on
+// this machine can point a name of its own to 127.0.0.1 (DNS rebinding).
 type UI struct {
 	// The path under which it is mounted, as in `/queue`. Default: the root.
 	Prefix string `json:"prefix,omitempty"`
@@ -30,10 +40,15 @@ type UI struct {
 	// that say where the database is. Default: the only one of the config.
 	QueueRaw json.RawMessage `json:"queue,omitempty" caddy:"namespace=http.intercom_webhook.queues inline_key=engine"`
 
-	location *location // nil for the only one
-	handler  http.Handler
-	started  chan struct{} // closed once there is a handler
-	cancel   context.CancelFunc
+	// Whether to answer everybody. It is for those who guard the UI in a way that
+	// does not set `{http.auth.user.id}`, such as `forward_auth`. Default: false.
+	Unauthenticated bool `json:"unauthenticated,omitempty"`
+
+	location    *location // nil for the only one
+	handler     http.Handler
+	started     chan struct{} // closed once there is a handler
+	cancel      context.CancelFunc
+	floodLogger *zap.Logger // writes each message once a second
 }
 
 // CaddyModule returns the Caddy module information.
@@ -59,6 +74,13 @@ func (u *UI) Provision(ctx caddy.Context) error {
 		return err
 	}
 	u.started = make(chan struct{})
+	u.floodLogger = ctx.Logger().WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
+		return zapcore.NewSamplerWithOptions(core, time.Second, 1, 0)
+	}))
+	if u.Unauthenticated {
+		ctx.Logger().Warn("intercom_queue_ui is unauthenticated: whoever reaches it can read and delete what is in the queue; guard it in another way",
+			zap.String("prefix", u.Prefix))
+	}
 	if u.QueueRaw != nil {
 		module, err := ctx.LoadModule(u, "QueueRaw")
 		if err != nil {
@@ -115,11 +137,13 @@ func (u *UI) stop() {
 	}
 }
 
-// ServeHTTP implements caddyhttp.MiddlewareHandler. Orders are only given under /api/;
-// what else is sent is not for the UI, as the notifications of a site at whose root it is.
+// ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (u *UI) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead && !strings.HasPrefix(r.URL.Path, u.Prefix+"/api/") {
+	if !u.isFor(r) {
 		return next.ServeHTTP(w, r)
+	}
+	if err := checkAccess(r); err != nil && !u.Unauthenticated {
+		return u.refuse(r, err)
 	}
 	select {
 	case <-u.started:
@@ -128,6 +152,61 @@ func (u *UI) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 	}
 	u.handler.ServeHTTP(w, r)
 	return nil
+}
+
+// isFor tells requests for the UI from those for a webhook of a site at whose root
+// the UI is: Intercom sends notifications there, and a HEAD to validate the URL.
+func (u *UI) isFor(r *http.Request) bool {
+	switch r.Method {
+	case http.MethodGet:
+		return true
+	case http.MethodHead:
+		return u.Prefix != ""
+	default:
+		return strings.HasPrefix(r.URL.Path, u.Prefix+"/api/")
+	}
+}
+
+var (
+	errRemoteAddress = errors.New("the client is not authenticated, and its address is not loopback")
+	errClientIP      = errors.New("the client is not authenticated, and client_ip is not loopback")
+	errHost          = errors.New("the client is not authenticated, and the host that it asks for is not localhost or a loopback address")
+)
+
+// checkAccess refuses clients that are neither authenticated by Caddy nor on this
+// machine. It fails closed: what cannot be told is not loopback.
+func checkAccess(r *http.Request) error {
+	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		if user, _ := repl.GetString("http.auth.user.id"); user != "" {
+			return nil
+		}
+	}
+	remote, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil || !isLoopback(remote) {
+		return errRemoteAddress
+	}
+	clientIP, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
+	if !isLoopback(clientIP) {
+		return errClientIP
+	}
+	host := (&url.URL{Host: r.Host}).Hostname()
+	if !strings.EqualFold(host, "localhost") && !isLoopback(host) {
+		return errHost
+	}
+	return nil
+}
+
+func isLoopback(address string) bool {
+	addr, err := netip.ParseAddr(address)
+	return err == nil && addr.Unmap().IsLoopback()
+}
+
+func (u *UI) refuse(r *http.Request, why error) error {
+	if c := u.floodLogger.Check(zapcore.WarnLevel, "refused request for intercom_queue_ui: "+why.Error()); c != nil {
+		clientIP, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
+		c.Write(zap.String("client_ip", clientIP), zap.String("remote_addr", r.RemoteAddr))
+	}
+	return caddyhttp.Error(http.StatusForbidden, why)
 }
 
 // Interface guards

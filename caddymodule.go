@@ -258,13 +258,18 @@ func (h *Handler) warnOfForgeableSource() {
 	if h.server == nil || h.server.TrustedProxiesStrict > 0 {
 		return
 	}
-	// TrustedProxiesRaw is cleared by the time that handlers are provisioned, and
-	// what it was loaded into is not exported.
-	trusted := reflect.ValueOf(h.server).Elem().FieldByName("trustedProxies")
-	if h.server.TrustedProxiesUnix || trusted.IsValid() && !trusted.IsNil() {
+	if h.server.TrustedProxiesUnix || hasTrustedProxies(h.server) {
 		h.logger.Warn("source addresses can be forged: with trusted_proxies but without trusted_proxies_strict " +
 			"the leftmost address of X-Forwarded-For counts, which the sender writes; add trusted_proxies_strict to the server's options")
 	}
+}
+
+// hasTrustedProxies reports whether a caddyhttp.Server trusts proxies. TrustedProxiesRaw
+// is cleared by the time that handlers are provisioned, and the field that it is loaded
+// into is not exported: another Caddy may have none, or one of another type.
+func hasTrustedProxies(server any) bool {
+	trusted := reflect.ValueOf(server).Elem().FieldByName("trustedProxies")
+	return trusted.Kind() == reflect.Interface && !trusted.IsNil()
 }
 
 // ServeHTTP takes a request from the verification to its answer.

@@ -34,11 +34,11 @@ func init() {
 // Handler is the one endpoint of an Intercom app: it takes the webhooks of every
 // topic and every workspace, and gives each to the route that its topic fits.
 //
-// It checks, in this order: the method, the source address, the shape of the
-// signature header, the size of the body, and the HMAC over the body's raw bytes.
-// A request that fails is refused with 405, 403, 401, 413 or 400, as an error that
-// `handle_errors` sees. HEAD, with which Intercom validates the URL, is answered
-// with 200.
+// It checks, in this order: the method, that the TLS handshake is complete, the source
+// address, the shape of the signature header, the size of the body, and the HMAC over
+// the body's raw bytes. A request that fails is refused with 405, 425, 403, 401, 413
+// or 400, as an error that `handle_errors` sees. HEAD, with which Intercom validates
+// the URL, is answered with 200.
 //
 // A notification then goes to the first of the routes that fits, behind a shield:
 // Intercom sees 200 if the backend answered 2xx, and otherwise 502, 503 or 504,
@@ -279,6 +279,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	t := newTag(r)
 
 	if r.Method == http.MethodHead {
+		abandonBody(w, r)
 		w.WriteHeader(http.StatusOK)
 		return nil
 	}
@@ -319,8 +320,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 // refuse turns a request away, so that Caddy's error handling answers it.
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, t *tag, why *refusal) error {
 	t.reason = why.reason
+	closeConnection(w, r)
 	refusedTotal.WithLabelValues(why.reason).Inc()
-	if why.reason != reasonMethod && why.reason != reasonSource {
+	switch why.reason {
+	case reasonMethod, reasonEarlyData, reasonSource: // of senders that may be anybody
+	default:
 		watchAnswer(why.status, h.logger)
 	}
 	if why.reason == reasonMethod {

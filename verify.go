@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"strconv"
@@ -40,6 +41,7 @@ var (
 // and {http.intercom_webhook.reason}.
 const (
 	reasonMethod             = "method"
+	reasonEarlyData          = "early_data"
 	reasonSource             = "source"
 	reasonSignatureMissing   = "signature_missing"
 	reasonSignatureMalformed = "signature_malformed"
@@ -50,7 +52,8 @@ const (
 )
 
 // refusal is why a request is not let in. Its text goes to logs and to
-// {http.error.message}: it never holds anything of the body, a signature or a secret.
+// {http.error.message}: it never holds anything that the sender wrote, and so never
+// wraps an error of net/http, which may quote the request.
 type refusal struct {
 	status int
 	reason string
@@ -86,6 +89,10 @@ type signedRequest struct {
 func (v *verifier) admit(r *http.Request) (signature, *refusal) {
 	if r.Method != http.MethodPost {
 		return signature{}, newRefusal(http.StatusMethodNotAllowed, reasonMethod, "method is not POST")
+	}
+	if r.TLS != nil && !r.TLS.HandshakeComplete {
+		// QUIC's 0-RTT: until the handshake completes, the source address may be forged.
+		return signature{}, newRefusal(http.StatusTooEarly, reasonEarlyData, "request came before the TLS handshake was complete")
 	}
 	if !v.allows(r) {
 		return signature{}, newRefusal(http.StatusForbidden, reasonSource, "source address is not allowed")
@@ -197,20 +204,59 @@ func (v *verifier) readBody(w http.ResponseWriter, r *http.Request, deadline tim
 		if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 			return nil, v.tooLarge()
 		}
-		// the deadline stays: it also bounds net/http's draining of the rest
-		return nil, newRefusal(http.StatusBadRequest, reasonBody, "reading body: %w", err)
+		return nil, newRefusal(http.StatusBadRequest, reasonBody, "%s", bodyFailure(err))
 	}
 	_ = control.SetReadDeadline(time.Time{})
 	_ = limited.Close()
 	return buf.Bytes(), nil
 }
 
-// abandonBody leaves alone what is still to come of a refused request's body. With
-// HTTP/1 that takes the end of the connection: net/http would first read on, and
-// hold the refusal back for as long as the sender likes.
-func abandonBody(w http.ResponseWriter, r *http.Request) {
-	if r.ProtoMajor == 1 && r.ContentLength != 0 {
+// bodyFailure says why a body could not be read. The error's own text may quote what
+// was sent, such as a malformed trailer.
+func bodyFailure(err error) string {
+	timeout, ok := errors.AsType[net.Error](err)
+	switch {
+	case ok && timeout.Timeout():
+		return "body was not complete in time"
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return "body was cut short"
+	default:
+		return "body could not be read"
+	}
+}
+
+// closeConnection has net/http close an HTTP/1 connection after the answer, so that a
+// sender that was refused does not keep it.
+func closeConnection(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor == 1 {
 		w.Header()["Connection"] = []string{"close"}
+	}
+}
+
+// abandonBody ends an HTTP/1 connection with the answer, if the request announced a
+// body that was not read. net/http would otherwise read on, before the answer and
+// after it, for as long as the sender likes.
+func abandonBody(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor != 1 || r.ContentLength == 0 {
+		return
+	}
+	closeConnection(w, r)
+	_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) // the past: reads fail at once
+	// A body over its limit makes net/http send the end of the connection at once, but
+	// close the socket a little later. Otherwise the kernel may reset the connection
+	// because of what was sent and not read, and the sender would miss the answer.
+	overLimit := http.MaxBytesReader(innermost(w), io.NopCloser(strings.NewReader("x")), 0)
+	_, _ = overLimit.Read(make([]byte, 1))
+}
+
+// innermost returns the ResponseWriter that is net/http's own.
+func innermost(w http.ResponseWriter) http.ResponseWriter {
+	for {
+		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return w
+		}
+		w = wrapper.Unwrap()
 	}
 }
 

@@ -3,12 +3,14 @@ package intercomwebhook
 import (
 	"bytes"
 	"crypto/hmac"
+	"crypto/tls"
 	"encoding/hex"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"net/textproto"
 	"regexp"
 	"strings"
 	"testing"
@@ -63,6 +65,7 @@ func TestVerify(t *testing.T) {
 		body    io.Reader // default: body
 		length  int64     // default: as the body has it
 		appsOff bool
+		tls     *tls.ConnectionState
 
 		reason string
 		status int
@@ -76,6 +79,7 @@ func TestVerify(t *testing.T) {
 		"ok/from the second source":               {from: "192.0.2.1", header: good, scheme: hubSignature},
 		"ok/from an IPv6 address":                 {from: "2001:db8::7", header: good, scheme: hubSignature},
 		"ok/from an IPv4 address written as IPv6": {from: "::ffff:203.0.113.9", header: good, scheme: hubSignature},
+		"ok/over TLS":                             {header: good, tls: &tls.ConnectionState{HandshakeComplete: true}, scheme: hubSignature},
 		"ok/body of unknown length":               {header: good, length: -1, scheme: hubSignature},
 		"ok/body of the largest size":             {header: hub(sign(hubSignature, "new", strings.Repeat("x", 100))), body: strings.NewReader(strings.Repeat("x", 100)), length: 100, scheme: hubSignature},
 
@@ -84,6 +88,10 @@ func TestVerify(t *testing.T) {
 		"fail/another address":                  {from: "198.51.100.1", header: good, reason: "source", status: 403},
 		"fail/no address":                       {from: "-", header: good, reason: "source", status: 403},
 		"fail/the address before the signature": {from: "198.51.100.1", reason: "source", status: 403},
+		"fail/early data":                       {header: good, tls: new(tls.ConnectionState), reason: "early_data", status: 425},
+		"fail/early data before the address":    {from: "198.51.100.1", tls: new(tls.ConnectionState), reason: "early_data", status: 425},
+		"fail/another method before early data": {method: http.MethodGet, tls: new(tls.ConnectionState), reason: "method", status: 405},
+		"fail/trailer malformed":                {header: good, body: iotest.ErrReader(textproto.ProtocolError("malformed MIME header line: ping new old")), length: -1, reason: "body", status: 400},
 		"fail/no signature":                     {reason: "signature_missing", status: 401},
 		"fail/app request where there are none": {header: http.Header{"X-Body-Signature": {sign(bodySignature, "new", body)}}, appsOff: true, reason: "signature_missing", status: 401},
 		"fail/two signatures in one header":     {header: http.Header{"X-Hub-Signature": {sign(hubSignature, "new", body), sign(hubSignature, "new", body)}}, reason: "signature_malformed", status: 401},
@@ -123,6 +131,7 @@ func TestVerify(t *testing.T) {
 				r.ContentLength = int64(len(body))
 			}
 			r.RemoteAddr = "[" + source + "]:443"
+			r.TLS = tc.tls
 			if tc.header != nil {
 				r.Header = tc.header.Clone()
 			}

@@ -50,6 +50,7 @@ var (
 	errTopicMissing  = errors.New("no topic at the top level")
 	errTopicInvalid  = errors.New("topic is not a dotted name of [a-z0-9_] segments")
 	errFieldRepeated = errors.New("a top-level field is repeated")
+	errFieldCase     = errors.New("a top-level field differs from one of the envelope only in case")
 )
 
 // parseEnvelope reads the envelope of a notification. The body must be one
@@ -85,6 +86,11 @@ func parseEnvelope(body []byte) (envelope, error) {
 	return e, nil
 }
 
+// envelopeFields are the keys of the fields that take reads.
+var envelopeFields = [][]byte{
+	[]byte("topic"), []byte("id"), []byte("app_id"), []byte("created_at"), []byte("delivery_attempts"),
+}
+
 // fieldSet remembers the fields of an envelope that were met.
 type fieldSet uint8
 
@@ -105,8 +111,9 @@ func (s *fieldSet) add(field fieldSet) error {
 }
 
 // take keeps the top-level member that the iterator stands on, if it is one of
-// the envelope's fields. A repeated field is refused: parsers differ on which one
-// counts, and the backend must not see another topic than the one it was routed by.
+// the envelope's fields. A repeated field is refused, and one that differs only in
+// case: parsers differ on which one counts, and the backend must not see another topic
+// than the one it was routed by.
 func (e *envelope) take(i *jscan.Iterator[[]byte], seen *fieldSet) (err error) {
 	key := i.Key()
 	name := key[1 : len(key)-1]
@@ -126,8 +133,19 @@ func (e *envelope) take(i *jscan.Iterator[[]byte], seen *fieldSet) (err error) {
 		e.createdAt, err = intValue(i), seen.add(fieldCreatedAt)
 	case "delivery_attempts":
 		e.deliveryAttempts, err = intValue(i), seen.add(fieldDeliveryAttempts)
+	default:
+		if foldsToField(name) {
+			err = errFieldCase
+		}
 	}
 	return err
+}
+
+// foldsToField reports whether encoding/json, which ignores case, would take the key
+// for a field of the envelope. Unicode's case folding includes ſ (U+017F) for s and
+// K (U+212A) for k.
+func foldsToField(key []byte) bool {
+	return slices.ContainsFunc(envelopeFields, func(field []byte) bool { return bytes.EqualFold(key, field) })
 }
 
 func topicValue(i *jscan.Iterator[[]byte]) (string, error) {

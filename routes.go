@@ -19,7 +19,7 @@ type Route struct {
 
 	// The name of the route in logs and metrics, and of its lane in a queue:
 	// lower-case letters and digits, joined by single `-` or `_`, 64 at most.
-	// Default: the first topic pattern, as in `conversation-user` for
+	// Default: made from the first topic pattern, as in `conversation-user` for
 	// `conversation.user.*`; `default` for `*`.
 	Lane string `json:"lane,omitempty"`
 }
@@ -36,13 +36,21 @@ func checkLane(name string) error {
 	return nil
 }
 
-// defaultLane makes a name from a topic pattern.
+// namelessLane is the default name where a route has nothing to make one from.
+const namelessLane = "route"
+
+var severalSeparators = regexp.MustCompile(`[_-]{2,}`)
+
+// defaultLane makes a valid name from a valid topic pattern.
 func defaultLane(pattern string) string {
 	if pattern == "*" {
 		return "default"
 	}
-	name := strings.TrimSuffix(pattern, ".*")
-	return strings.NewReplacer(".", "-", "*", "any").Replace(name)
+	name := strings.ToLower(strings.TrimSuffix(pattern, ".*"))
+	name = strings.NewReplacer(".", "-", "*", "any").Replace(name)
+	name = strings.Trim(severalSeparators.ReplaceAllString(name, "-"), "_-")
+	name = strings.TrimRight(name[:min(len(name), maxLaneLength)], "_-")
+	return cmp.Or(name, namelessLane)
 }
 
 // route is a Route ready to run.
@@ -70,7 +78,7 @@ func provisionRoutes(ctx caddy.Context, configured []Route) ([]route, error) {
 		if patterns := c.patterns(); name == "" && len(patterns) > 0 {
 			name = defaultLane(patterns[0])
 		}
-		name = cmp.Or(name, "route")
+		name = cmp.Or(name, namelessLane)
 		duplicate := slices.ContainsFunc(routes, func(r route) bool { return r.name == name })
 		if duplicate && c.Lane == "" {
 			name = fmt.Sprintf("%s-%d", name, i)

@@ -20,6 +20,14 @@ func TestDefaultLane(t *testing.T) {
 		"*.created":               "any-created",
 		"*.*":                     "any",
 		"conversation.user.reply": "conversation-user-reply",
+		"Conversation.userReply":  "conversation-userreply",
+		"x-y.A-B.*":               "x-y-a-b",
+		"a__b.c--d":               "a-b-c-d",
+		"_a.-b.c_":                "a-b-c",
+		"_":                       "route",
+		"-.*":                     "route",
+
+		strings.Repeat("a.", 40) + "b": strings.Repeat("a-", 31) + "a",
 	} {
 		got := defaultLane(pattern)
 		if got != want {

@@ -48,7 +48,7 @@ var (
 	errNoObject      = errors.New("body is not a JSON object")
 	errTooDeep       = errors.New("body is nested too deeply")
 	errTopicMissing  = errors.New("no topic at the top level")
-	errTopicInvalid  = errors.New("topic is not a dotted name of [a-z0-9_] segments")
+	errTopicInvalid  = errors.New("topic is not a dotted name of [A-Za-z0-9_-] segments")
 	errFieldRepeated = errors.New("a top-level field is repeated")
 	errFieldCase     = errors.New("a top-level field differs from one of the envelope only in case")
 )
@@ -198,7 +198,7 @@ func unquote(quoted []byte) string {
 }
 
 // validTopic reports whether s has the form of a topic, known or not: segments of
-// [a-z0-9_], joined by dots.
+// [A-Za-z0-9_-], joined by dots.
 func validTopic(s string) bool {
 	if len(s) > maxHeaderValue {
 		return false
@@ -213,7 +213,8 @@ func validTopic(s string) bool {
 
 func validSegment(s string) bool {
 	for _, c := range []byte(s) {
-		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '_' {
+		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
+		if !letter && (c < '0' || c > '9') && c != '_' && c != '-' {
 			return false
 		}
 	}
@@ -230,7 +231,7 @@ func checkPattern(pattern string) error {
 		case strings.Contains(segment, "*"):
 			return fmt.Errorf("topic pattern %q: a * must be a whole segment, as in conversation.*", pattern)
 		default:
-			return fmt.Errorf("topic pattern %q: segment %q has other characters than [a-z0-9_]", pattern, segment)
+			return fmt.Errorf("topic pattern %q: segment %q has other characters than [A-Za-z0-9_-]", pattern, segment)
 		}
 	}
 	return nil

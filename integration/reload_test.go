@@ -156,7 +156,7 @@ func TestFailedReloadLeavesTheGatewayRunning(t *testing.T) {
 	for _, bad := range []setup{
 		{secrets: "{env.GATEWAY_TEST_UNSET}"},
 		{webhook: "route * { respond 200 }", allow: "static nonsense"},
-		{webhook: "route Wrong { respond 200 }"},
+		{webhook: "route wrong:pattern { respond 200 }"},
 	} {
 		if err := g.load(bad); err == nil {
 			t.Errorf("%+v was loaded", bad)

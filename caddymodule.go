@@ -292,7 +292,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 
 	if signed.scheme == bodySignature {
 		t.kind = kindAppRequest
-		return h.AppRequests.Compile(next).ServeHTTP(w, r)
+		return h.runUnshielded(caddyhttp.NewResponseRecorder(w, nil, nil), r, t, h.AppRequests.Compile(next))
 	}
 
 	envelope, err := parseEnvelope(signed.body)
@@ -348,13 +348,37 @@ func (h *Handler) pass(w http.ResponseWriter, r *http.Request, t *tag, next cadd
 	defer func() { h.observe(t, outcomeOf(status), status, time.Since(start)) }()
 
 	recorder := caddyhttp.NewResponseRecorder(w, nil, nil)
-	err := next.ServeHTTP(recorder, r)
+	err := h.runUnshielded(recorder, r, t, next)
 	if handlerErr, ok := errors.AsType[caddyhttp.HandlerError](err); ok {
 		status = handlerErr.StatusCode
 	} else if err == nil {
 		status = cmp.Or(recorder.Status(), http.StatusOK) // which net/http writes if nobody does
 	}
 	return err
+}
+
+// runUnshielded runs handlers whose answer passes as it is. If they panic, the answer
+// is a 502, or, once another answer has begun, the end of the connection.
+func (h *Handler) runUnshielded(w caddyhttp.ResponseRecorder, r *http.Request, t *tag, handler caddyhttp.Handler) error {
+	err := serve(handler, w, r)
+	if err == errCutShort { //nolint:errorlint // serve's own
+		panic(http.ErrAbortHandler) // net/http then ends the connection
+	}
+	panicked, ok := errors.AsType[*panicError](err)
+	if !ok {
+		return err
+	}
+	h.logPanic(t, panicked)
+	if w.Status() != 0 {
+		panic(http.ErrAbortHandler)
+	}
+	return caddyhttp.Error(http.StatusBadGateway, panicked)
+}
+
+func (h *Handler) logPanic(t *tag, panicked *panicError) {
+	if c := h.floodLogger.Check(zapcore.ErrorLevel, "a handler panicked"); c != nil {
+		c.Write(zap.Inline(t), zap.String("panic", panicked.value), zap.ByteString("stack", panicked.stack))
+	}
 }
 
 // take decides what becomes of a notification, and what Intercom is told of it.
@@ -380,8 +404,14 @@ func (h *Handler) take(r *http.Request, t *tag, body []byte) (outcome string, st
 }
 
 // deliver runs the route that fits the notification, and returns what its backend
-// answered, or an error if there was no whole answer.
+// answered, or an error if there was no whole answer. A panic is such an error, too,
+// and is logged with its stack.
 func (h *Handler) deliver(r *http.Request, t *tag) (status int, err error) {
+	defer func() {
+		if panicked, ok := errors.AsType[*panicError](err); ok {
+			h.logPanic(t, panicked)
+		}
+	}()
 	route, err := routeFor(h.routes, r, t.topic)
 	if err != nil {
 		return 0, err

@@ -183,14 +183,15 @@ func covers(cover, pattern string) bool {
 
 // routeFor returns the first route that fits the request, or nil. A ping is only
 // for routes that name it.
-func routeFor(routes []route, r *http.Request, topic string) (*route, error) {
+func routeFor(routes []route, r *http.Request, topic string) (fitting *route, err error) {
+	defer catchPanic(&err)
 	for i := range routes {
 		if topic == topicPing && !routes[i].namesPing {
 			continue
 		}
 		fits, err := routes[i].matchers.AnyMatchWithError(r)
-		if err != nil {
-			return nil, fmt.Errorf("matching route %s: %w", routes[i].name, err)
+		if err != nil { // whose text may quote the request
+			return nil, fmt.Errorf("a matcher of route %s failed", routes[i].name)
 		}
 		if fits {
 			return &routes[i], nil

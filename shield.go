@@ -2,13 +2,21 @@ package intercomwebhook
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"fmt"
+	"io"
+	"net"
 	"net/http"
+	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
 
 // shield takes a backend's answer in Intercom's stead. It keeps the status and
@@ -39,14 +47,50 @@ func (s *shield) Write(p []byte) (int, error) {
 // Flush is there for handlers that stream, and does nothing.
 func (s *shield) Flush() {}
 
+// Why there was no whole answer. These texts go to logs and into the queue. Errors of
+// handlers and of net/http do not: they may quote the answer or the notification.
 var (
-	errUnrouted  = errors.New("no route for this topic")
-	errUnhandled = errors.New("no handler of the route answered")
-	errTimeout   = errors.New("backend did not answer in time")
-	errNoAnswer  = errors.New("backend gave no valid answer")
-	errMalformed = errors.New("backend's answer is not HTTP")
-	errCutShort  = errors.New("backend's answer was cut short")
+	errUnrouted    = errors.New("no route for this topic")
+	errUnhandled   = errors.New("no handler of the route answered")
+	errTimeout     = errors.New("backend did not answer in time")
+	errNoAnswer    = errors.New("backend gave no valid answer")
+	errMalformed   = errors.New("backend's answer is not valid HTTP")
+	errCutShort    = errors.New("backend's answer was cut short")
+	errHungUp      = errors.New("backend hung up before it answered")
+	errNoUpstream  = errors.New("no upstream is available")
+	errUnreachable = errors.New("backend could not be reached")
+	errTooSlow     = errors.New("backend is slower than a time limit of the route's own")
+	errTLS         = errors.New("TLS handshake with the backend failed")
+	errConnection  = errors.New("connection to the backend failed")
+	errHandler     = errors.New("a handler of the route failed")
 )
+
+// panicError is a panic of a handler or a matcher. The panic's value is not kept, as it
+// may quote the notification; only its type and, if it is one of the runtime's errors,
+// its text.
+type panicError struct {
+	value string
+	stack []byte
+}
+
+func (*panicError) Error() string { return "a handler of the route panicked" }
+
+// catchPanic, when it is deferred, turns a panic into an error.
+func catchPanic(err *error) {
+	switch p := recover().(type) {
+	case nil:
+	case runtime.Error:
+		*err = &panicError{value: p.Error(), stack: debug.Stack()}
+	default:
+		if p == http.ErrAbortHandler { //nolint:errorlint // a panic's value, compared as net/http does
+			// With this panic reverse_proxy reports that an answer broke off midway,
+			// and the abort directive that there shall be none.
+			*err = errCutShort
+			return
+		}
+		*err = &panicError{value: fmt.Sprintf("%T", p), stack: debug.Stack()}
+	}
+}
 
 // unhandledVar is the variable that Caddy itself sets when no handler has answered.
 const unhandledVar = "unhandled"
@@ -60,7 +104,10 @@ var unhandled caddyhttp.Handler = caddyhttp.HandlerFunc(func(_ http.ResponseWrit
 // run lets a handler answer a notification, and returns the status it answered
 // with, or an error if that never became a whole answer.
 func (s *shield) run(handler caddyhttp.Handler, r *http.Request) (int, error) {
-	err := s.serve(handler, r)
+	err := serve(handler, s, r)
+	if _, panicked := errors.AsType[*panicError](err); panicked {
+		return s.status, err
+	}
 	if gone := r.Context().Err(); gone != nil && (err != nil || !success(s.status)) {
 		// all else is a consequence of this
 		if errors.Is(gone, context.DeadlineExceeded) {
@@ -68,29 +115,83 @@ func (s *shield) run(handler caddyhttp.Handler, r *http.Request) (int, error) {
 		}
 		return 0, gone
 	}
+	if err != nil && err != errCutShort { //nolint:errorlint // serve's own
+		err = failure(err)
+	}
 	if err == nil && s.status == 0 {
 		err = errNoAnswer
 		if fellThrough, _ := caddyhttp.GetVar(r.Context(), unhandledVar).(bool); fellThrough {
 			err = errUnhandled
 		}
 	}
-	if err != nil && strings.Contains(err.Error(), "malformed") {
-		err = errMalformed // net/http quotes the answer, which may quote the notification
-	}
 	return s.status, err
 }
 
-func (s *shield) serve(handler caddyhttp.Handler, r *http.Request) (err error) {
-	defer func() {
-		// With this panic reverse_proxy reports that an answer broke off midway,
-		// and the abort directive that there shall be none.
-		if p := recover(); p == http.ErrAbortHandler { //nolint:errorlint // a panic's value, compared as net/http does
-			err = errCutShort
-		} else if p != nil {
-			panic(p)
+// serve runs a handler, and returns a panic of it as an error: errCutShort if it is
+// http.ErrAbortHandler, else a panicError.
+func serve(handler caddyhttp.Handler, w http.ResponseWriter, r *http.Request) (err error) {
+	defer catchPanic(&err)
+	return handler.ServeHTTP(w, r)
+}
+
+// failure returns the error to tell instead of one that a handler returned.
+func failure(err error) error {
+	network, _ := errors.AsType[net.Error](err)
+	operation, _ := errors.AsType[*net.OpError](err)
+	errno, hasErrno := errors.AsType[syscall.Errno](err)
+	switch {
+	case isA[reverseproxy.DialError](err):
+		return dialFailure(err)
+	case isA[*tls.CertificateVerificationError](err), isA[tls.RecordHeaderError](err),
+		operation != nil && operation.Op == "remote error": // an alert
+		return errTLS
+	case network != nil && network.Timeout():
+		return errTooSlow
+	case hasErrno:
+		return fmt.Errorf("%w: %w", errConnection, errno)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return errHungUp
+	}
+	handlerErr, ok := errors.AsType[caddyhttp.HandlerError](err)
+	switch {
+	case !ok:
+		return errHandler
+	case !strings.HasPrefix(handlerErr.Trace, "reverseproxy."), handlerErr.Err == nil:
+		// where it was made, as its text may not be told
+		return fmt.Errorf("%w: status %d from %s", errHandler, handlerErr.StatusCode, handlerErr.Trace)
+	}
+	text := handlerErr.Err.Error()
+	switch {
+	case text == "no upstreams available":
+		return errNoUpstream
+	case strings.Contains(text, "malformed"), strings.Contains(text, "transport connection broken"):
+		return errMalformed
+	default:
+		return errNoAnswer
+	}
+}
+
+// dialFailures are the endings of texts of dial errors, which reverse_proxy does not
+// let unwrap. What is in front of them may come from a placeholder.
+var dialFailures = []string{
+	syscall.ECONNREFUSED.Error(), syscall.ECONNRESET.Error(), syscall.EHOSTUNREACH.Error(), syscall.ENETUNREACH.Error(),
+	syscall.EADDRNOTAVAIL.Error(), syscall.EACCES.Error(), syscall.ENOENT.Error(), syscall.EMFILE.Error(),
+	"i/o timeout", "no such host", "server misbehaving",
+}
+
+func dialFailure(err error) error {
+	text := err.Error()
+	for _, ending := range dialFailures {
+		if strings.HasSuffix(text, ": "+ending) {
+			return fmt.Errorf("%w: %s", errUnreachable, ending)
 		}
-	}()
-	return handler.ServeHTTP(s, r)
+	}
+	return errUnreachable
+}
+
+func isA[E error](err error) bool {
+	_, ok := errors.AsType[E](err)
+	return ok
 }
 
 func success(status int) bool { return status >= 200 && status <= 299 }

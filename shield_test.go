@@ -2,13 +2,21 @@ package intercomwebhook
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
 
 func TestShieldedStatus(t *testing.T) {
@@ -40,7 +48,6 @@ func TestShieldedStatus(t *testing.T) {
 }
 
 func TestShieldRun(t *testing.T) {
-	failure := errors.New("failure")
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	late, cancel := context.WithTimeout(t.Context(), 0)
@@ -89,8 +96,8 @@ func TestShieldRun(t *testing.T) {
 			err:    errNoAnswer,
 		},
 		"an error": {
-			handle: func(http.ResponseWriter) error { return failure },
-			err:    failure,
+			handle: func(http.ResponseWriter) error { return errors.New("private words") },
+			err:    errHandler,
 		},
 		"an answer that breaks off": {
 			handle: func(w http.ResponseWriter) error { w.WriteHeader(200); panic(http.ErrAbortHandler) },
@@ -107,11 +114,15 @@ func TestShieldRun(t *testing.T) {
 			handle: func(w http.ResponseWriter) error { w.WriteHeader(200); panic(http.ErrAbortHandler) },
 			err:    errTimeout,
 		},
-		"an answer that is not HTTP": {
-			handle: func(http.ResponseWriter) error {
-				return caddyhttp.Error(502, errors.New(`malformed HTTP status code "{\"type\":"`))
-			},
-			err: errMalformed,
+		"a panic behind an answer": {
+			handle: func(w http.ResponseWriter) error { w.WriteHeader(200); panic("private words") },
+			status: 200,
+			err:    new(panicError),
+		},
+		"a panic when time was up": {
+			ctx:    late,
+			handle: func(http.ResponseWriter) error { panic("private words") },
+			err:    new(panicError),
 		},
 		"success although Intercom has gone": {
 			ctx:    gone,
@@ -127,22 +138,83 @@ func TestShieldRun(t *testing.T) {
 			status, err := newShield().run(caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
 				return tc.handle(w)
 			}), r)
-			if status != tc.status || !errors.Is(err, tc.err) {
+			if _, panics := tc.err.(*panicError); panics { //nolint:errorlint // stands for any
+				if !isA[*panicError](err) || status != tc.status {
+					t.Errorf("got %d, %v; want %d and a panic", status, err, tc.status)
+				}
+			} else if status != tc.status || !errors.Is(err, tc.err) {
 				t.Errorf("got %d, %v; want %d, %v", status, err, tc.status, tc.err)
 			}
 		})
 	}
 }
 
-func TestOtherPanicsAreNotHidden(t *testing.T) {
-	defer func() {
-		if p := recover(); p != "bug" {
-			t.Errorf("recovered %v", p)
-		}
-	}()
-	_, _ = newShield().run(caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error {
-		panic("bug")
-	}), httptest.NewRequest(http.MethodPost, "/", nil))
+func TestPanicsAreErrorsWithTheirStack(t *testing.T) {
+	var none *http.Request
+	for name, tc := range map[string]struct {
+		handle func()
+		value  string
+	}{
+		"a text":          {func() { panic("private words") }, "string"},
+		"an error":        {func() { panic(errors.New("private words")) }, "*errors.errorString"},
+		"a runtime error": {func() { _ = none.Host }, "runtime error: invalid memory address or nil pointer dereference"},
+		"not comparable":  {func() { panic([]string{"private words"}) }, "[]string"},
+		"nil":             {func() { panic(nil) }, "panic called with nil argument"}, //nolint:govet // as somebody might
+	} {
+		t.Run(name, func(t *testing.T) {
+			status, err := newShield().run(caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error {
+				tc.handle()
+				return nil
+			}), httptest.NewRequest(http.MethodPost, "/", nil))
+			panicked, ok := errors.AsType[*panicError](err)
+			if !ok {
+				t.Fatalf("got %d, %v; want a panic", status, err)
+			}
+			if panicked.value != tc.value || !strings.Contains(string(panicked.stack), "shield_test.go") {
+				t.Errorf("got %q with the stack\n%s", panicked.value, panicked.stack)
+			}
+			if strings.Contains(err.Error()+panicked.value+string(panicked.stack), "private words") {
+				t.Error("the panic's value is told")
+			}
+		})
+	}
+}
+
+// Errors of handlers, of reverse_proxy and of net/http may quote the notification, or
+// what the backend made of it. What is told instead says what to look for.
+func TestFailuresQuoteNobody(t *testing.T) {
+	proxied := func(text string) error {
+		return caddyhttp.HandlerError{Err: errors.New(text), StatusCode: 502, Trace: "reverseproxy.statusError (reverseproxy.go:1)"}
+	}
+	wrapped := func(err error) error { return caddyhttp.Error(502, fmt.Errorf("private words: %w", err)) }
+	dial := func(text string) error { return caddyhttp.Error(502, reverseproxy.NewDialError(errors.New(text))) }
+	for name, tc := range map[string]struct {
+		err  error
+		want string
+	}{
+		"a handler's":             {errors.New("private words"), "a handler of the route failed"},
+		"a handler's with status": {caddyhttp.HandlerError{Err: errors.New("private words"), StatusCode: 404, Trace: "fileserver.notFound (a.go:1)"}, "a handler of the route failed: status 404 from fileserver.notFound (a.go:1)"},
+		"malformed header":        {proxied(`malformed MIME header: "private words"`), "backend's answer is not valid HTTP"},
+		"transfer encoding":       {proxied(`net/http: HTTP/1.x transport connection broken: unsupported transfer encoding: "private words"`), "backend's answer is not valid HTTP"},
+		"anything else of it":     {proxied("private words"), "backend gave no valid answer"},
+		"no upstream":             {proxied("no upstreams available"), "no upstream is available"},
+		"refused":                 {dial("dial tcp private words:1: connect: connection refused"), "backend could not be reached: connection refused"},
+		"no such host":            {dial("dial tcp: lookup private words on 127.0.0.53:53: no such host"), "backend could not be reached: no such host"},
+		"dialing, unknown":        {dial("private words"), "backend could not be reached"},
+		"reset":                   {wrapped(&net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNRESET)}), "connection to the backend failed: connection reset by peer"},
+		"hung up":                 {wrapped(io.EOF), "backend hung up before it answered"},
+		"hung up midway":          {wrapped(io.ErrUnexpectedEOF), "backend hung up before it answered"},
+		"slower than its limit":   {wrapped(os.ErrDeadlineExceeded), "backend is slower than a time limit of the route's own"},
+		"certificate":             {wrapped(&tls.CertificateVerificationError{Err: errors.New("private words")}), "TLS handshake with the backend failed"},
+		"no TLS":                  {wrapped(tls.RecordHeaderError{Msg: "private words"}), "TLS handshake with the backend failed"},
+		"TLS alert":               {wrapped(&net.OpError{Op: "remote error", Err: errors.New("private words")}), "TLS handshake with the backend failed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := failure(tc.err).Error(); got != tc.want {
+				t.Errorf("got %q, want %q", got, tc.want)
+			}
+		})
+	}
 }
 
 // countingWriter would race with a second writer.

@@ -1,8 +1,11 @@
 package integration
 
 import (
+	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/http"
@@ -88,11 +91,16 @@ func TestEveryRowOfTheAnswerTable(t *testing.T) {
 		{name: "signed, but no topic", setup: routes, send: signed([]byte(`{"id":null}`)), status: 400, reason: "envelope"},
 		{name: "signed, but the topic is no string", setup: routes, send: signed([]byte(`{"topic":["ping"]}`)), status: 400, reason: "envelope"},
 
+		{name: "signed, but the topic is there in another case, too", setup: routes, send: signed([]byte(`{"topic":"ping","Topic":"conversation.user.replied"}`)), status: 400, reason: "envelope"},
+
 		{name: "ping", setup: routes, send: signed(ping), status: 200, outcome: "ping"},
 		{name: "unrouted", setup: routes, send: signed(notification("ticket.created", "notif_1")), status: 200, outcome: "unrouted"},
 
 		{name: "backend unreachable", setup: setup{webhook: "route * as talk to " + nobody}, send: good, status: 502, outcome: "failed", code: "error"},
 		{name: "backend slower than timeout", setup: routes, answer: hang, send: good, status: 504, outcome: "timeout", code: "error"},
+
+		{name: "a handler of the route panics", setup: setup{webhook: "route * as talk { panicking }"}, send: good, status: 502, outcome: "failed", code: "error"},
+		{name: "a handler of the route answers, and panics", setup: setup{webhook: "route * as talk { panicking answering }"}, send: good, status: 502, outcome: "failed", code: "error", backend: 200},
 
 		{name: "queue stores", setup: queued, send: good, status: 200, outcome: "queued"},
 		{name: "queue cannot store", setup: queued, send: good, status: 503, outcome: "unqueued"},
@@ -275,6 +283,104 @@ func TestNothingIsReadFromThoseWhoAreRefusedByTheirHeader(t *testing.T) {
 				t.Errorf("status %d without any body sent, want %d", answer.status, c.status)
 			}
 		})
+	}
+}
+
+// A sender that was refused does not keep its connection, not even if it announced a
+// body and waits. A HEAD that announces one is treated alike, though it is no refusal.
+func TestConnectionOfARefusedSenderEnds(t *testing.T) {
+	good := hubHeader + ": " + hubSignature(body, secret)
+	wrong := hubHeader + ": sha1=" + strings.Repeat("0", 40)
+	for name, c := range map[string]struct {
+		request string // up to its body
+		body    string
+		allow   string
+		status  int
+	}{
+		"method, no body":          {"GET / HTTP/1.1", "", "", 405},
+		"method, body declared":    {"PUT / HTTP/1.1\nContent-Length: 1000", "", "", 405},
+		"source":                   {"POST / HTTP/1.1\n" + good + "\nContent-Length: 1000", "", "static 192.0.2.1", 403},
+		"source, a part of a body": {"POST / HTTP/1.1\n" + good + "\nContent-Length: 1000", "half", "static 192.0.2.1", 403},
+		"source, chunked":          {"POST / HTTP/1.1\n" + good + "\nTransfer-Encoding: chunked", "", "static 192.0.2.1", 403},
+		"source, 100-continue":     {"POST / HTTP/1.1\n" + good + "\nContent-Length: 1000\nExpect: 100-continue", "", "static 192.0.2.1", 403},
+		"source, HTTP/1.0":         {"POST / HTTP/1.0\nConnection: keep-alive\n" + good + "\nContent-Length: 1000", "", "static 192.0.2.1", 403},
+		"no signature":             {"POST / HTTP/1.1\nContent-Length: 1000", "", "", 401},
+		"no signature, no body":    {"POST / HTTP/1.1\nContent-Length: 0", "", "", 401},
+		"no signature, large":      {"POST / HTTP/1.1\nContent-Length: 1000000", "", "", 401},
+		"too large":                {"POST / HTTP/1.1\n" + good + "\nContent-Length: 4194305", "", "", 413},
+		"too large, 100-continue":  {"POST / HTTP/1.1\n" + good + "\nContent-Length: 4194305\nExpect: 100-continue", "", "", 413},
+		"slow body":                {"POST / HTTP/1.1\n" + good + "\nContent-Length: 1000", "half", "", 400},
+		"signature does not match": {"POST / HTTP/1.1\n" + wrong + "\nContent-Length: 4", "body", "", 401},
+		"no envelope":              {"POST / HTTP/1.1\n" + hubHeader + ": " + hubSignature([]byte("body"), secret) + "\nContent-Length: 4", "body", "", 400},
+		"HEAD, body declared":      {"HEAD / HTTP/1.1\nContent-Length: 1000", "", "", 200},
+		"HEAD, chunked":            {"HEAD / HTTP/1.1\nTransfer-Encoding: chunked", "", "", 200},
+		"HEAD, 100-continue":       {"HEAD / HTTP/1.1\nContent-Length: 1000\nExpect: 100-continue", "", "", 200},
+		"HEAD from a stranger":     {"HEAD / HTTP/1.1\nContent-Length: 1000", "", "static 192.0.2.1", 200},
+		"HEAD, body of large size": {"HEAD / HTTP/1.1\nContent-Length: 1000000", "", "", 200},
+		"HEAD, a part of the body": {"HEAD / HTTP/1.1\nContent-Length: 1000", "half", "", 200},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := start(t, setup{allow: c.allow, webhook: "timeout 300ms\nroute * { respond 200 }"})
+			conn := g.dial()
+			if err := conn.SetDeadline(time.Now().Add(3 * time.Second)); err != nil { // Caddy would wait for minutes
+				t.Fatal(err)
+			}
+			write(t, conn, c.request+"\nHost: gateway\n\n")
+			writeBytes(t, conn, []byte(c.body))
+			answers := bufio.NewReader(conn)
+			method, _, _ := strings.Cut(c.request, " ")
+			answer, err := http.ReadResponse(answers, &http.Request{Method: method})
+			if err != nil {
+				t.Fatalf("reading the answer: %v", err)
+			}
+			if answer.StatusCode != c.status || !answer.Close {
+				t.Errorf("answered %d, closes the connection: %t; want %d and that", answer.StatusCode, answer.Close, c.status)
+			}
+			if _, err := answers.ReadByte(); !errors.Is(err, io.EOF) {
+				t.Errorf("behind the answer there is %v, want the end of the connection", err)
+			}
+		})
+	}
+}
+
+// What was sent and not read must not take the answer away: a kernel resets a
+// connection that is closed with something unread in it.
+func TestRefusedSenderOfAWholeBodySeesTheAnswer(t *testing.T) {
+	g := start(t, setup{webhook: "route * { respond 200 }"})
+	for range 20 {
+		conn := g.dial()
+		content := bytes.Repeat([]byte("x"), 100_000)
+		writeBytes(t, conn, append(fmt.Appendf(nil, "POST / HTTP/1.1\r\nHost: gateway\r\nContent-Length: %d\r\n\r\n", len(content)), content...))
+		time.Sleep(5 * time.Millisecond) // time has to pass: a reset would come now, before the answer is read
+		answers := bufio.NewReader(conn)
+		answer, err := http.ReadResponse(answers, nil)
+		if err != nil {
+			t.Fatalf("reading the answer: %v", err)
+		}
+		if answer.StatusCode != 401 {
+			t.Errorf("answered %d, want 401", answer.StatusCode)
+		}
+		if _, err := answers.ReadByte(); !errors.Is(err, io.EOF) {
+			t.Errorf("behind the answer there is %v, want the end of the connection", err)
+		}
+	}
+}
+
+// Those who were not refused keep theirs.
+func TestConnectionOfAGoodSenderIsKept(t *testing.T) {
+	g := start(t, setup{webhook: "route * { respond 410 }"})
+	conn := g.dial()
+	answers := bufio.NewReader(conn)
+	for range 2 {
+		write(t, conn, "HEAD / HTTP/1.1\nHost: gateway\n\n")
+		if answer, err := http.ReadResponse(answers, &http.Request{Method: "HEAD"}); err != nil || answer.Close {
+			t.Fatalf("HEAD: %v, %v", answer, err)
+		}
+		write(t, conn, head(hubHeader+": "+hubSignature(body, secret)+"\n", body))
+		writeBytes(t, conn, body)
+		if answer, err := http.ReadResponse(answers, nil); err != nil || answer.StatusCode != 502 || answer.Close {
+			t.Fatalf("POST: %v, %v", answer, err)
+		}
 	}
 }
 

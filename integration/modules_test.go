@@ -18,10 +18,16 @@ import (
 func init() {
 	caddy.RegisterModule(new(fakeQueue))
 	caddy.RegisterModule(new(stubborn))
+	caddy.RegisterModule(new(panicking))
 	httpcaddyfile.RegisterHandlerDirective("stubborn", func(httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 		return new(stubborn), nil
 	})
 	httpcaddyfile.RegisterDirectiveOrder("stubborn", httpcaddyfile.Before, "respond")
+	httpcaddyfile.RegisterHandlerDirective("panicking", func(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+		h.Next()
+		return &panicking{Answer: h.NextArg()}, nil
+	})
+	httpcaddyfile.RegisterDirectiveOrder("panicking", httpcaddyfile.Before, "respond")
 }
 
 // fakeQueue stands in for a database: it keeps what it gets in store, and can be
@@ -106,9 +112,34 @@ func (*stubborn) ServeHTTP(w http.ResponseWriter, _ *http.Request, _ caddyhttp.H
 	return nil
 }
 
+// panicking is a handler with a bug. Its panic quotes the request's body.
+type panicking struct {
+	Answer bool `json:"answer,omitempty"` // begin to answer before
+}
+
+func (*panicking) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.panicking",
+		New: func() caddy.Module { return new(panicking) },
+	}
+}
+
+func (p *panicking) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	if p.Answer {
+		w.WriteHeader(http.StatusOK)
+		_ = http.NewResponseController(w).Flush()
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return err
+	}
+	panic("a bug, found by " + string(body))
+}
+
 // Interface guards
 var (
 	_ intercomwebhook.Queue       = (*fakeQueue)(nil)
 	_ caddyfile.Unmarshaler       = (*fakeQueue)(nil)
 	_ caddyhttp.MiddlewareHandler = (*stubborn)(nil)
+	_ caddyhttp.MiddlewareHandler = (*panicking)(nil)
 )

@@ -43,7 +43,7 @@ func BenchmarkVerifyAndTag(b *testing.B) {
 		b.Run(fmt.Sprintf("notification/%dKiB", size>>10), func(b *testing.B) {
 			v := &verifier{
 				sources: []caddyhttp.IPRangeSource{from("127.0.0.0/8")},
-				keys:    newKeys([]string{secret}),
+				keys:    keysOf(secret),
 				maxSize: defaultMaxSize,
 			}
 			var w http.ResponseWriter = deadlineWriter{httptest.NewRecorder()}

@@ -12,13 +12,9 @@ import (
 	"fmt"
 	"net/http"
 	"reflect"
-	"regexp"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
@@ -67,8 +63,14 @@ func init() {
 type Handler struct {
 	// The client secrets of the Developer Hub app. Any of them may have signed a
 	// request, so that a secret can be changed without losing notifications.
-	// Placeholders such as `{env.*}` and `{file.*}` are expanded when the config
-	// is loaded. Required.
+	// Placeholders such as `{env.*}` are expanded when the config is loaded.
+	//
+	// One that is a single `{file.*}` and nothing else stands for the secrets in
+	// that file, one a line, and follows it: while requests come, the file is looked
+	// at once a second at most, and read again if it has changed. A file that has
+	// become unreadable or empty leaves the secrets as they are, with a warning.
+	//
+	// Required.
 	ClientSecrets []string `json:"client_secrets,omitempty"`
 
 	// Where requests may come from: any number of IP sources, of which one must
@@ -94,13 +96,12 @@ type Handler struct {
 	// to the routes later. Default: deliver first, then answer.
 	QueueRaw json.RawMessage `json:"queue,omitempty" caddy:"namespace=http.intercom_webhook.queues inline_key=engine"`
 
-	verifier      *verifier
-	secretMatches []prometheus.Counter
-	routes        []route
-	pingRouted    bool
-	queue         Queue
-	configHash    [sha256.Size]byte
-	server        *caddyhttp.Server // nil outside of a server
+	verifier   *verifier
+	routes     []route
+	pingRouted bool
+	queue      Queue
+	configHash [sha256.Size]byte
+	server     *caddyhttp.Server // nil outside of a server
 
 	logger *zap.Logger
 	// floodLogger writes each message once a second, for what strangers can cause.
@@ -118,10 +119,7 @@ const (
 	topicPing = "ping"
 )
 
-var (
-	errNoSecret = errors.New("client_secret is missing: give the client secret of the app, from Developer Hub > Basic information")
-	errNoRange  = errors.New("allow static: no address range given, as in `allow static 192.0.2.0/24`")
-)
+var errNoRange = errors.New("allow static: no address range given, as in `allow static 192.0.2.0/24`")
 
 // CaddyModule returns the Caddy module information.
 func (*Handler) CaddyModule() caddy.ModuleInfo {
@@ -143,7 +141,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.MaxSize = cmp.Or(h.MaxSize, defaultMaxSize)
 	h.Timeout = cmp.Or(h.Timeout, caddy.Duration(defaultTimeout))
 
-	secrets, err := h.expandSecrets()
+	secrets, err := newClientSecrets(h.ClientSecrets, h.logger)
 	if err != nil {
 		return err
 	}
@@ -153,12 +151,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.verifier = &verifier{
 		sources:     sources,
-		keys:        newKeys(secrets),
+		keys:        secrets.current,
 		maxSize:     h.MaxSize,
 		appRequests: len(h.AppRequests) > 0,
-	}
-	for i := range secrets { // from now on, so that one that is never used shows as 0
-		h.secretMatches = append(h.secretMatches, secretMatchesTotal.WithLabelValues(strconv.Itoa(i+1)))
 	}
 	h.server, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	h.warnOfForgeableSource()
@@ -202,38 +197,6 @@ func checkDuration(name string, d time.Duration) error {
 		return fmt.Errorf(`%s must be from 1ms to 1 year, as in "10s", and not %s`, name, d)
 	}
 	return nil
-}
-
-// secretSource is a placeholder whose name may be told.
-var secretSource = regexp.MustCompile(`\{(env|file)\.[^{}]*\}`)
-
-// expandSecrets returns the secrets in clear. They are not kept in an exported
-// field, which would show them in Caddy's /config/ and in traces. An unset
-// variable must be an error: an empty key is one that everybody knows.
-func (h *Handler) expandSecrets() ([]string, error) {
-	if len(h.ClientSecrets) == 0 {
-		return nil, errNoSecret
-	}
-	repl := caddy.NewReplacer()
-	secrets := make([]string, len(h.ClientSecrets))
-	for i, configured := range h.ClientSecrets {
-		secret, err := repl.ReplaceOrErr(configured, true, true)
-		if err != nil {
-			// not its text, which quotes all that is in braces, be it a secret
-			names := strings.Join(secretSource.FindAllString(configured, -1), " ")
-			return nil, fmt.Errorf("client_secret %d: no value for %s: is the variable set, the file there?",
-				i+1, cmp.Or(names, "what is in braces"))
-		}
-		if strings.TrimSpace(secret) == "" {
-			return nil, fmt.Errorf("client_secret %d is empty", i+1)
-		}
-		if secret == configured {
-			h.logger.Warn("client_secret stands in the config itself, where /config/ and the autosave show it; better is {env.NAME} or {file./path}",
-				zap.Int("secret", i+1))
-		}
-		secrets[i] = secret
-	}
-	return secrets, nil
 }
 
 func (h *Handler) loadSources(ctx caddy.Context) ([]caddyhttp.IPRangeSource, error) {
@@ -287,7 +250,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if refused != nil {
 		return h.refuse(w, r, t, refused)
 	}
-	h.secretMatches[signed.secret].Inc()
+	secretMatches(signed.secret).Inc()
 	restoreBody(r, signed.body)
 
 	if signed.scheme == bodySignature {

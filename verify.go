@@ -70,7 +70,7 @@ func newRefusal(status int, reason, format string, args ...any) *refusal {
 // verifier lets in only what Intercom sent and signed.
 type verifier struct {
 	sources []caddyhttp.IPRangeSource
-	keys    []map[*scheme]*macPool // by place of the secret
+	keys    func() []map[*scheme]*macPool // those of now, by place of the secret
 	maxSize int64
 
 	// appRequests enables bodySignature.
@@ -171,14 +171,17 @@ func (s *scheme) decode(value string) (signature, *refusal) {
 func (v *verifier) verify(w http.ResponseWriter, r *http.Request, deadline time.Time) (signedRequest, *refusal) {
 	claimed, refused := v.admit(r)
 	var body []byte
+	var keys []map[*scheme]*macPool
 	if refused == nil {
+		// before the body comes: a request keeps the secrets that it began with
+		keys = v.keys()
 		body, refused = v.readBody(w, r, deadline)
 	}
 	if refused != nil {
 		abandonBody(w, r)
 		return signedRequest{}, refused
 	}
-	for i, key := range v.keys {
+	for i, key := range keys {
 		if key[claimed.scheme].signed(body, claimed) {
 			return signedRequest{scheme: claimed.scheme, secret: i, body: body}, nil
 		}
@@ -314,6 +317,7 @@ func (p *macPool) signed(body []byte, claimed signature) bool {
 	return hmac.Equal(mac.Sum(mac.sum[:0]), claimed.sum[:claimed.scheme.size])
 }
 
+// newKeys returns the keys of the secrets, by place.
 func newKeys(secrets []string) []map[*scheme]*macPool {
 	keys := make([]map[*scheme]*macPool, len(secrets))
 	for i, secret := range secrets {

@@ -44,10 +44,16 @@ func from(prefixes ...string) ranges {
 	return r
 }
 
+// keysOf is where a verifier has its keys from if the secrets never change.
+func keysOf(secrets ...string) func() []map[*scheme]*macPool {
+	keys := newKeys(secrets)
+	return func() []map[*scheme]*macPool { return keys }
+}
+
 func testVerifier() *verifier {
 	return &verifier{
 		sources:     []caddyhttp.IPRangeSource{from("203.0.113.0/24"), from("192.0.2.1/32", "2001:db8::/32")},
-		keys:        newKeys([]string{"new", "old"}),
+		keys:        keysOf("new", "old"),
 		maxSize:     100,
 		appRequests: true,
 	}

@@ -48,8 +48,8 @@ func newListClient() *http.Client {
 	}
 }
 
-// fetch asks for the list that is published now. If last is one that came with an
-// ETag or a time of modification, only a changed one is asked for.
+// fetch asks for the list that is published now. If this process has fetched last,
+// and it came with an ETag or a time of modification, only a changed one is asked for.
 func (f ipFeed) fetch(ctx context.Context, client *http.Client, last *ipList) (*ipList, error) {
 	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
@@ -59,13 +59,13 @@ func (f ipFeed) fetch(ctx context.Context, client *http.Client, last *ipList) (*
 	}
 	request.Header.Set("Accept", "application/json")
 	request.Header.Set("User-Agent", "caddy-intercom-webhook")
-	if last.ETag != "" {
-		request.Header.Set("If-None-Match", last.ETag)
+	if last.etag != "" {
+		request.Header.Set("If-None-Match", last.etag)
 	}
-	if last.LastModified != "" {
-		request.Header.Set("If-Modified-Since", last.LastModified)
+	if last.lastModified != "" {
+		request.Header.Set("If-Modified-Since", last.lastModified)
 	}
-	conditional := last.ETag != "" || last.LastModified != ""
+	conditional := last.etag != "" || last.lastModified != ""
 
 	// The transport goes on dialing when a request is given up, however long.
 	defer client.CloseIdleConnections()
@@ -97,7 +97,7 @@ func (f ipFeed) fetch(ctx context.Context, client *http.Client, last *ipList) (*
 		return nil, fmt.Errorf("%w: %w", errRefused, err)
 	}
 	list.Checked, list.source = now(), sourceIntercom
-	list.ETag, list.LastModified = response.Header.Get("ETag"), response.Header.Get("Last-Modified")
+	list.etag, list.lastModified = response.Header.Get("ETag"), response.Header.Get("Last-Modified")
 	return list, nil
 }
 

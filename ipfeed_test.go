@@ -39,7 +39,7 @@ func gzipped(t *testing.T, text string) []byte {
 }
 
 func TestFetch(t *testing.T) {
-	last := &ipList{Ranges: prefixes("192.0.2.7/32"), Checked: compiledInDate, ETag: `"a"`, LastModified: "Mon, 02 Nov 2026 09:00:00 GMT", source: sourceStorage}
+	last := &ipList{Ranges: prefixes("192.0.2.7/32"), Checked: compiledInDate, etag: `"a"`, lastModified: "Mon, 02 Nov 2026 09:00:00 GMT", source: sourceIntercom}
 	good := published("198.51.100.0/24")
 	for _, tc := range []struct {
 		name    string
@@ -55,16 +55,16 @@ func TestFetch(t *testing.T) {
 				w.Header()["ETag"], w.Header()["Last-Modified"] = []string{`"b"`}, []string{"Tue, 03 Nov 2026 09:00:00 GMT"}
 				io.WriteString(w, good)
 			},
-			want: &ipList{Ranges: prefixes("198.51.100.0/24"), ETag: `"b"`, LastModified: "Tue, 03 Nov 2026 09:00:00 GMT", source: sourceIntercom},
+			want: &ipList{Ranges: prefixes("198.51.100.0/24"), etag: `"b"`, lastModified: "Tue, 03 Nov 2026 09:00:00 GMT", source: sourceIntercom},
 		},
 		{
 			name: "one that is not asked for again",
 			answer: func(w http.ResponseWriter, r *http.Request) {
-				if r.Header.Get("If-None-Match") == last.ETag && r.Header.Get("If-Modified-Since") == last.LastModified {
+				if r.Header.Get("If-None-Match") == last.etag && r.Header.Get("If-Modified-Since") == last.lastModified {
 					w.WriteHeader(304)
 				}
 			},
-			want: &ipList{Ranges: last.Ranges, ETag: last.ETag, LastModified: last.LastModified, source: sourceIntercom},
+			want: &ipList{Ranges: last.Ranges, etag: last.etag, lastModified: last.lastModified, source: sourceIntercom},
 		},
 		{
 			name: "one for the first time",
@@ -226,7 +226,7 @@ func TestStorageOfLists(t *testing.T) {
 		t.Errorf("one is stored by a clock that is wrong: got %+v, %v", list, err)
 	}
 
-	newer := &ipList{Ranges: prefixes("192.0.2.7/32"), Checked: compiledInDate.Add(time.Second), ETag: `"a"`, source: sourceStorage}
+	newer := &ipList{Ranges: prefixes("192.0.2.7/32"), Checked: compiledInDate.Add(time.Second), source: sourceStorage}
 	if err := feed.store(t.Context(), storage, newer); err != nil {
 		t.Fatal(err)
 	}

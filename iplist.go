@@ -21,8 +21,10 @@ type ipList struct {
 	Checked time.Time `json:"checked"`
 
 	// What Intercom's server wants to be given back to tell whether it has changed.
-	ETag         string `json:"etag,omitempty"`
-	LastModified string `json:"last_modified,omitempty"`
+	// Neither is stored: if a list in storage is wrong, the server's "not modified"
+	// would confirm it for ever.
+	etag         string
+	lastModified string
 
 	source string // for logs
 }

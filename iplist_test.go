@@ -112,8 +112,7 @@ func TestParseStored(t *testing.T) {
 	list := &ipList{
 		Ranges:  prefixes("192.0.2.7/32", "2001:db8::/48"),
 		Checked: time.Date(2026, 11, 23, 10, 11, 12, 0, time.UTC),
-		ETag:    `"abc"`, LastModified: "Mon, 02 Nov 2026 09:00:00 GMT",
-		source: sourceStorage,
+		source:  sourceStorage,
 	}
 	stored, err := json.Marshal(list)
 	if err != nil {
@@ -121,6 +120,10 @@ func TestParseStored(t *testing.T) {
 	}
 	if got, err := parseStored(stored); err != nil || !reflect.DeepEqual(got, list) {
 		t.Errorf("%+v was stored, and %+v was read: %v", list, got, err)
+	}
+	earlier := `{"ranges":["192.0.2.7/32","2001:db8::/48"],"checked":"2026-11-23T10:11:12Z","etag":"\"abc\"","last_modified":"Mon, 02 Nov 2026 09:00:00 GMT"}`
+	if got, err := parseStored([]byte(earlier)); err != nil || !reflect.DeepEqual(got, list) {
+		t.Errorf("%+v was read of what an earlier version stored: %v", got, err)
 	}
 	for name, content := range map[string]string{
 		"nothing":             "",

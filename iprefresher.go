@@ -191,9 +191,9 @@ func (r *refresher) nextIn(failures int) time.Duration {
 }
 
 // refresh makes the list the newest that there is. Another instance may have stored
-// one, and may be able to reach Intercom where this one is not. After a failure
-// Intercom is asked for the list whether or not it has changed, because the failure
-// may be that of a server that does not understand the question.
+// one, and may be able to reach Intercom where this one is not; Intercom is then asked
+// for the whole list, as it is after a failure, which may be that of a server that does
+// not understand whether the list has changed.
 func (r *refresher) refresh(region *regionRanges, afterFailure bool) (result string, err error) {
 	stored, err := region.stored(r.ctx, r.latest().storage)
 	if err == nil && stored != nil && stored.Checked.After(region.list.Load().Checked) {

@@ -247,7 +247,7 @@ func TestListIsAskedForOnlyIfItHasChanged(t *testing.T) {
 		t.Error("the list is gone")
 	}
 
-	// what a restart finds in storage is good for the same question
+	// what a restart finds in storage may be wrong, and is not good for that question
 	if err := caddy.Stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -256,8 +256,8 @@ func TestListIsAskedForOnlyIfItHasChanged(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "another request", func() bool { return len(p.requests()) > n })
-	if got := p.requests()[n].header.Get("If-None-Match"); got != `"a"` {
-		t.Errorf("asked with the ETag %q after a restart", got)
+	if header := p.requests()[n].header; header["If-None-Match"] != nil || header["If-Modified-Since"] != nil {
+		t.Errorf("asked with %v after a restart", header)
 	}
 }
 

@@ -108,6 +108,19 @@ func TestCompiledInListsAreGoodOnes(t *testing.T) {
 	}
 }
 
+// Without network and without storage, the compiled-in list is all that there is.
+func TestCompiledInListIsNotTooOld(t *testing.T) {
+	const months = 18
+	if time.Now().After(compiledInDate.AddDate(0, months, 0)) {
+		t.Errorf("the compiled-in list of Intercom's addresses is of %s, more than %d months ago. Renew it:\n"+
+			"1. Run `go run ./cmd/caddy intercom-webhook ip-ranges --fetch`, which prints the lists of today.\n"+
+			"2. Put them into compiledIn in iplist.go, sorted as they are printed, and today's date into compiledInDate.\n"+
+			"3. Put the date, and the number of ranges if that has changed, wherever the old ones are: "+
+			"`grep -rn %s .` finds README.md and the tests.",
+			compiledInDate.Format(time.DateOnly), months, compiledInDate.Format(time.DateOnly))
+	}
+}
+
 func TestParseStored(t *testing.T) {
 	list := &ipList{
 		Ranges:  prefixes("192.0.2.7/32", "2001:db8::/48"),

@@ -267,7 +267,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 
 	ctx, cancel := context.WithDeadline(r.Context(), deadline)
 	defer cancel()
-	r = r.WithContext(ctx)
+	// In place, because Caddy's placeholders are those of this very request: of a copy,
+	// they would not see what a handler changes, and {http.request.body} would empty it.
+	outer := r.Context()
+	*r = *r.WithContext(ctx)
+	defer func() { *r = *r.WithContext(outer) }()
 
 	if len(h.routes) == 0 {
 		return h.pass(w, r, t, next, start)

@@ -52,7 +52,9 @@ type Endpoint interface {
 
 	// Deliver runs the route that fits the notification now, within the deadline of
 	// the request's context. Of the request it needs what a server would set, but for
-	// the body. The attempt, from 1, is told to the backend.
+	// the body; and, if the request had been rewritten in front of the handler, what it
+	// was before, as the value of caddyhttp.OriginalRequestCtxKey in its context. The
+	// attempt, from 1, is told to the backend.
 	Deliver(r *http.Request, body []byte, attempt int) Delivery
 }
 
@@ -133,7 +135,7 @@ func (h *Handler) store(r *http.Request, t *tag, body []byte) (outcome string, s
 
 // Deliver implements Endpoint.
 func (h *Handler) Deliver(r *http.Request, body []byte, attempt int) Delivery {
-	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), newShield(), h.server)
+	r = h.prepare(r)
 	t := newTag(r)
 	restoreBody(r, body)
 	envelope, err := parseEnvelope(body)
@@ -151,6 +153,18 @@ func (h *Handler) Deliver(r *http.Request, body []byte, attempt int) Delivery {
 		err = fmt.Errorf("backend answered %d", status)
 	}
 	return Delivery{Route: t.route, Err: err, RetryAfter: parseRetryAfter(t.retryAfter, time.Now())}
+}
+
+// prepare does to a request what Caddy's server does before it runs handlers, and what
+// those in front of this one did to its method and URI.
+func (h *Handler) prepare(r *http.Request) *http.Request {
+	method, target, uri := r.Method, r.URL, r.RequestURI
+	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
+		r.Method, r.URL, r.RequestURI = original.Method, original.URL, original.RequestURI
+	}
+	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), newShield(), h.server)
+	r.Method, r.URL, r.RequestURI = method, target, uri
+	return r
 }
 
 // parseRetryAfter reads the value of a Retry-After header: seconds, or a date. Of one

@@ -40,12 +40,12 @@ func (d *deliverer) Work(ctx context.Context, job *river.Job[notification]) erro
 	if e == nil {
 		return river.JobSnooze(absentDelay)
 	}
-	r, err := job.Args.unpack()
+	r, err := job.Args.unpack(ctx)
 	if err != nil {
 		return e.bury(job, resultUnreadable, err)
 	}
 	began := time.Now()
-	delivery := e.target.Deliver(r.WithContext(ctx), []byte(job.Args.Body), job.Attempt)
+	delivery := e.target.Deliver(r, []byte(job.Args.Body), job.Attempt)
 	err = delivery.Err
 	switch {
 	case err == nil:

@@ -2,10 +2,12 @@ package queue
 
 import (
 	"cmp"
+	"context"
 	"crypto/sha256"
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -15,6 +17,8 @@ import (
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver"
 	"github.com/riverqueue/river/rivertype"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	intercomwebhook "github.com/caddy-intercom/caddy-intercom-webhook"
 )
@@ -40,8 +44,26 @@ type request struct {
 	HTTPS      bool                `json:"https,omitempty"`
 	Host       string              `json:"host"`
 	RemoteAddr string              `json:"remote_addr"`
+	LocalAddr  address             `json:"local_addr,omitzero"`
 	Header     map[string][]octets `json:"header"`
+
+	// The method and the URI before Caddy rewrote them, if it did.
+	OriginalMethod string `json:"original_method,omitempty"`
+	OriginalURI    octets `json:"original_uri,omitempty"`
 }
+
+// address is one of a connection, as its net.Addr names it. Requests that were stored by
+// a version that kept no address have an empty one.
+type address struct {
+	Kind string `json:"network,omitempty"`
+	Text string `json:"address,omitempty"`
+}
+
+// Network implements net.Addr.
+func (a address) Network() string { return a.Kind }
+
+// String implements net.Addr.
+func (a address) String() string { return a.Text }
 
 // Kind names the kind of job, for River.
 func (notification) Kind() string { return "intercom_notification" }
@@ -93,6 +115,13 @@ func pack(r *http.Request, endpoint string, n intercomwebhook.Notification) *not
 		},
 		Body: octets(n.Body),
 	}
+	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
+		packed.Request.LocalAddr = address{local.Network(), local.String()}
+	}
+	original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
+	if ok && (original.Method != r.Method || original.RequestURI != packed.Request.URI) {
+		packed.Request.OriginalMethod, packed.Request.OriginalURI = original.Method, octets(original.RequestURI)
+	}
 	for name, values := range r.Header {
 		for _, value := range values {
 			packed.Request.Header[name] = append(packed.Request.Header[name], octets(value))
@@ -101,8 +130,9 @@ func pack(r *http.Request, endpoint string, n intercomwebhook.Notification) *not
 	return packed
 }
 
-// unpack rebuilds the request, but for its body.
-func (n *notification) unpack() (*http.Request, error) {
+// unpack rebuilds the request as it was stored, but for its body. Its context is ctx,
+// with what a server would have put there.
+func (n *notification) unpack(ctx context.Context) (*http.Request, error) {
 	stored := n.Request
 	target, err := url.ParseRequestURI(stored.URI)
 	if err != nil {
@@ -127,7 +157,16 @@ func (n *notification) unpack() (*http.Request, error) {
 			r.Header[name] = append(r.Header[name], string(value))
 		}
 	}
-	return r, nil
+	// Caddy's placeholders panic without a local address.
+	ctx = context.WithValue(ctx, http.LocalAddrContextKey, net.Addr(stored.LocalAddr))
+	if stored.OriginalURI != "" {
+		original := http.Request{Method: stored.OriginalMethod, RequestURI: string(stored.OriginalURI), RemoteAddr: stored.RemoteAddr}
+		if original.URL, err = url.ParseRequestURI(original.RequestURI); err != nil {
+			return nil, fmt.Errorf("stored request: %w", err)
+		}
+		ctx = context.WithValue(ctx, caddyhttp.OriginalRequestCtxKey, original)
+	}
+	return r.WithContext(ctx), nil
 }
 
 // octets are bytes that people can read in the database where they are text. They are

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"net/http"
@@ -13,6 +14,8 @@ import (
 
 	"github.com/riverqueue/river/rivershared/uniquestates"
 	"github.com/riverqueue/river/rivertype"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	intercomwebhook "github.com/caddy-intercom/caddy-intercom-webhook"
 )
@@ -62,7 +65,7 @@ func FuzzStoredNotification(f *testing.F) {
 		if err := json.Unmarshal(stored, &n); err != nil {
 			return
 		}
-		r, err := n.unpack()
+		r, err := n.unpack(t.Context())
 		if err == nil && (r.URL == nil || r.Header == nil || r.Body == nil) {
 			t.Errorf("unpacked to half a request: %+v", r)
 		}
@@ -88,7 +91,7 @@ func TestRequestsComeOutAsTheyWentIn(t *testing.T) {
 	if err := json.Unmarshal(packed.EncodedArgs, &stored); err != nil {
 		t.Fatal(err)
 	}
-	got, err := stored.unpack()
+	got, err := stored.unpack(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,6 +110,45 @@ func TestRequestsComeOutAsTheyWentIn(t *testing.T) {
 	}
 	if !strings.Contains(string(packed.EncodedArgs), "🌷") {
 		t.Errorf("people cannot read the body in %s", packed.EncodedArgs)
+	}
+}
+
+func TestRewrittenRequestsComeOutWithWhatTheyWereBefore(t *testing.T) {
+	r := httptest.NewRequest(http.MethodPost, "/new", nil)
+	r = r.WithContext(context.WithValue(r.Context(), caddyhttp.OriginalRequestCtxKey, http.Request{Method: "PATCH", RequestURI: "/old?caf\xe9"}))
+	packed, err := job(r, new(Options), intercomwebhook.Notification{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stored notification
+	if err := json.Unmarshal(packed.EncodedArgs, &stored); err != nil {
+		t.Fatal(err)
+	}
+	got, err := stored.unpack(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	original, _ := got.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request)
+	if got.Method != "POST" || got.URL.Path != "/new" || original.Method != "PATCH" || original.RequestURI != "/old?caf\xe9" ||
+		original.URL == nil || original.URL.Path != "/old" {
+		t.Errorf("%s %s was %s %q, parsed as %v", got.Method, got.URL, original.Method, original.RequestURI, original.URL)
+	}
+}
+
+// Caddy's placeholders panic without a local address, which earlier versions did not
+// store.
+func TestRequestsThatWereStoredWithoutALocalAddress(t *testing.T) {
+	var stored notification
+	if err := json.Unmarshal([]byte(`{"request":{"method":"POST","uri":"/","proto":"HTTP/1.1"}}`), &stored); err != nil {
+		t.Fatal(err)
+	}
+	r, err := stored.unpack(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := caddyhttp.NewTestReplacer(r).ReplaceAll("{http.request.local}|{http.request.local.host}|{http.request.local.port}", "none")
+	if shown != "none|none|none" {
+		t.Errorf("placeholders are %s", shown)
 	}
 }
 

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -68,6 +69,15 @@ func TestExample(t *testing.T) {
 			}
 			return false
 		})
+	}
+
+	ui, err := http.Get(strings.TrimSuffix(endpoint, "/intercom") + "/queue")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ui.Body.Close()
+	if ui.StatusCode != http.StatusOK {
+		t.Errorf("the web UI answers %d", ui.StatusCode)
 	}
 
 	out, err := send("conversation.user.replied", endpoint, "--secret", "another")

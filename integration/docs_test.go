@@ -1,0 +1,222 @@
+package integration
+
+import (
+	"bytes"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+)
+
+// block is one of a markdown file that is fenced by ```.
+type block struct {
+	at   string // file and heading
+	kind string // what stands behind the ```
+	text string
+}
+
+// docs returns the blocks of the markdown files in the repository's root and in docs/.
+func docs(t *testing.T) []block {
+	t.Helper()
+	var files []string
+	for _, pattern := range []string{"../*.md", "../docs/*.md"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, found...)
+	}
+	var blocks []block
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		heading := ""
+		var open *block
+		for line := range strings.Lines(string(content)) {
+			fence, fenced := strings.CutPrefix(strings.TrimRight(line, "\n"), "```")
+			switch {
+			case fenced && open == nil:
+				open = &block{at: filepath.Base(file) + ", " + heading, kind: fence}
+			case fenced:
+				blocks, open = append(blocks, *open), nil
+			case open != nil:
+				open.text += line
+			case strings.HasPrefix(line, "#"):
+				heading = strings.Trim(line, "# \n")
+			}
+		}
+		if open != nil {
+			t.Errorf("%s: a block is not closed", open.at)
+		}
+	}
+	return blocks
+}
+
+func docsOf(t *testing.T, kind string) []block {
+	t.Helper()
+	some := slices.DeleteFunc(docs(t), func(b block) bool { return b.kind != kind })
+	if len(some) == 0 {
+		t.Fatalf("the docs have no block of %s", kind)
+	}
+	return some
+}
+
+var (
+	docsSite      = regexp.MustCompile(`(?m)^((?:https?://)?[a-z][a-z0-9.-]*(?::\d+)?) \{$`)
+	docsVariable  = regexp.MustCompile(`\{env\.([A-Z0-9_]+)\}`)
+	docsFile      = regexp.MustCompile(`\{file\.[^}]+\}`)
+	passwordHash  = "$2a$04$" + strings.Repeat("a", 53) // of no password that anybody knows
+	docsVariables = map[string]string{
+		"OPS_PASSWORD_HASH": passwordHash,
+		"DATABASE_URL":      "postgres://postgres@127.0.0.1:5432/postgres",
+	}
+)
+
+// TestCaddyfilesOfTheDocs loads each block that is marked as a Caddyfile, so that it must
+// be a whole one; grammar is not marked. What does not need a database of its own is run.
+// Then there must be no URL that Intercom finds valid, though what it sends there
+// would be lost.
+func TestCaddyfilesOfTheDocs(t *testing.T) {
+	secrets := filepath.Join(t.TempDir(), "secrets")
+	if err := os.WriteFile(secrets, []byte(secret), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range docsOf(t, "caddyfile") {
+		t.Run(b.at, func(t *testing.T) {
+			for _, variable := range docsVariable.FindAllStringSubmatch(b.text, -1) {
+				value, ok := docsVariables[variable[1]]
+				if !ok {
+					value = secret
+				}
+				t.Setenv(variable[1], value)
+			}
+			g := newGateway(t)
+			t.Setenv("XDG_DATA_HOME", g.dir)
+			config := docsFile.ReplaceAllString(b.text, "{file."+secrets+"}")
+			config = docsSite.ReplaceAllString(config, "http://hooks.example.com:"+g.port+" {\n\tbind 127.0.0.1")
+			options := "\tadmin off\n\tpersist_config off\n\tstorage file_system " + g.dir + "\n\tgrace_period 2s\n"
+			if rest, ok := strings.CutPrefix(config, "{\n"); ok {
+				config = "{\n" + options + rest
+			} else {
+				config = "{\n" + options + "}\n" + config
+			}
+			adapted, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
+			if err != nil {
+				t.Fatalf("no whole Caddyfile: %v\n%s", err, config)
+			}
+			for _, warning := range warnings {
+				if !strings.Contains(warning.Message, "not formatted") {
+					t.Errorf("warning: %s", warning.String())
+				}
+			}
+			if strings.Contains(config, "queue postgres") {
+				cfg := new(caddy.Config)
+				if err := caddy.StrictUnmarshalJSON(adapted, cfg); err != nil {
+					t.Fatal(err)
+				}
+				if err := caddy.Validate(cfg); err != nil {
+					t.Errorf("it does not load: %v", err)
+				}
+				return
+			}
+			if err := g.run(adapted); err != nil {
+				t.Fatalf("it does not load: %v", err)
+			}
+			if !strings.Contains(config, "intercom_webhook") {
+				return
+			}
+			asks := func(method, path string) int {
+				answer, err := g.do(func() (*http.Request, error) {
+					r, err := http.NewRequest(method, "http://127.0.0.1:"+g.port+path, bytes.NewReader(body))
+					if err == nil {
+						r.Host = "hooks.example.com:" + g.port
+					}
+					return r, err
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return answer.status
+			}
+			if got := asks(http.MethodHead, "/intercom"); got != http.StatusOK {
+				t.Errorf("Intercom's own URL is validated with %d, want 200", got)
+			}
+			for _, path := range []string{"/intercom", "/intercom/", "/"} {
+				validated, answered := asks(http.MethodHead, path), asks(http.MethodPost, path)
+				// from here, which is not allowed
+				if validated == http.StatusOK && answered != http.StatusForbidden {
+					t.Errorf("%s is validated, and what is sent there is answered with %d", path, answered)
+				}
+			}
+		})
+	}
+}
+
+// In the README's main example, the mistake that is easily made in Intercom's form is
+// found when it is made.
+func TestMainExampleAnswersOnlyItsURL(t *testing.T) {
+	main := docsOf(t, "caddyfile")[0]
+	if !strings.HasSuffix(main.text, "\n\trespond 404\n}\n") {
+		t.Errorf("%s does not end with respond 404:\n%s", main.at, main.text)
+	}
+	t.Setenv("INTERCOM_CLIENT_SECRET", secret)
+	g := newGateway(t)
+	config := docsSite.ReplaceAllString(main.text, "http://:"+g.port+" {\n\tbind 127.0.0.1")
+	config = strings.Replace(config, "\t\troute ", "\t\tallow static 127.0.0.1\n\t\troute ", 1)
+	config = "{\n\tadmin off\n\tpersist_config off\n\tstorage file_system " + g.dir + "\n}\n" +
+		regexp.MustCompile(`[a-z0-9-]+:9000`).ReplaceAllLiteralString(config, answering(t, 200).address)
+	// an upstream of a route must not be there twice
+	lines := strings.Split(config, "\n")
+	for i, line := range lines {
+		words := strings.Fields(line)
+		if len(words) > 0 && words[0] == "route" {
+			lines[i] = strings.Join(slices.Compact(words), " ")
+		}
+	}
+	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(strings.Join(lines, "\n")), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.run(adapted); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]int{"/intercom": 200, "/intercom/": 404, "/": 404} {
+		for name, m := range map[string]message{"validation": {method: http.MethodHead}, "notification": good} {
+			if got := g.send(m.to(path)); got.status != want || got.body != "" {
+				t.Errorf("%s at %s: answer %d %q, want %d", name, path, got.status, got.body, want)
+			}
+		}
+	}
+}
+
+// TestFirstScreen compares what the README asks for with what the module needs.
+func TestFirstScreen(t *testing.T) {
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	module, err := os.ReadFile("../go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	version := regexp.MustCompile(`(?m)^go (\d+\.\d+)`).FindSubmatch(module)[1]
+	name := regexp.MustCompile(`(?m)^module (\S+)`).FindSubmatch(module)[1]
+	screen, _, _ := bytes.Cut(readme, []byte("\n## Building"))
+	for _, want := range []string{
+		"[Go](https://go.dev/dl/) " + string(version) + " or newer",
+		"git clone https://" + string(name) + "\ncd " + filepath.Base(string(name)) + "\ngo run ./cmd/caddy run --config example.Caddyfile\n",
+		"http://localhost:8080/queue",
+	} {
+		if !strings.Contains(string(screen), want) {
+			t.Errorf("the first screen does not have: %s", want)
+		}
+	}
+}

@@ -154,7 +154,8 @@ func (g *gateway) adapt(s setup) ([]byte, error) {
 		}
 		http://%s {
 			bind 127.0.0.1
-			metrics
+			metrics /
+			respond /bare 200
 		}`,
 		admin, g.dir, g.logFile(), s.servers, s.options,
 		cmp.Or(s.address, "http://:"+g.port), cmp.Or(s.bind, "127.0.0.1"),

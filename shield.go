@@ -147,7 +147,7 @@ func failure(err error) error {
 		return errTLS
 	case network != nil && network.Timeout():
 		return errTooSlow
-	case hasErrno:
+	case operation != nil && hasErrno:
 		return fmt.Errorf("%w: %w", errConnection, errno)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return errHungUp

@@ -194,6 +194,7 @@ func TestFailuresQuoteNobody(t *testing.T) {
 	}{
 		"a handler's":             {errors.New("private words"), "a handler of the route failed"},
 		"a handler's with status": {caddyhttp.HandlerError{Err: errors.New("private words"), StatusCode: 404, Trace: "fileserver.notFound (a.go:1)"}, "a handler of the route failed: status 404 from fileserver.notFound (a.go:1)"},
+		"a handler's with a file": {caddyhttp.HandlerError{Err: &os.PathError{Op: "open", Path: "/private words", Err: syscall.EACCES}, StatusCode: 403, Trace: "fileserver.ServeHTTP (a.go:1)"}, "a handler of the route failed: status 403 from fileserver.ServeHTTP (a.go:1)"},
 		"malformed header":        {proxied(`malformed MIME header: "private words"`), "backend's answer is not valid HTTP"},
 		"transfer encoding":       {proxied(`net/http: HTTP/1.x transport connection broken: unsupported transfer encoding: "private words"`), "backend's answer is not valid HTTP"},
 		"anything else of it":     {proxied("private words"), "backend gave no valid answer"},

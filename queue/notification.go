@@ -6,7 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"encoding/json"
-	"fmt"
+	"errors"
 	"net"
 	"net/http"
 	"net/url"
@@ -130,13 +130,16 @@ func pack(r *http.Request, endpoint string, n intercomwebhook.Notification) *not
 	return packed
 }
 
+// errStoredURI does not wrap the error of url.ParseRequestURI, which quotes the URI.
+var errStoredURI = errors.New("stored request: the URI is not valid")
+
 // unpack rebuilds the request as it was stored, but for its body. Its context is ctx,
 // with what a server would have put there.
 func (n *notification) unpack(ctx context.Context) (*http.Request, error) {
 	stored := n.Request
 	target, err := url.ParseRequestURI(stored.URI)
 	if err != nil {
-		return nil, fmt.Errorf("stored request: %w", err)
+		return nil, errStoredURI
 	}
 	r := &http.Request{
 		Method:     stored.Method,
@@ -162,7 +165,7 @@ func (n *notification) unpack(ctx context.Context) (*http.Request, error) {
 	if stored.OriginalURI != "" {
 		original := http.Request{Method: stored.OriginalMethod, RequestURI: string(stored.OriginalURI), RemoteAddr: stored.RemoteAddr}
 		if original.URL, err = url.ParseRequestURI(original.RequestURI); err != nil {
-			return nil, fmt.Errorf("stored request: %w", err)
+			return nil, errStoredURI
 		}
 		ctx = context.WithValue(ctx, caddyhttp.OriginalRequestCtxKey, original)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
@@ -149,6 +150,20 @@ func TestRequestsThatWereStoredWithoutALocalAddress(t *testing.T) {
 	shown := caddyhttp.NewTestReplacer(r).ReplaceAll("{http.request.local}|{http.request.local.host}|{http.request.local.port}", "none")
 	if shown != "none|none|none" {
 		t.Errorf("placeholders are %s", shown)
+	}
+}
+
+func TestStoredURIThatIsNotValidIsNotQuoted(t *testing.T) {
+	for name, stored := range map[string]request{
+		"the URI":                 {URI: "private words"},
+		"the URI before rewrites": {URI: "/", OriginalURI: octets("private words")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := (&notification{Request: stored}).unpack(t.Context())
+			if !errors.Is(err, errStoredURI) || strings.Contains(err.Error(), "private") {
+				t.Errorf("error is %v, want %v", err, errStoredURI)
+			}
+		})
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"fmt"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -107,15 +106,7 @@ func testSQL(t *testing.T, engine string, p *process, queued func(routes, option
 func leftoverIn(t *testing.T, store string) func(text string) bool {
 	return func(text string) bool {
 		t.Helper()
-		found := false
-		for _, file := range []string{store, store + "-wal"} {
-			content, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			found = found || bytes.Contains(content, []byte(text))
-		}
-		return found
+		return bytes.Contains(readAll(t, store, store+"-wal"), []byte(text))
 	}
 }
 

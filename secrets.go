@@ -266,7 +266,7 @@ func (f *secretFile) read() ([]string, error) {
 	if !info.Mode().IsRegular() { // to open a named pipe could take for ever
 		return nil, errSecretFileKind
 	}
-	file, err := os.Open(f.path) //nolint:gosec // named by the config
+	file, err := os.Open(f.path)
 	if err != nil {
 		return nil, err
 	}

@@ -159,7 +159,7 @@ func TestPanicsAreErrorsWithTheirStack(t *testing.T) {
 		"an error":        {func() { panic(errors.New("private words")) }, "*errors.errorString"},
 		"a runtime error": {func() { _ = none.Host }, "runtime error: invalid memory address or nil pointer dereference"},
 		"not comparable":  {func() { panic([]string{"private words"}) }, "[]string"},
-		"nil":             {func() { panic(nil) }, "panic called with nil argument"}, //nolint:govet // as somebody might
+		"nil":             {func() { panic(nil) }, "panic called with nil argument"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			status, err := newShield().run(caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error {

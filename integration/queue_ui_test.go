@@ -315,7 +315,7 @@ func TestQueueUIAtTheRootLeavesNotificationsAlone(t *testing.T) {
 	g.expect(200, signed(notification(topic, "notif_elsewhere")).to("/webhooks"))
 	eventually(t, "both being delivered", func() bool { return len(b.all()) == 2 })
 	for name, from := range strangers {
-		t.Run("sent "+name, func(t *testing.T) {
+		t.Run("sent "+name, func(*testing.T) {
 			g.expect(403, from(atUI("/")))
 			g.expect(403, from(atUI("/api/jobs")))
 			g.expect(403, from(message{path: "/api/jobs/delete", body: []byte(`{"ids":["1"]}`)}))

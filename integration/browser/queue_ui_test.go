@@ -1,15 +1,13 @@
-//go:build chromium
-
-package integration
+// Package browser tests the queue's web UI in a real browser, Chromium. It is a module of
+// its own, so that users of the main module do not inherit what drives a browser.
+package browser
 
 import (
 	"bytes"
 	"context"
 	"fmt"
-	"net/http"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -106,10 +104,21 @@ func (b *browser) open(url string) {
 // click clicks on the link or button with this text.
 func (b *browser) click(text string) {
 	b.t.Helper()
+	b.clickAt(fmt.Sprintf(`//*[self::a or self::button][contains(., %q)]`, text))
+}
+
+// follow clicks on the link whose address ends with path.
+func (b *browser) follow(path string) {
+	b.t.Helper()
+	b.clickAt(fmt.Sprintf(`//a[substring(@href, string-length(@href) - %d) = %q]`, len(path)-1, path))
+}
+
+func (b *browser) clickAt(xpath string) {
+	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.page, time.Minute)
 	defer cancel()
-	if err := chromedp.Run(ctx, chromedp.Click(fmt.Sprintf(`//*[self::a or self::button][contains(., %q)]`, text))); err != nil {
-		b.t.Fatalf("clicking on %s: %v", text, err)
+	if err := chromedp.Run(ctx, chromedp.Click(xpath)); err != nil {
+		b.t.Fatalf("clicking on %s: %v", xpath, err)
 	}
 }
 
@@ -129,28 +138,22 @@ func (b *browser) wait(texts ...string) {
 }
 
 func TestDeadLetterIsReadAndRetriedInABrowser(t *testing.T) {
-	var mended atomic.Bool
-	backend := newBackend(t, func(w http.ResponseWriter, _ *http.Request) {
-		if !mended.Load() {
-			w.WriteHeader(http.StatusServiceUnavailable)
-		}
-	})
-	g := start(t, setup{webhook: "route * as support to " + backend.address + "\n" + queueIn(t.TempDir()), behind: "intercom_queue_ui /queue"})
+	backend := newBackend(t)
+	base := startGateway(t, backend.address)
 	body := notification("conversation.user.replied", "notif_dead")
-	g.expect(200, signed(body))
-	g.awaitDeadLetter("notif_dead")
+	postNotification(t, base+"/", body)
+	awaitDeadLetter(t, base+"/queue", "notif_dead")
 
-	base := "http://127.0.0.1:" + g.port + "/queue"
-	b := newBrowser(t, base)
-	b.open(base)
+	b := newBrowser(t, base+"/queue")
+	b.open(base + "/queue")
 	b.click("Discarded")
-	b.wait("Discarded 1", "intercom_notification", "1 / 1", "support")
+	b.wait("Discarded 1", "conversation.user.replied", "1 / 1", "support")
 
-	b.click("intercom_notification")
+	b.follow("/queue/jobs/1")
 	b.wait("State Discarded", "Attempt 1 / 1", "Queue support", "backend answered 503",
 		`"topic" : "conversation.user.replied"`, `"id" : "notif_dead"`, fmt.Sprintf(`"body" : %q`, body))
 
-	mended.Store(true)
+	backend.mended.Store(true)
 	backend.wantCount(t, 1)
 	b.click("Retry")
 	b.wait("State Completed", "Attempt 2 / 2")

@@ -71,7 +71,7 @@ var placeholders = map[string][]string{
 	"http.time_until_shutdown":                {"http.time_until_shutdown"},
 }
 
-// otherwise are those that have another value with a queue, which the README says.
+// otherwise are those that have another value with a queue, which docs/queue.md says.
 var otherwise = []string{
 	"http.request.tls.", "http.request.duration", "http.request.duration_ms", "http.request.uuid", "http.vars.",
 }

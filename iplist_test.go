@@ -116,7 +116,7 @@ func TestCompiledInListIsNotTooOld(t *testing.T) {
 			"1. Run `go run ./cmd/caddy intercom-webhook ip-ranges --fetch`, which prints the lists of today.\n"+
 			"2. Put them into compiledIn in iplist.go, sorted as they are printed, and today's date into compiledInDate.\n"+
 			"3. Put the date, and the number of ranges if that has changed, wherever the old ones are: "+
-			"`grep -rn %s .` finds README.md and the tests.",
+			"`grep -rn %s .` finds docs/caddyfile.md and the tests.",
 			compiledInDate.Format(time.DateOnly), months, compiledInDate.Format(time.DateOnly))
 	}
 }

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -21,48 +22,73 @@ type block struct {
 	text string
 }
 
-// docs returns the blocks of the markdown files in the repository's root and in docs/.
-func docs(t *testing.T) []block {
-	t.Helper()
-	var files []string
-	for _, pattern := range []string{"../*.md", "../docs/*.md"} {
-		found, err := filepath.Glob(pattern)
-		if err != nil {
-			t.Fatal(err)
-		}
-		files = append(files, found...)
-	}
-	var blocks []block
-	for _, file := range files {
-		content, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		heading := ""
-		var open *block
-		for line := range strings.Lines(string(content)) {
-			fence, fenced := strings.CutPrefix(strings.TrimRight(line, "\n"), "```")
-			switch {
-			case fenced && open == nil:
-				open = &block{at: filepath.Base(file) + ", " + heading, kind: fence}
-			case fenced:
-				blocks, open = append(blocks, *open), nil
-			case open != nil:
-				open.text += line
-			case strings.HasPrefix(line, "#"):
-				heading = strings.Trim(line, "# \n")
-			}
-		}
-		if open != nil {
-			t.Errorf("%s: a block is not closed", open.at)
-		}
-	}
-	return blocks
+// page is a markdown file.
+type page struct {
+	path     string // from here
+	blocks   []block
+	prose    string   // all that is in no block
+	headings []string // the text of each
 }
 
+// docsPages returns the markdown files in the repository's root, in docs/ and in bench/.
+func docsPages(t *testing.T) []page {
+	t.Helper()
+	var pages []page
+	for _, pattern := range []string{"../*.md", "../docs/*.md", "../bench/*.md"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: no file, error %v", pattern, err)
+		}
+		for _, file := range files {
+			pages = append(pages, readPage(t, file))
+		}
+	}
+	return pages
+}
+
+func readPage(t *testing.T, file string) page {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := page{path: file}
+	heading := ""
+	var open *block
+	for line := range strings.Lines(string(content)) {
+		fence, fenced := strings.CutPrefix(strings.TrimRight(line, "\n"), "```")
+		switch {
+		case fenced && open == nil:
+			open = &block{at: filepath.Base(file) + ", " + heading, kind: fence}
+		case fenced:
+			p.blocks, open = append(p.blocks, *open), nil
+		case open != nil:
+			open.text += line
+		default:
+			p.prose += line
+			if strings.HasPrefix(line, "#") {
+				heading = strings.Trim(line, "# \n")
+				p.headings = append(p.headings, heading)
+			}
+		}
+	}
+	if open != nil {
+		t.Errorf("%s: a block is not closed", open.at)
+	}
+	return p
+}
+
+// docsOf returns the blocks of a kind.
 func docsOf(t *testing.T, kind string) []block {
 	t.Helper()
-	some := slices.DeleteFunc(docs(t), func(b block) bool { return b.kind != kind })
+	var some []block
+	for _, page := range docsPages(t) {
+		for _, b := range page.blocks {
+			if b.kind == kind {
+				some = append(some, b)
+			}
+		}
+	}
 	if len(some) == 0 {
 		t.Fatalf("the docs have no block of %s", kind)
 	}
@@ -163,12 +189,14 @@ func TestCaddyfilesOfTheDocs(t *testing.T) {
 // In the README's main example, the mistake that is easily made in Intercom's form is
 // found when it is made.
 func TestMainExampleAnswersOnlyItsURL(t *testing.T) {
-	main := docsOf(t, "caddyfile")[0]
+	caddyfiles := docsOf(t, "caddyfile")
+	main := caddyfiles[slices.IndexFunc(caddyfiles, func(b block) bool { return strings.HasPrefix(b.at, "README.md") })]
 	if !strings.HasSuffix(main.text, "\n\trespond 404\n}\n") {
 		t.Errorf("%s does not end with respond 404:\n%s", main.at, main.text)
 	}
 	t.Setenv("INTERCOM_CLIENT_SECRET", secret)
 	g := newGateway(t)
+	t.Setenv("XDG_DATA_HOME", g.dir)
 	config := docsSite.ReplaceAllString(main.text, "http://:"+g.port+" {\n\tbind 127.0.0.1")
 	config = strings.Replace(config, "\t\troute ", "\t\tallow static 127.0.0.1\n\t\troute ", 1)
 	config = "{\n\tadmin off\n\tpersist_config off\n\tstorage file_system " + g.dir + "\n}\n" +
@@ -209,6 +237,9 @@ func TestFirstScreen(t *testing.T) {
 	}
 	version := regexp.MustCompile(`(?m)^go (\d+\.\d+)`).FindSubmatch(module)[1]
 	name := regexp.MustCompile(`(?m)^module (\S+)`).FindSubmatch(module)[1]
+	if lines := bytes.Count(readme, []byte("\n")); lines >= 150 {
+		t.Errorf("the README has %d lines; a newcomer reads less than 150: put the rest into docs/", lines)
+	}
 	screen, _, _ := bytes.Cut(readme, []byte("\n## Building"))
 	for _, want := range []string{
 		"[Go](https://go.dev/dl/) " + string(version) + " or newer",
@@ -217,6 +248,84 @@ func TestFirstScreen(t *testing.T) {
 	} {
 		if !strings.Contains(string(screen), want) {
 			t.Errorf("the first screen does not have: %s", want)
+		}
+	}
+}
+
+var (
+	docsLink     = regexp.MustCompile(`\]\(([^()\s]+)\)`)
+	docsLinkText = regexp.MustCompile(`\[([^\]]+)\]\([^)]*\)`)
+	docsCodeSpan = regexp.MustCompile("`[^`\n]*`")
+	docsNoAnchor = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
+)
+
+// anchor returns the name that GitHub gives a heading.
+func anchor(heading string) string {
+	text := docsLinkText.ReplaceAllString(heading, "$1")
+	return strings.ReplaceAll(docsNoAnchor.ReplaceAllString(strings.ToLower(text), ""), " ", "-")
+}
+
+// anchors returns the names of all headings of a page. GitHub numbers those that are alike.
+func (p page) anchors() map[string]bool {
+	names := make(map[string]bool)
+	count := make(map[string]int)
+	for _, heading := range p.headings {
+		name := anchor(heading)
+		count[name]++
+		if n := count[name]; n > 1 {
+			name = fmt.Sprintf("%s-%d", name, n-1)
+		}
+		names[name] = true
+	}
+	return names
+}
+
+// TestLinksOfTheDocs follows each link from one file of the repository to another, and to
+// a heading. Each page must be linked from the README, where people begin.
+func TestLinksOfTheDocs(t *testing.T) {
+	pages := make(map[string]page)
+	for _, p := range docsPages(t) {
+		pages[p.path] = p
+	}
+	linkedFromREADME := map[string]bool{"../README.md": true}
+	for _, from := range pages {
+		for _, link := range docsLink.FindAllStringSubmatch(docsCodeSpan.ReplaceAllString(from.prose, ""), -1) {
+			if strings.Contains(link[1], "://") {
+				continue
+			}
+			file, name, hasAnchor := strings.Cut(link[1], "#")
+			path := from.path
+			if file != "" {
+				path = filepath.Join(filepath.Dir(from.path), file)
+			}
+			if from.path == "../README.md" {
+				linkedFromREADME[path] = true
+			}
+			to, isPage := pages[path]
+			if _, err := os.Stat(path); err != nil {
+				t.Errorf("%s: the link to %s leads nowhere", from.path, link[1])
+			} else if hasAnchor && (!isPage || !to.anchors()[name]) {
+				t.Errorf("%s: the link to %s leads to no heading", from.path, link[1])
+			}
+		}
+	}
+	for path := range pages {
+		if !linkedFromREADME[path] {
+			t.Errorf("%s is not linked from the README", path)
+		}
+	}
+}
+
+func TestAnchorsAreGitHubs(t *testing.T) {
+	for heading, want := range map[string]string{
+		"Intercom's addresses":                 "intercoms-addresses",
+		"The matcher `intercom_topic`":         "the-matcher-intercom_topic",
+		"Never lose a notification":            "never-lose-a-notification",
+		"Looking, and trying again":            "looking-and-trying-again",
+		"[0.1.0](https://example.com) - today": "010---today",
+	} {
+		if got := anchor(heading); got != want {
+			t.Errorf("%s: %s, want %s", heading, got, want)
 		}
 	}
 }

@@ -126,7 +126,7 @@ func (g *gateway) wantWithdrawn(secret string) {
 // slowly answers after notifications have been under way for a while.
 func slowly(http.ResponseWriter, *http.Request) { time.Sleep(20 * time.Millisecond) }
 
-// What the README says under "Changing the secret", with a file.
+// What docs/operations.md says under "Changing the secret", with a file.
 func TestSecretInAFileIsChangedWithoutARefusal(t *testing.T) {
 	const first, second = "hidden-first-secret", "hidden-second-secret"
 	write := func(t *testing.T, path, content string) {
@@ -215,7 +215,7 @@ func TestSecretInAFileIsChangedWithoutARefusal(t *testing.T) {
 	}
 }
 
-// What the README says under "Changing the secret", with variables. A reload could not
+// What docs/operations.md says under "Changing the secret", with variables. A reload could not
 // do that: a process keeps the environment that it was started with.
 func TestSecretInAVariableIsChangedWithoutARefusal(t *testing.T) {
 	const first, second = "first-secret", "second-secret"

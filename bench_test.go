@@ -18,6 +18,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 )
 
 // BenchmarkVerifyAndTag measures what a notification costs before it is routed,
@@ -88,7 +90,7 @@ func (deadlineWriter) SetReadDeadline(time.Time) error { return nil }
 // benchNotification makes a notification of at least size bytes out of the samples
 // of a ticket and its parts, so that it has the mix of tokens that real ones have.
 func benchNotification(b *testing.B, size int) []byte {
-	n, err := newSampleNotification("ticket.created")
+	n, err := intercom.NewNotification("ticket.created")
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -103,7 +105,7 @@ func benchNotification(b *testing.B, size int) []byte {
 			if n.Data.Item, err = json.Marshal(item); err != nil {
 				b.Fatal(err)
 			}
-			body, err := n.encode()
+			body, err := n.Encode()
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -1,7 +1,6 @@
 package intercomwebhook
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,9 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
-	"github.com/agnivade/levenshtein"
 	"github.com/dustin/go-humanize"
 
 	"github.com/caddyserver/caddy/v2"
@@ -21,7 +18,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
 )
 
 func init() {
@@ -84,7 +82,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 		case "max_size":
 			handler.MaxSize, err = parseSize(h.Dispenser)
 		case "timeout":
-			handler.Timeout, err = parseDuration(h.Dispenser, checkDuration)
+			handler.Timeout, err = option.ParseDuration(h.Dispenser, option.UpTo(option.Year))
 		case "route":
 			// needs max_size, which may still follow
 			routes = append(routes, h.NextSegment())
@@ -94,7 +92,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 			// has options for lanes, which may still follow
 			queue = h.NextSegment()
 		default:
-			err = h.Errf("unknown subdirective %s of intercom_webhook: it has %s", name, choices(name, subdirectives))
+			err = h.Errf("unknown subdirective %s of intercom_webhook: it has %s", name, option.Choices(name, subdirectives))
 		}
 		if err != nil {
 			return nil, err
@@ -151,7 +149,7 @@ func parseSource(d *caddyfile.Dispenser) (json.RawMessage, error) {
 			return nil, d.Errf("allow: an address range is not an IP source; did you mean `allow static %s`?",
 				strings.Join(append([]string{name}, d.RemainingArgs()...), " "))
 		}
-		return nil, d.Errf("allow: this Caddy has no IP source %q: it has %s", name, choices(name, modulesIn(sourceNamespace)))
+		return nil, d.Errf("allow: this Caddy has no IP source %q: it has %s", name, option.Choices(name, modulesIn(sourceNamespace)))
 	}
 	module, err := caddyfile.UnmarshalModule(d, id)
 	if err != nil {
@@ -179,23 +177,6 @@ func parseSize(d *caddyfile.Dispenser) (int64, error) {
 		return 0, d.Errf("max_size %q is not a size such as 4MiB", text)
 	}
 	return int64(size), nil
-}
-
-// parseDuration reads the duration of a subdirective, whose name was just read.
-func parseDuration(d *caddyfile.Dispenser, check func(name string, d time.Duration) error) (caddy.Duration, error) {
-	name := d.Val()
-	var text string
-	if !d.AllArgs(&text) {
-		return 0, d.ArgErr()
-	}
-	duration, err := caddy.ParseDuration(text)
-	if err != nil {
-		return 0, d.Errf("%s %q is not a duration such as 4.5s", name, text)
-	}
-	if err := check(name, duration); err != nil {
-		return 0, d.WrapErr(err)
-	}
-	return caddy.Duration(duration), nil
 }
 
 const (
@@ -229,13 +210,13 @@ func unknownEngine(engine string) error {
 	}
 	switch {
 	case engineName.MatchString(engine):
-		return fmt.Errorf("queue: this Caddy has no engine %q: it has %s", engine, choices(engine, engines))
+		return fmt.Errorf("queue: this Caddy has no engine %q: it has %s", engine, option.Choices(engine, engines))
 	case strings.HasPrefix(engine, "/"), strings.HasPrefix(engine, "."), strings.HasSuffix(engine, ".db"):
 		return fmt.Errorf("queue: a file is not an engine: this Caddy has %s; "+
-			"sqlite takes its file in its block, as in `path <file>`", enumerate(engines))
+			"sqlite takes its file in its block, as in `path <file>`", option.Enumerate(engines))
 	default:
 		return fmt.Errorf("queue: this is not the name of an engine: this Caddy has %s; "+
-			"a database URL follows its engine, as in `queue postgres {env.DATABASE_URL}`", enumerate(engines))
+			"a database URL follows its engine, as in `queue postgres {env.DATABASE_URL}`", option.Enumerate(engines))
 	}
 }
 
@@ -245,24 +226,6 @@ func modulesIn(namespace string) []string {
 		names = append(names, module.ID.Name())
 	}
 	return names
-}
-
-// choices lists what could have been given instead of name, and says which one is
-// spelled like it.
-func choices(name string, valid []string) string {
-	likely := nearest(name, slices.Clone(valid), 1)[0]
-	if 2*levenshtein.ComputeDistance(name, likely) > max(len(name), len(likely)) {
-		return enumerate(valid)
-	}
-	return fmt.Sprintf("%s; did you mean %s?", enumerate(valid), likely)
-}
-
-func enumerate(names []string) string {
-	last := len(names) - 1
-	if last < 1 {
-		return strings.Join(names, "")
-	}
-	return strings.Join(names[:last], ", ") + " and " + names[last]
 }
 
 // parseQueue parses a segment with a queue.
@@ -299,193 +262,6 @@ func parseDirectives(h httpcaddyfile.Helper, segment caddyfile.Segment) (caddyht
 	return subroute.Routes, nil
 }
 
-// routeParser parses the routes of a handler.
-type routeParser struct {
-	httpcaddyfile.Helper
-	handler  *Handler
-	patterns []string // of the routes so far
-	lanes    map[string]bool
-}
-
-func (p *routeParser) parse(segment caddyfile.Segment) (Route, error) {
-	var route Route
-	var topics MatchTopic
-	var proxied bool
-
-	d := caddyfile.NewDispenser(segment)
-	d.Next() // consume the subdirective name
-	last := 0
-	for !proxied && d.NextArg() {
-		last++
-		switch token := d.Val(); {
-		case token == "to":
-			proxied = true
-		case isUpstream(token):
-			if slices.Contains(d.RemainingArgs(), "to") {
-				return Route{}, d.WrapErr(checkPattern(token))
-			}
-			given := "route <topics...>"
-			if len(topics) > 0 {
-				given = join(segment[:last])
-			}
-			return Route{}, d.Errf("route: `to` is missing in front of the upstream, as in `%s to %s`", given, token)
-		case route.Lane != "":
-			return Route{}, d.Errf("unexpected %q behind the lane: topics come first", token)
-		case token == "as":
-			if !d.NextArg() {
-				return Route{}, d.Err("as: the name of the lane is missing")
-			}
-			last++
-			route.Lane = d.Val()
-			if err := p.claimLane(route.Lane); err != nil {
-				return Route{}, d.WrapErr(err)
-			}
-		default:
-			if err := checkPattern(token); err != nil {
-				return Route{}, d.WrapErr(err)
-			}
-			if slices.Contains(p.patterns, token) || slices.Contains(topics, token) {
-				return Route{}, d.Errf("topic pattern %q is routed already", token)
-			}
-			topics = append(topics, token)
-		}
-	}
-	if len(topics) == 0 {
-		return Route{}, d.Err("route: no topic pattern; * is every topic")
-	}
-	if err := checkReachable(topics, p.patterns); err != nil {
-		return Route{}, d.Errf("route %s %w", strings.Join(topics, " "), err)
-	}
-	p.patterns = append(p.patterns, topics...)
-	if route.Lane == "" {
-		if err := p.claimLane(defaultLane(topics[0])); err != nil {
-			return Route{}, d.WrapErr(err)
-		}
-	}
-	route.MatcherSetsRaw = caddyhttp.RawMatcherSets{{"intercom_topic": p.JSON(topics)}}
-
-	rest := segment[last:] // the last token of the line, and the block
-	switch {
-	case proxied:
-		proxy, err := p.parseProxy(rest)
-		if err != nil {
-			return Route{}, err
-		}
-		route.HandlersRaw = []json.RawMessage{caddyconfig.JSONModuleObject(proxy, "handler", "reverse_proxy", nil)}
-	case len(rest) == 1:
-		return Route{}, d.Err("route: give it a backend with `to <upstreams...>`, or a block of directives")
-	default:
-		routes, err := parseDirectives(p.Helper, rest)
-		if err != nil {
-			return Route{}, err
-		}
-		route.HandlersRaw = []json.RawMessage{
-			caddyconfig.JSONModuleObject(caddyhttp.Subroute{Routes: routes}, "handler", "subroute", nil),
-		}
-	}
-	return route, nil
-}
-
-// isUpstream reports whether this can be an upstream and no topic pattern.
-func isUpstream(token string) bool {
-	return strings.ContainsAny(token, ":{") || strings.HasPrefix(token, "unix/")
-}
-
-func join(tokens []caddyfile.Token) string {
-	words := make([]string, len(tokens))
-	for i, token := range tokens {
-		words[i] = token.Text
-	}
-	return strings.Join(words, " ")
-}
-
-// claimLane checks what Provision checks too, but here the line is known.
-func (p *routeParser) claimLane(name string) error {
-	if err := checkLane(name); err != nil {
-		return err
-	}
-	if p.lanes[name] {
-		return fmt.Errorf("lane %q is another route's already: give this one another with `as <lane>`", name)
-	}
-	p.lanes[name] = true
-	return nil
-}
-
-// parseProxy parses `to <upstreams...> [{ <reverse_proxy options> }]`, as
-// reverse_proxy parses its own directive.
-func (p *routeParser) parseProxy(segment caddyfile.Segment) (*reverseproxy.Handler, error) {
-	d := caddyfile.NewDispenser(segment)
-	d.Next()
-	switch upstreams := d.RemainingArgs(); {
-	case len(upstreams) == 0:
-		return nil, d.Err("to: no upstream given")
-	case slices.Contains(upstreams, "as"):
-		return nil, d.Err("as <lane> stands in front of to")
-	}
-	d.Reset()
-	proxy := new(reverseproxy.Handler)
-	if err := proxy.UnmarshalCaddyfile(d); err != nil {
-		return nil, err
-	}
-	if err := proxy.FinalizeUnmarshalCaddyfile(p.Helper); err != nil {
-		return nil, err
-	}
-	if err := retryOnNextUpstream(proxy, cmp.Or(p.handler.MaxSize, defaultMaxSize)); err != nil {
-		return nil, d.WrapErr(err)
-	}
-	return proxy, nil
-}
-
-// dialTimeout is how long an upstream may take to accept a connection, so that a
-// dead one leaves time for the next. Caddy's default of 3 s would use up most of it.
-const dialTimeout = time.Second
-
-// retryOnNextUpstream gives reverse_proxy what it needs to send a notification to
-// the next upstream when one is down or hangs up, wherever the user said nothing
-// else. By default it would neither retry a POST nor be able to send its body twice.
-// Retries follow at once: Intercom likes its answer within 500 ms, and a reload of
-// the config would end a wait between them without another try.
-func retryOnNextUpstream(proxy *reverseproxy.Handler, maxSize int64) error {
-	if proxy.RequestBuffers == 0 {
-		proxy.RequestBuffers = maxSize + 1 // one that fills the buffer counts as cut off
-	}
-	if proxy.LoadBalancing == nil {
-		proxy.LoadBalancing = new(reverseproxy.LoadBalancing)
-	}
-	lb := proxy.LoadBalancing
-	if lb.RetryMatchRaw == nil {
-		lb.RetryMatchRaw = caddyhttp.RawMatcherSets{{"method": json.RawMessage(`["POST"]`)}}
-	}
-	if lb.Retries == 0 && lb.TryDuration == 0 {
-		lb.Retries = max(3, len(proxy.Upstreams)-1)
-	}
-	if len(proxy.Upstreams) > 1 {
-		next := &nextUpstream{ChooseByRaw: lb.SelectionPolicyRaw}
-		lb.SelectionPolicyRaw = caddyconfig.JSONModuleObject(next, "policy", "intercom_next", nil)
-	}
-	return limitDialing(proxy)
-}
-
-func limitDialing(proxy *reverseproxy.Handler) error {
-	transport := new(reverseproxy.HTTPTransport)
-	if proxy.TransportRaw != nil {
-		var module struct {
-			Protocol string `json:"protocol"`
-		}
-		if err := json.Unmarshal(proxy.TransportRaw, &module); err != nil || module.Protocol != "http" {
-			return err
-		}
-		if err := json.Unmarshal(proxy.TransportRaw, transport); err != nil {
-			return err
-		}
-	}
-	if transport.DialTimeout == 0 {
-		transport.DialTimeout = caddy.Duration(dialTimeout)
-		proxy.TransportRaw = caddyconfig.JSONModuleObject(transport, "protocol", "http", nil)
-	}
-	return nil
-}
-
 // UnmarshalCaddyfile sets up the matcher from Caddyfile tokens. Syntax:
 //
 //	intercom_topic <patterns...>
@@ -510,53 +286,7 @@ func (m *MatchTopic) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// UnmarshalCaddyfile sets up the IP source from Caddyfile tokens. Syntax:
-//
-//	intercom [<regions...>] {
-//		refresh <duration>
-//		url     <template with {region}>
-//		timeout <duration>
-//	}
-func (s *IPRanges) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	d.Next() // consume the name of the source
-	s.Regions = d.RemainingArgs()
-	if err := checkRegions(s.Regions); err != nil {
-		return d.WrapErr(err)
-	}
-	seen := make(map[string]bool)
-	for d.NextBlock(0) {
-		name := d.Val()
-		if seen[name] {
-			return d.Errf("%s is given twice", name)
-		}
-		seen[name] = true
-
-		var err error
-		switch name {
-		case "refresh":
-			s.Refresh = new(caddy.Duration)
-			*s.Refresh, err = parseDuration(d, checkRefresh)
-		case "url":
-			if !d.AllArgs(&s.URL) {
-				return d.ArgErr()
-			}
-			if err := checkListURL(s.URL, s.Regions); err != nil {
-				return d.WrapErr(err)
-			}
-		case "timeout":
-			s.Timeout, err = parseDuration(d, checkDuration)
-		default:
-			err = d.Errf("unknown option %s of the IP source intercom: it has %s", name, choices(name, []string{"refresh", "url", "timeout"}))
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // Interface guards
 var (
 	_ caddyfile.Unmarshaler = (*MatchTopic)(nil)
-	_ caddyfile.Unmarshaler = (*IPRanges)(nil)
 )

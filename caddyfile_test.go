@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/ipranges"
 )
 
 // FuzzCaddyfile adapts any text as the block of the directive. What is accepted
@@ -38,13 +40,13 @@ func FuzzCaddyfile(f *testing.F) {
 			}
 			for _, raw := range h.AllowRaw {
 				source := struct {
-					Source string `json:"source"`
-					IPRanges
+					Name string `json:"source"`
+					ipranges.Source
 				}{}
 				if err := json.Unmarshal(raw, &source); err != nil {
 					t.Fatal(err)
 				}
-				if _, err := source.setting(); source.Source == "intercom" && err != nil {
+				if _, err := source.Feeds(); source.Name == "intercom" && err != nil {
 					t.Errorf("source %s: %v", raw, err)
 				}
 			}

@@ -21,6 +21,10 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
+	"github.com/caddy-intercom/caddy-intercom-webhook/ipranges"
 )
 
 func init() {
@@ -111,12 +115,6 @@ type Handler struct {
 const (
 	defaultMaxSize = 4 << 20
 	defaultTimeout = 4500 * time.Millisecond
-
-	// intercomTimeout is how long Intercom waits for an answer.
-	// Source: https://developers.intercom.com/docs/references/webhooks/webhook-models
-	intercomTimeout = 5 * time.Second
-
-	topicPing = "ping"
 )
 
 var errNoRange = errors.New("allow static: no address range given, as in `allow static 192.0.2.0/24`")
@@ -179,29 +177,20 @@ func (h *Handler) Validate() error {
 	if h.MaxSize < 0 {
 		return fmt.Errorf("max_size must be positive, not %d", h.MaxSize)
 	}
-	if err := checkDuration("timeout", time.Duration(h.Timeout)); err != nil {
+	if err := option.CheckDuration("timeout", time.Duration(h.Timeout), option.Year); err != nil {
 		return err
 	}
-	if time.Duration(h.Timeout) >= intercomTimeout {
+	if time.Duration(h.Timeout) >= intercom.AnswerTimeout {
 		h.logger.Warn("timeout is not below the time that Intercom waits, so it will see no answer of a slow backend",
 			zap.Duration("timeout", time.Duration(h.Timeout)),
-			zap.Duration("intercom_waits", intercomTimeout))
-	}
-	return nil
-}
-
-// checkDuration refuses, among others, a number of seconds, which JSON has as one of
-// nanoseconds.
-func checkDuration(name string, d time.Duration) error {
-	if d < time.Millisecond || d > 365*24*time.Hour {
-		return fmt.Errorf(`%s must be from 1ms to 1 year, as in "10s", and not %s`, name, d)
+			zap.Duration("intercom_waits", intercom.AnswerTimeout))
 	}
 	return nil
 }
 
 func (h *Handler) loadSources(ctx caddy.Context) ([]caddyhttp.IPRangeSource, error) {
 	if len(h.AllowRaw) == 0 {
-		h.AllowRaw = []json.RawMessage{caddyconfig.JSONModuleObject(new(IPRanges), "source", "intercom", nil)}
+		h.AllowRaw = []json.RawMessage{caddyconfig.JSONModuleObject(new(ipranges.Source), "source", "intercom", nil)}
 	}
 	modules, err := ctx.LoadModule(h, "AllowRaw")
 	if err != nil {
@@ -350,7 +339,7 @@ func (h *Handler) logPanic(t *tag, panicked *panicError) {
 
 // take decides what becomes of a notification, and what Intercom is told of it.
 func (h *Handler) take(r *http.Request, t *tag, body []byte) (outcome string, status int) {
-	if t.topic == topicPing && !h.pingRouted {
+	if t.topic == intercom.TopicPing && !h.pingRouted {
 		return outcomePing, http.StatusOK
 	}
 	if h.queue != nil {
@@ -407,7 +396,7 @@ func (h *Handler) observe(t *tag, outcome string, status int, waited time.Durati
 }
 
 func outcomeOf(status int) string {
-	if success(status) {
+	if intercom.Accepts(status) {
 		return outcomeDelivered
 	}
 	return outcomeFailed

@@ -14,6 +14,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 )
 
 // Queue is a guest module that stores notifications durably, and delivers them later.
@@ -149,7 +151,7 @@ func (h *Handler) Deliver(r *http.Request, body []byte, attempt int) Delivery {
 	switch {
 	case errors.Is(err, errUnrouted), errors.Is(err, errUnhandled):
 		err = fmt.Errorf("%w: %w", ErrUnrouted, err)
-	case err == nil && !success(status):
+	case err == nil && !intercom.Accepts(status):
 		err = fmt.Errorf("backend answered %d", status)
 	}
 	return Delivery{Route: t.route, Err: err, RetryAfter: parseRetryAfter(t.retryAfter, time.Now())}

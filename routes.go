@@ -10,6 +10,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 )
 
 // Route is an ordinary route of Caddy for notifications, usually with an
@@ -88,7 +90,7 @@ func provisionRoutes(ctx caddy.Context, configured []Route) ([]route, error) {
 		if err := checkLane(name); err != nil {
 			return nil, fmt.Errorf("route %d: %w", i, err)
 		}
-		routes = append(routes, route{name, c.MatcherSets, c.compile(), slices.Contains(c.patterns(), topicPing)})
+		routes = append(routes, route{name, c.MatcherSets, c.compile(), slices.Contains(c.patterns(), intercom.TopicPing)})
 	}
 	return routes, nil
 }
@@ -175,8 +177,8 @@ func checkReachable(wanted, taken []string) error {
 // earlier routes can be looked at one by one: they cover nothing together that none
 // of them covers alone.
 func covers(cover, pattern string) bool {
-	if pattern == topicPing {
-		return cover == topicPing
+	if pattern == intercom.TopicPing {
+		return cover == intercom.TopicPing
 	}
 	return matchPattern(cover, pattern)
 }
@@ -186,7 +188,7 @@ func covers(cover, pattern string) bool {
 func routeFor(routes []route, r *http.Request, topic string) (fitting *route, err error) {
 	defer catchPanic(&err)
 	for i := range routes {
-		if topic == topicPing && !routes[i].namesPing {
+		if topic == intercom.TopicPing && !routes[i].namesPing {
 			continue
 		}
 		fits, err := routes[i].matchers.AnyMatchWithError(r)

@@ -17,6 +17,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 )
 
 // shield takes a backend's answer in Intercom's stead. It keeps the status and
@@ -108,7 +110,7 @@ func (s *shield) run(handler caddyhttp.Handler, r *http.Request) (int, error) {
 	if _, panicked := errors.AsType[*panicError](err); panicked {
 		return s.status, err
 	}
-	if gone := r.Context().Err(); gone != nil && (err != nil || !success(s.status)) {
+	if gone := r.Context().Err(); gone != nil && (err != nil || !intercom.Accepts(s.status)) {
 		// all else is a consequence of this
 		if errors.Is(gone, context.DeadlineExceeded) {
 			return 0, errTimeout
@@ -194,8 +196,6 @@ func isA[E error](err error) bool {
 	return ok
 }
 
-func success(status int) bool { return status >= 200 && status <= 299 }
-
 // shieldedStatus is what Intercom is told of a backend's answer: 410 would end the
 // subscription, 429 throttle it, and a redirect or a client error is as much a
 // failed delivery as a server error.
@@ -205,7 +205,7 @@ func shieldedStatus(status int, err error) int {
 		return http.StatusGatewayTimeout
 	case err != nil:
 		return http.StatusBadGateway
-	case success(status):
+	case intercom.Accepts(status):
 		return http.StatusOK
 	case status == http.StatusTooManyRequests, status == http.StatusServiceUnavailable:
 		return http.StatusServiceUnavailable

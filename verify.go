@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 )
 
 // scheme is one of the two ways in which Intercom signs a request. Each has a
@@ -31,10 +33,10 @@ type scheme struct {
 }
 
 var (
-	// notifications: https://developers.intercom.com/docs/references/webhooks/webhook-models
-	hubSignature = &scheme{header: "X-Hub-Signature", prefix: "sha1=", newHash: sha1.New, size: sha1.Size}
-	// Canvas Kit, health checks, uninstalls: https://developers.intercom.com/docs/canvas-kit
-	bodySignature = &scheme{header: "X-Body-Signature", newHash: sha256.New, size: sha256.Size}
+	// notifications
+	hubSignature = &scheme{header: intercom.HubSignature, prefix: intercom.HubSignaturePrefix, newHash: sha1.New, size: sha1.Size}
+	// app requests
+	bodySignature = &scheme{header: intercom.BodySignature, newHash: sha256.New, size: sha256.Size}
 )
 
 // The reasons for which a request is refused, as they appear in logs, metrics

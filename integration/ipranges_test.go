@@ -416,7 +416,7 @@ func TestOneListForAllWhoWantTheSame(t *testing.T) {
 	}
 	stacks := make([]byte, 1<<20)
 	stacks = stacks[:runtime.Stack(stacks, true)]
-	if strings.Contains(string(stacks), "intercomwebhook.(*refresher)") {
+	if strings.Contains(string(stacks), "ipranges.(*refresher)") {
 		t.Errorf("left running:\n%s", stacks)
 	}
 }

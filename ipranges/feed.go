@@ -1,4 +1,4 @@
-package intercomwebhook
+package ipranges
 
 import (
 	"context"
@@ -15,9 +15,9 @@ import (
 	"github.com/caddyserver/certmagic"
 )
 
-// ipFeed is where the list of one region is published and stored.
-type ipFeed struct {
-	region  string
+// Feed is where the list of one region is published and stored.
+type Feed struct {
+	Region  string
 	url     string
 	timeout time.Duration // of a fetch
 }
@@ -50,7 +50,7 @@ func newListClient() *http.Client {
 
 // fetch asks for the list that is published now. If this process has fetched last,
 // and it came with an ETag or a time of modification, only a changed one is asked for.
-func (f ipFeed) fetch(ctx context.Context, client *http.Client, last *ipList) (*ipList, error) {
+func (f Feed) fetch(ctx context.Context, client *http.Client, last *List) (*List, error) {
 	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, f.url, nil)
@@ -80,7 +80,7 @@ func (f ipFeed) fetch(ctx context.Context, client *http.Client, last *ipList) (*
 	switch {
 	case response.StatusCode == http.StatusNotModified && conditional:
 		confirmed := *last
-		confirmed.Checked, confirmed.source = now(), sourceIntercom
+		confirmed.Checked, confirmed.Source = now(), sourceIntercom
 		return &confirmed, nil
 	case response.StatusCode != http.StatusOK:
 		return nil, fmt.Errorf("%w: status %d", errRefused, response.StatusCode)
@@ -96,7 +96,7 @@ func (f ipFeed) fetch(ctx context.Context, client *http.Client, last *ipList) (*
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errRefused, err)
 	}
-	list.Checked, list.source = now(), sourceIntercom
+	list.Checked, list.Source = now(), sourceIntercom
 	list.etag, list.lastModified = response.Header.Get("ETag"), response.Header.Get("Last-Modified")
 	return list, nil
 }
@@ -112,9 +112,9 @@ func now() time.Time {
 }
 
 // storageKey differs for each URL, so that no list is taken for another's.
-func (f ipFeed) storageKey() string {
-	name := f.region
-	if f.url != listURL(defaultListURL, f.region) {
+func (f Feed) storageKey() string {
+	name := f.Region
+	if f.url != listURL(DefaultURL, f.Region) {
 		hash := sha256.Sum256([]byte(f.url))
 		name += fmt.Sprintf("-%x", hash[:8])
 	}
@@ -122,7 +122,7 @@ func (f ipFeed) storageKey() string {
 }
 
 // stored returns the list that is in storage, or nil if there is none.
-func (f ipFeed) stored(ctx context.Context, storage certmagic.Storage) (*ipList, error) {
+func (f Feed) stored(ctx context.Context, storage certmagic.Storage) (*List, error) {
 	ctx, cancel := context.WithTimeout(ctx, storageTimeout)
 	defer cancel()
 	content, err := storage.Load(ctx, f.storageKey())
@@ -135,7 +135,7 @@ func (f ipFeed) stored(ctx context.Context, storage certmagic.Storage) (*ipList,
 	return parseStored(content)
 }
 
-func (f ipFeed) store(ctx context.Context, storage certmagic.Storage, list *ipList) error {
+func (f Feed) store(ctx context.Context, storage certmagic.Storage, list *List) error {
 	content, err := json.MarshalIndent(list, "", "\t")
 	if err != nil {
 		return err
@@ -145,13 +145,23 @@ func (f ipFeed) store(ctx context.Context, storage certmagic.Storage, list *ipLi
 	return storage.Store(ctx, f.storageKey(), content)
 }
 
-// newest returns the newer of the lists that are in storage and compiled in. The
+// Newest returns the newer of the lists that are in storage and compiled in. The
 // error says why there is none in storage that could be used.
-func (f ipFeed) newest(ctx context.Context, storage certmagic.Storage) (*ipList, error) {
-	list := compiledInList(f.region)
+func (f Feed) Newest(ctx context.Context, storage certmagic.Storage) (*List, error) {
+	list := compiledInList(f.Region)
 	stored, err := f.stored(ctx, storage)
 	if stored != nil && !stored.Checked.Before(list.Checked) {
 		list = stored
 	}
 	return list, err
+}
+
+// Fetch asks Intercom for the list that is published now, and stores it. If it cannot
+// be stored, Fetch returns both the list and an error.
+func (f Feed) Fetch(ctx context.Context, storage certmagic.Storage, last *List) (*List, error) {
+	list, err := f.fetch(ctx, newListClient(), last)
+	if err != nil {
+		return nil, err
+	}
+	return list, f.store(ctx, storage, list)
 }

@@ -1,4 +1,4 @@
-package intercomwebhook
+package ipranges
 
 import (
 	"bytes"
@@ -18,11 +18,11 @@ import (
 )
 
 // listServer publishes, or does whatever else it is told to.
-func listServer(t *testing.T, answer http.HandlerFunc) ipFeed {
+func listServer(t *testing.T, answer http.HandlerFunc) Feed {
 	t.Helper()
 	server := httptest.NewServer(answer)
 	t.Cleanup(server.Close)
-	return ipFeed{"us", server.URL + "/us", 10 * time.Second}
+	return Feed{"us", server.URL + "/us", 10 * time.Second}
 }
 
 func gzipped(t *testing.T, text string) []byte {
@@ -39,13 +39,13 @@ func gzipped(t *testing.T, text string) []byte {
 }
 
 func TestFetch(t *testing.T) {
-	last := &ipList{Ranges: prefixes("192.0.2.7/32"), Checked: compiledInDate, etag: `"a"`, lastModified: "Mon, 02 Nov 2026 09:00:00 GMT", source: sourceIntercom}
+	last := &List{Ranges: prefixes("192.0.2.7/32"), Checked: compiledInDate, etag: `"a"`, lastModified: "Mon, 02 Nov 2026 09:00:00 GMT", Source: sourceIntercom}
 	good := published("198.51.100.0/24")
 	for _, tc := range []struct {
 		name    string
 		answer  http.HandlerFunc
-		last    *ipList
-		want    *ipList // but for the time
+		last    *List
+		want    *List // but for the time
 		err     string
 		refused bool
 	}{
@@ -55,7 +55,7 @@ func TestFetch(t *testing.T) {
 				w.Header()["ETag"], w.Header()["Last-Modified"] = []string{`"b"`}, []string{"Tue, 03 Nov 2026 09:00:00 GMT"}
 				io.WriteString(w, good)
 			},
-			want: &ipList{Ranges: prefixes("198.51.100.0/24"), etag: `"b"`, lastModified: "Tue, 03 Nov 2026 09:00:00 GMT", source: sourceIntercom},
+			want: &List{Ranges: prefixes("198.51.100.0/24"), etag: `"b"`, lastModified: "Tue, 03 Nov 2026 09:00:00 GMT", Source: sourceIntercom},
 		},
 		{
 			name: "one that is not asked for again",
@@ -64,7 +64,7 @@ func TestFetch(t *testing.T) {
 					w.WriteHeader(304)
 				}
 			},
-			want: &ipList{Ranges: last.Ranges, etag: last.etag, lastModified: last.lastModified, source: sourceIntercom},
+			want: &List{Ranges: last.Ranges, etag: last.etag, lastModified: last.lastModified, Source: sourceIntercom},
 		},
 		{
 			name: "one for the first time",
@@ -74,7 +74,7 @@ func TestFetch(t *testing.T) {
 					io.WriteString(w, good)
 				}
 			},
-			want: &ipList{Ranges: prefixes("198.51.100.0/24"), source: sourceIntercom},
+			want: &List{Ranges: prefixes("198.51.100.0/24"), Source: sourceIntercom},
 		},
 		{name: "unchanged, which was not asked", last: compiledInList("us"), answer: answering(304, ""), err: "status 304", refused: true},
 		{name: "an error", answer: answering(500, good), err: "status 500", refused: true},
@@ -118,7 +118,7 @@ func TestFetch(t *testing.T) {
 			answer: func(w http.ResponseWriter, _ *http.Request) {
 				io.WriteString(w, good+strings.Repeat(" ", 1<<20-len(good)))
 			},
-			want: &ipList{Ranges: prefixes("198.51.100.0/24"), source: sourceIntercom},
+			want: &List{Ranges: prefixes("198.51.100.0/24"), Source: sourceIntercom},
 		},
 		{
 			name: "one that breaks off", err: "no whole answer",
@@ -196,7 +196,7 @@ func TestFetchLeavesNoConnectionBehind(t *testing.T) {
 			accepted <- conn // and not a word of TLS
 		}
 	}()
-	feed := ipFeed{"us", "https://" + listener.Addr().String(), 50 * time.Millisecond}
+	feed := Feed{"us", "https://" + listener.Addr().String(), 50 * time.Millisecond}
 	if _, err := feed.fetch(t.Context(), newListClient(), compiledInList("us")); err == nil {
 		t.Error("no error")
 	}
@@ -210,15 +210,15 @@ func TestFetchLeavesNoConnectionBehind(t *testing.T) {
 
 func TestStorageOfLists(t *testing.T) {
 	storage := &certmagic.FileStorage{Path: t.TempDir()}
-	feed := ipFeed{region: "us", url: listURL(defaultListURL, "us")}
+	feed := Feed{Region: "us", url: listURL(DefaultURL, "us")}
 	compiled := compiledInList("us")
 
-	newest := func() (*ipList, error) { return feed.newest(t.Context(), storage) }
+	newest := func() (*List, error) { return feed.Newest(t.Context(), storage) }
 	if list, err := newest(); err != nil || !reflect.DeepEqual(list, compiled) {
 		t.Errorf("nothing is stored: got %+v, %v", list, err)
 	}
 
-	future := &ipList{Ranges: prefixes("192.0.2.7/32"), Checked: time.Now().Add(1000 * time.Hour)}
+	future := &List{Ranges: prefixes("192.0.2.7/32"), Checked: time.Now().Add(1000 * time.Hour)}
 	if err := feed.store(t.Context(), storage, future); err != nil {
 		t.Fatal(err)
 	}
@@ -226,7 +226,7 @@ func TestStorageOfLists(t *testing.T) {
 		t.Errorf("one is stored by a clock that is wrong: got %+v, %v", list, err)
 	}
 
-	newer := &ipList{Ranges: prefixes("192.0.2.7/32"), Checked: compiledInDate.Add(time.Second), source: sourceStorage}
+	newer := &List{Ranges: prefixes("192.0.2.7/32"), Checked: compiledInDate.Add(time.Second), Source: sourceStorage}
 	if err := feed.store(t.Context(), storage, newer); err != nil {
 		t.Fatal(err)
 	}
@@ -234,7 +234,7 @@ func TestStorageOfLists(t *testing.T) {
 		t.Errorf("a newer one is stored: got %+v, %v", list, err)
 	}
 
-	older := &ipList{Ranges: prefixes("192.0.2.7/32"), Checked: compiledInDate.Add(-time.Second)}
+	older := &List{Ranges: prefixes("192.0.2.7/32"), Checked: compiledInDate.Add(-time.Second)}
 	if err := feed.store(t.Context(), storage, older); err != nil {
 		t.Fatal(err)
 	}
@@ -252,11 +252,11 @@ func TestStorageOfLists(t *testing.T) {
 
 func TestStorageKey(t *testing.T) {
 	keys := []string{
-		ipFeed{region: "us", url: listURL(defaultListURL, "us")}.storageKey(),
-		ipFeed{region: "eu", url: listURL(defaultListURL, "eu")}.storageKey(),
-		ipFeed{region: "us", url: "http://mirror/us"}.storageKey(),
-		ipFeed{region: "us", url: "http://mirror/us2"}.storageKey(),
-		ipFeed{region: "eu", url: "http://mirror/us"}.storageKey(),
+		Feed{Region: "us", url: listURL(DefaultURL, "us")}.storageKey(),
+		Feed{Region: "eu", url: listURL(DefaultURL, "eu")}.storageKey(),
+		Feed{Region: "us", url: "http://mirror/us"}.storageKey(),
+		Feed{Region: "us", url: "http://mirror/us2"}.storageKey(),
+		Feed{Region: "eu", url: "http://mirror/us"}.storageKey(),
 	}
 	if keys[0] != "intercom_webhook/ip_ranges/us.json" {
 		t.Errorf("the key is %s", keys[0])
@@ -264,5 +264,13 @@ func TestStorageKey(t *testing.T) {
 	slices.Sort(keys)
 	if len(slices.Compact(keys)) != 5 {
 		t.Errorf("not all keys differ: %q", keys)
+	}
+}
+
+// answering returns a handler that answers with a status and a body.
+func answering(status int, body string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(status)
+		io.WriteString(w, body)
 	}
 }

@@ -1,4 +1,6 @@
-package intercomwebhook
+// Package ipranges provides the addresses that Intercom sends from, as the IP source
+// `intercom`, and keeps them fresh.
+package ipranges
 
 import (
 	"cmp"
@@ -13,13 +15,15 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
 )
 
 func init() {
-	caddy.RegisterModule(new(IPRanges))
+	caddy.RegisterModule(new(Source))
 }
 
-// IPRanges provides the addresses that Intercom sends from, as Intercom publishes
+// Source provides the addresses that Intercom sends from, as Intercom publishes
 // them, and keeps them fresh.
 //
 // It serves at once the newest list that it has: the one in Caddy's storage, or the
@@ -30,7 +34,7 @@ func init() {
 // storage.
 //
 // All users of the same setting share one list, also over reloads.
-type IPRanges struct {
+type Source struct {
 	// The regions whose addresses count: any of `us`, `eu` and `au`.
 	// Default: all of them.
 	Regions []string `json:"regions,omitempty"`
@@ -56,24 +60,31 @@ type IPRanges struct {
 // Source: https://developers.intercom.com/docs/build-an-integration/learn-more/ip-allowlisting
 var regions = [...]string{"us", "eu", "au"}
 
+// Regions returns the names of Intercom's regions.
+func Regions() []string { return slices.Clone(regions[:]) }
+
 const (
+	// DefaultURL is where Intercom publishes the lists.
 	// Source: https://developers.intercom.com/docs/build-an-integration/learn-more/ip-allowlisting
-	defaultListURL     = "https://static.intercomcdn.com/intercom-ips/{region}/intercom-ip-ranges.json"
-	defaultRefresh     = time.Hour
-	defaultListTimeout = 10 * time.Second
+	DefaultURL = "https://static.intercomcdn.com/intercom-ips/{region}/intercom-ip-ranges.json"
+
+	// DefaultTimeout is how long to wait for a list.
+	DefaultTimeout = 10 * time.Second
+
+	defaultRefresh = time.Hour
 )
 
 // CaddyModule returns the Caddy module information.
-func (*IPRanges) CaddyModule() caddy.ModuleInfo {
+func (*Source) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "http.ip_sources.intercom",
-		New: func() caddy.Module { return new(IPRanges) },
+		New: func() caddy.Module { return new(Source) },
 	}
 }
 
 // Provision acquires the list. It touches storage, but not the network: that waits
 // until the config is started, which one that is only validated never is.
-func (s *IPRanges) Provision(ctx caddy.Context) error {
+func (s *Source) Provision(ctx caddy.Context) error {
 	setting, err := s.setting()
 	if err != nil {
 		return err
@@ -92,21 +103,21 @@ func (s *IPRanges) Provision(ctx caddy.Context) error {
 }
 
 // setting checks the fields, and puts the defaults in place of those not set.
-func (s *IPRanges) setting() (setting, error) {
+func (s *Source) setting() (setting, error) {
 	if err := checkRegions(s.Regions); err != nil {
 		return setting{}, err
 	}
-	set := setting{refresh: defaultRefresh, timeout: time.Duration(cmp.Or(s.Timeout, caddy.Duration(defaultListTimeout)))}
+	set := setting{refresh: defaultRefresh, timeout: time.Duration(cmp.Or(s.Timeout, caddy.Duration(DefaultTimeout)))}
 	if s.Refresh != nil {
 		set.refresh = time.Duration(*s.Refresh)
 	}
-	if err := checkDuration("timeout", set.timeout); err != nil {
+	if err := option.CheckDuration("timeout", set.timeout, option.Year); err != nil {
 		return setting{}, err
 	}
 	if err := checkRefresh("refresh", set.refresh); err != nil {
 		return setting{}, err
 	}
-	template := cmp.Or(s.URL, defaultListURL)
+	template := cmp.Or(s.URL, DefaultURL)
 	if err := checkListURL(template, s.Regions); err != nil {
 		return setting{}, err
 	}
@@ -118,8 +129,18 @@ func (s *IPRanges) setting() (setting, error) {
 	return set, nil
 }
 
+// Feeds returns where the list of each region is published and stored, or an error if a
+// field is wrong.
+func (s *Source) Feeds() ([]Feed, error) {
+	setting, err := s.setting()
+	if err != nil {
+		return nil, err
+	}
+	return setting.feeds(), nil
+}
+
 func checkRefresh(name string, d time.Duration) error {
-	if err := checkDuration(name, d); err != nil && d != 0 {
+	if err := option.CheckDuration(name, d, option.Year); err != nil && d != 0 {
 		return fmt.Errorf("%w; 0 is never", err)
 	}
 	return nil
@@ -137,7 +158,7 @@ func checkRegions(names []string) error {
 	return nil
 }
 
-var errListURL = errors.New("url is not an http or https URL such as " + defaultListURL)
+var errListURL = errors.New("url is not an http or https URL such as " + DefaultURL)
 
 func checkListURL(template string, names []string) error {
 	parsed, err := url.Parse(listURL(template, regions[0]))
@@ -158,12 +179,12 @@ func listURL(template, region string) string {
 }
 
 // GetIPRanges returns the addresses of all the regions. It neither locks nor waits.
-func (s *IPRanges) GetIPRanges(*http.Request) []netip.Prefix {
+func (s *Source) GetIPRanges(*http.Request) []netip.Prefix {
 	return s.refresher.ranges()
 }
 
 // Cleanup releases the list, if Provision got as far as to acquire it.
-func (s *IPRanges) Cleanup() error {
+func (s *Source) Cleanup() error {
 	if s.refresher == nil {
 		return nil
 	}
@@ -172,7 +193,7 @@ func (s *IPRanges) Cleanup() error {
 
 // Interface guards
 var (
-	_ caddy.Provisioner       = (*IPRanges)(nil)
-	_ caddy.CleanerUpper      = (*IPRanges)(nil)
-	_ caddyhttp.IPRangeSource = (*IPRanges)(nil)
+	_ caddy.Provisioner       = (*Source)(nil)
+	_ caddy.CleanerUpper      = (*Source)(nil)
+	_ caddyhttp.IPRangeSource = (*Source)(nil)
 )

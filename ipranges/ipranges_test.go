@@ -1,4 +1,4 @@
-package intercomwebhook
+package ipranges
 
 import (
 	"encoding/json"
@@ -48,7 +48,7 @@ func TestSettingOfIPRanges(t *testing.T) {
 		{name: "one URL for two regions", json: `{"regions":["us","au"],"url":"https://mirror/list"}`, err: "url is the same for all regions"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			source := new(IPRanges)
+			source := new(Source)
 			if err := json.Unmarshal([]byte(tc.json), source); err != nil {
 				t.Fatal(err)
 			}
@@ -102,12 +102,12 @@ func TestProvisionedIPRangesAskNobodyAndAreReleased(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, cancel := caddy.NewContext(ctx)
-	load := func(config string) (*IPRanges, error) {
+	load := func(config string) (*Source, error) {
 		module, err := ctx.LoadModuleByID("http.ip_sources.intercom", []byte(config))
 		if err != nil {
 			return nil, err
 		}
-		return module.(*IPRanges), nil
+		return module.(*Source), nil
 	}
 	for users := range 2 {
 		source, err := load(`{"regions":["us"],"url":"` + feed.url + `"}`)

@@ -1,4 +1,4 @@
-package intercomwebhook
+package ipranges
 
 import (
 	"encoding/json"
@@ -13,8 +13,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// ipList is what Intercom published for a region, in the form in which it is stored.
-type ipList struct {
+// List is what Intercom published for a region, in the form in which it is stored.
+type List struct {
 	Ranges []netip.Prefix `json:"ranges"` // sorted, each once
 
 	// Checked is when Intercom was last known to publish just this.
@@ -26,7 +26,7 @@ type ipList struct {
 	etag         string
 	lastModified string
 
-	source string // for logs
+	Source string `json:"-"` // where it came from, for people to read
 }
 
 // Where a list came from.
@@ -60,8 +60,8 @@ var compiledIn = map[string][]string{
 
 var compiledInDate = time.Date(2026, time.June, 29, 0, 0, 0, 0, time.UTC)
 
-func compiledInList(region string) *ipList {
-	list := &ipList{Checked: compiledInDate, source: sourceCompiledIn}
+func compiledInList(region string) *List {
+	list := &List{Checked: compiledInDate, Source: sourceCompiledIn}
 	for _, text := range compiledIn[region] {
 		list.Ranges = append(list.Ranges, netip.MustParsePrefix(text))
 	}
@@ -74,7 +74,7 @@ const outboundService = "INTERCOM-OUTBOUND"
 
 // parsePublished reads the document that Intercom publishes for a region. It is
 // taken as a whole or not at all.
-func parsePublished(document []byte) (*ipList, error) {
+func parsePublished(document []byte) (*List, error) {
 	var published struct {
 		IPRanges []struct {
 			Range   string `json:"range"`
@@ -102,13 +102,13 @@ func parsePublished(document []byte) (*ipList, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &ipList{Ranges: ranges}, nil
+	return &List{Ranges: ranges}, nil
 }
 
 // parseStored reads a list in the form in which it is stored. It is checked as if
 // it came from outside: others may be able to write there.
-func parseStored(stored []byte) (*ipList, error) {
-	var list ipList
+func parseStored(stored []byte) (*List, error) {
+	var list List
 	if err := json.Unmarshal(stored, &list); err != nil {
 		return nil, fmt.Errorf("decoding: %.200s", err.Error()) // which may quote all of a value
 	}
@@ -121,7 +121,7 @@ func parseStored(stored []byte) (*ipList, error) {
 	if list.Ranges, err = inOrder(list.Ranges); err != nil {
 		return nil, err
 	}
-	list.source = sourceStorage
+	list.Source = sourceStorage
 	if list.Checked.After(time.Now()) { // by a clock that is wrong; it would be the newest for long
 		list.Checked = compiledInDate
 	}
@@ -189,7 +189,7 @@ func checkRange(prefix netip.Prefix) error {
 }
 
 // without returns the ranges that the other list lacks.
-func (l *ipList) without(other *ipList) []netip.Prefix {
+func (l *List) without(other *List) []netip.Prefix {
 	var rest []netip.Prefix
 	for _, prefix := range l.Ranges {
 		if _, found := slices.BinarySearchFunc(other.Ranges, prefix, netip.Prefix.Compare); !found {
@@ -201,12 +201,12 @@ func (l *ipList) without(other *ipList) []netip.Prefix {
 
 // MarshalLogObject tells how many ranges there are, where they came from and how
 // fresh they are.
-func (l *ipList) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+func (l *List) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	enc.AddInt("ranges", len(l.Ranges))
-	enc.AddString("source", l.source)
+	enc.AddString("source", l.Source)
 	enc.AddString("as_of", l.Checked.Format(time.RFC3339))
 	return nil
 }
 
 // Interface guard
-var _ zapcore.ObjectMarshaler = (*ipList)(nil)
+var _ zapcore.ObjectMarshaler = (*List)(nil)

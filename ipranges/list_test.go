@@ -1,4 +1,4 @@
-package intercomwebhook
+package ipranges
 
 import (
 	"encoding/json"
@@ -114,7 +114,7 @@ func TestCompiledInListIsNotTooOld(t *testing.T) {
 	if time.Now().After(compiledInDate.AddDate(0, months, 0)) {
 		t.Errorf("the compiled-in list of Intercom's addresses is of %s, more than %d months ago. Renew it:\n"+
 			"1. Run `go run ./cmd/caddy intercom-webhook ip-ranges --fetch`, which prints the lists of today.\n"+
-			"2. Put them into compiledIn in iplist.go, sorted as they are printed, and today's date into compiledInDate.\n"+
+			"2. Put them into compiledIn in ipranges/list.go, sorted as they are printed, and today's date into compiledInDate.\n"+
 			"3. Put the date, and the number of ranges if that has changed, wherever the old ones are: "+
 			"`grep -rn %s .` finds docs/caddyfile.md and the tests.",
 			compiledInDate.Format(time.DateOnly), months, compiledInDate.Format(time.DateOnly))
@@ -122,10 +122,10 @@ func TestCompiledInListIsNotTooOld(t *testing.T) {
 }
 
 func TestParseStored(t *testing.T) {
-	list := &ipList{
+	list := &List{
 		Ranges:  prefixes("192.0.2.7/32", "2001:db8::/48"),
 		Checked: time.Date(2026, 11, 23, 10, 11, 12, 0, time.UTC),
-		source:  sourceStorage,
+		Source:  sourceStorage,
 	}
 	stored, err := json.Marshal(list)
 	if err != nil {
@@ -156,7 +156,7 @@ func TestParseStored(t *testing.T) {
 }
 
 func TestDifferenceOfLists(t *testing.T) {
-	older, newer := &ipList{Ranges: prefixes("192.0.2.7/32", "198.51.100.0/24")}, &ipList{Ranges: prefixes("192.0.2.7/32", "203.0.113.9/32")}
+	older, newer := &List{Ranges: prefixes("192.0.2.7/32", "198.51.100.0/24")}, &List{Ranges: prefixes("192.0.2.7/32", "203.0.113.9/32")}
 	if added := newer.without(older); !slices.Equal(added, prefixes("203.0.113.9/32")) {
 		t.Errorf("added %v", added)
 	}
@@ -221,7 +221,7 @@ func FuzzParseStored(f *testing.F) {
 }
 
 // checkInvariants says in other words than checkRange what a list never lets in.
-func checkInvariants(t *testing.T, list *ipList) {
+func checkInvariants(t *testing.T, list *List) {
 	t.Helper()
 	if len(list.Ranges) == 0 {
 		t.Error("an empty list")

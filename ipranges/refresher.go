@@ -1,4 +1,4 @@
-package intercomwebhook
+package ipranges
 
 import (
 	"context"
@@ -25,11 +25,11 @@ type setting struct {
 	timeout time.Duration
 }
 
-func (s setting) feeds() []ipFeed {
-	var feeds []ipFeed
+func (s setting) feeds() []Feed {
+	var feeds []Feed
 	for i, url := range s.urls {
 		if url != "" {
-			feeds = append(feeds, ipFeed{regions[i], url, s.timeout})
+			feeds = append(feeds, Feed{regions[i], url, s.timeout})
 		}
 	}
 	return feeds
@@ -60,8 +60,8 @@ type refresher struct {
 
 // regionRanges is the list of one region that is in use.
 type regionRanges struct {
-	ipFeed
-	list atomic.Pointer[ipList]
+	Feed
+	list atomic.Pointer[List]
 }
 
 // refreshers has those in use, by setting.
@@ -95,10 +95,10 @@ func newRefresher(set setting, u *user) *refresher {
 	ctx, cancel := context.WithTimeout(r.ctx, storageTimeout) // for all, as the start of Caddy waits
 	defer cancel()
 	for _, feed := range set.feeds() {
-		region := &regionRanges{ipFeed: feed}
-		list, err := region.newest(ctx, u.storage)
+		region := &regionRanges{Feed: feed}
+		list, err := region.Newest(ctx, u.storage)
 		if err != nil {
-			u.logger.Warn("stored list of Intercom's addresses cannot be used", zap.String("region", region.region), zap.Error(err))
+			u.logger.Warn("stored list of Intercom's addresses cannot be used", zap.String("region", region.Region), zap.Error(err))
 		}
 		region.list.Store(list)
 		r.regions = append(r.regions, region)
@@ -115,7 +115,7 @@ func (r *refresher) start(u *user) {
 	r.mu.Unlock()
 	r.starting.Do(func() {
 		for _, region := range r.regions {
-			u.logger.Info("using Intercom's addresses", zap.String("region", region.region), zap.Inline(region.list.Load()))
+			u.logger.Info("using Intercom's addresses", zap.String("region", region.Region), zap.Inline(region.list.Load()))
 			if r.setting.refresh > 0 {
 				r.running.Go(func() { r.keepFresh(region) })
 			}
@@ -148,8 +148,8 @@ func (r *refresher) keepFresh(region *regionRanges) {
 		if r.ctx.Err() != nil {
 			return
 		}
-		ipRangesRefreshTotal.WithLabelValues(region.region, result).Inc()
-		logger := r.latest().logger.With(zap.String("region", region.region))
+		refreshTotal.WithLabelValues(region.Region, result).Inc()
+		logger := r.latest().logger.With(zap.String("region", region.Region))
 		if err == nil {
 			if failures > 0 {
 				logger.Info("Intercom's addresses are fresh again", zap.Int("failures", failures))
@@ -202,7 +202,7 @@ func (r *refresher) refresh(region *regionRanges, afterFailure bool) (result str
 
 	last := region.list.Load()
 	if afterFailure {
-		last = new(ipList)
+		last = new(List)
 	}
 	list, err := region.fetch(r.ctx, r.client, last)
 	if errors.Is(err, errRefused) {
@@ -214,7 +214,7 @@ func (r *refresher) refresh(region *regionRanges, afterFailure bool) (result str
 	changed := r.use(region, list)
 	u := r.latest() // may be another one by now
 	if err := region.store(r.ctx, u.storage, list); err != nil && r.ctx.Err() == nil {
-		u.logger.Warn("Intercom's addresses could not be stored, and will not survive a restart", zap.String("region", region.region), zap.Error(err))
+		u.logger.Warn("Intercom's addresses could not be stored, and will not survive a restart", zap.String("region", region.Region), zap.Error(err))
 	}
 	if changed {
 		return refreshUpdated, nil
@@ -223,7 +223,7 @@ func (r *refresher) refresh(region *regionRanges, afterFailure bool) (result str
 }
 
 // use puts a list in place of the one in use, and reports whether that differs.
-func (r *refresher) use(region *regionRanges, list *ipList) (changed bool) {
+func (r *refresher) use(region *regionRanges, list *List) (changed bool) {
 	before := region.list.Swap(list)
 	added, removed := list.without(before), before.without(list)
 	if len(added) == 0 && len(removed) == 0 {
@@ -231,7 +231,7 @@ func (r *refresher) use(region *regionRanges, list *ipList) (changed bool) {
 	}
 	r.combine()
 	r.latest().logger.Info("Intercom's addresses have changed",
-		zap.String("region", region.region),
+		zap.String("region", region.Region),
 		zap.Stringers("added", added),
 		zap.Stringers("removed", removed),
 		zap.Inline(list))

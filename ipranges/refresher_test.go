@@ -1,4 +1,4 @@
-package intercomwebhook
+package ipranges
 
 import (
 	"context"
@@ -238,7 +238,7 @@ func TestListOfAnotherInstanceIsTakenFromStorage(t *testing.T) {
 		synctest.Wait()
 
 		store := func(age time.Duration, ranges ...string) {
-			list := &ipList{Ranges: prefixes(ranges...), Checked: now().Add(-age)}
+			list := &List{Ranges: prefixes(ranges...), Checked: now().Add(-age)}
 			if err := r.regions[0].store(t.Context(), u.storage, list); err != nil {
 				t.Fatal(err)
 			}
@@ -500,7 +500,7 @@ func TestStuckStorageIsNotWaitedForLong(t *testing.T) {
 func TestRefreshesAreCounted(t *testing.T) {
 	u := silentUser(t)
 	count := func(result string) float64 {
-		return testutil.ToFloat64(ipRangesRefreshTotal.WithLabelValues("us", result))
+		return testutil.ToFloat64(refreshTotal.WithLabelValues("us", result))
 	}
 	before := map[string]float64{}
 	for _, result := range []string{refreshUpdated, refreshUnchanged, refreshRefused, refreshFailed} {
@@ -649,7 +649,7 @@ func TestSharedRefresher(t *testing.T) {
 
 	users[2].release(u)
 	unlike.release(u)
-	if left := running("intercomwebhook.(*refresher)"); left != "" {
+	if left := running("ipranges.(*refresher)"); left != "" {
 		t.Errorf("left running:\n%s", left)
 	}
 	eventually(t, "all connections are closed", func() bool { return running("net/http.(*persistConn)") == "" })
@@ -659,7 +659,7 @@ func TestSharedRefresher(t *testing.T) {
 }
 
 func TestGettingRangesAllocatesNothing(t *testing.T) {
-	source := &IPRanges{refresher: newRefresher(setting{urls: [3]string{"http://intercom/us", "", "http://intercom/au"}}, silentUser(t))}
+	source := &Source{refresher: newRefresher(setting{urls: [3]string{"http://intercom/us", "", "http://intercom/au"}}, silentUser(t))}
 	var got []netip.Prefix
 	if n := testing.AllocsPerRun(100, func() { got = source.GetIPRanges(nil) }); n != 0 {
 		t.Errorf("%v allocations", n)

@@ -1,4 +1,4 @@
-package intercomwebhook
+package cli
 
 import (
 	"context"
@@ -14,6 +14,9 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/caddyserver/certmagic"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
+	"github.com/caddy-intercom/caddy-intercom-webhook/ipranges"
 )
 
 func newIPRangesCommand() *cobra.Command {
@@ -46,14 +49,14 @@ Examples:
 
 	$ caddy intercom-webhook ip-ranges us eu --fetch --config /etc/caddy/Caddyfile
 `,
-		ValidArgs: regions[:], // for shell completion only
+		ValidArgs: ipranges.Regions(), // for shell completion only
 	}
 	flags := cmd.Flags()
 	flags.Bool("fetch", false, "Ask Intercom first")
 	flags.StringP("config", "c", "", "Config whose storage is used")
 	flags.StringP("adapter", "a", "", "Name of the config adapter to apply to --config")
-	flags.String("url", defaultListURL, "Where the lists are published")
-	flags.Duration("timeout", defaultListTimeout, "How long to wait for each list")
+	flags.String("url", ipranges.DefaultURL, "Where the lists are published")
+	flags.Duration("timeout", ipranges.DefaultTimeout, "How long to wait for each list")
 	cmd.RunE = caddycmd.WrapCommandFuncForCobra(func(fl caddycmd.Flags) (int, error) {
 		return runIPRanges(cmd, fl)
 	})
@@ -63,10 +66,11 @@ Examples:
 // runIPRanges prints the lists that the arguments ask for.
 func runIPRanges(cmd *cobra.Command, fl caddycmd.Flags) (int, error) {
 	timeout := fl.Duration("timeout")
-	if err := checkDuration("timeout", timeout); err != nil { // in a config, 0 would be the default
+	if err := option.CheckDuration("timeout", timeout, option.Year); err != nil { // in a config, 0 would be the default
 		return caddy.ExitCodeFailedStartup, err
 	}
-	setting, err := (&IPRanges{Regions: fl.Args(), URL: fl.String("url"), Timeout: caddy.Duration(timeout)}).setting()
+	source := &ipranges.Source{Regions: fl.Args(), URL: fl.String("url"), Timeout: caddy.Duration(timeout)}
+	feeds, err := source.Feeds()
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
@@ -78,25 +82,23 @@ func runIPRanges(cmd *cobra.Command, fl caddycmd.Flags) (int, error) {
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
 	defer stop()
 
-	client := newListClient()
 	var failed error
-	for _, feed := range setting.feeds() {
-		list, err := feed.newest(ctx, storage)
+	for _, feed := range feeds {
+		list, err := feed.Newest(ctx, storage)
 		if err != nil {
-			failed = errors.Join(failed, fmt.Errorf("%s: reading the stored list: %w", feed.region, err))
+			failed = errors.Join(failed, fmt.Errorf("%s: reading the stored list: %w", feed.Region, err))
 		}
 		if fl.Bool("fetch") {
-			fetched, err := feed.fetch(ctx, client, list)
-			if err == nil {
+			fetched, err := feed.Fetch(ctx, storage, list)
+			if fetched != nil {
 				list = fetched
-				err = feed.store(ctx, storage, list)
 			}
 			if err != nil {
-				failed = errors.Join(failed, fmt.Errorf("%s: %w", feed.region, err))
+				failed = errors.Join(failed, fmt.Errorf("%s: %w", feed.Region, err))
 			}
 		}
 		fmt.Fprintf(cmd.OutOrStdout(), "# %s: %d ranges, as of %s, source: %s\n",
-			feed.region, len(list.Ranges), list.Checked.Format(time.RFC3339), list.source)
+			feed.Region, len(list.Ranges), list.Checked.Format(time.RFC3339), list.Source)
 		for _, prefix := range list.Ranges {
 			fmt.Fprintln(cmd.OutOrStdout(), prefix)
 		}

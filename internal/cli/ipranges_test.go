@@ -1,19 +1,22 @@
-package intercomwebhook
+package cli
 
 import (
 	"bytes"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	_ "github.com/caddyserver/caddy/v2/modules/filestorage"
 	"github.com/caddyserver/certmagic"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/ipranges"
 )
 
 // printIPRanges runs "caddy intercom-webhook ip-ranges".
@@ -65,9 +68,9 @@ func TestIPRangesArePrinted(t *testing.T) {
 		t.Errorf("two regions: %v\n%s", err, stdout)
 	}
 
-	stored := &ipList{Ranges: prefixes("192.0.2.7/32"), Checked: time.Date(2026, 11, 23, 10, 11, 12, 0, time.UTC)}
-	feed := ipFeed{region: "us", url: listURL(defaultListURL, "us")}
-	if err := feed.store(t.Context(), storage, stored); err != nil {
+	const key = "intercom_webhook/ip_ranges/us.json"
+	stored := `{"ranges":["192.0.2.7/32"],"checked":"2026-11-23T10:11:12Z"}`
+	if err := storage.Store(t.Context(), key, []byte(stored)); err != nil {
 		t.Fatal(err)
 	}
 	want := "# us: 1 ranges, as of 2026-11-23T10:11:12Z, source: storage\n192.0.2.7/32\n"
@@ -75,7 +78,7 @@ func TestIPRangesArePrinted(t *testing.T) {
 		t.Errorf("a newer list is stored: %v\n%s", err, stdout)
 	}
 
-	if err := storage.Store(t.Context(), feed.storageKey(), []byte("{")); err != nil {
+	if err := storage.Store(t.Context(), key, []byte("{")); err != nil {
 		t.Fatal(err)
 	}
 	stdout, code, err := printIPRanges(t, "us", "--config", config)
@@ -86,19 +89,26 @@ func TestIPRangesArePrinted(t *testing.T) {
 
 func TestIPRangesAreFetched(t *testing.T) {
 	config, storage := configWithStorage(t)
-	feed := listServer(t, func(w http.ResponseWriter, r *http.Request) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/eu" {
 			w.WriteHeader(500)
 			return
 		}
-		io.WriteString(w, published("192.0.2.7/32"))
-	})
-	args := []string{"us", "--fetch", "--config", config, "--url", strings.TrimSuffix(feed.url, "us") + "{region}"}
+		io.WriteString(w, `{"ip_ranges":[{"range":"192.0.2.7/32","service":"INTERCOM-OUTBOUND"}]}`)
+	}))
+	defer server.Close()
+	url := server.URL + "/{region}"
+	args := []string{"us", "--fetch", "--config", config, "--url", url}
 	stdout, _, err := printIPRanges(t, args...)
 	if err != nil || !strings.HasPrefix(stdout, "# us: 1 ranges, as of 20") || !strings.HasSuffix(stdout, ", source: intercom\n192.0.2.7/32\n") {
 		t.Errorf("%v\n%s", err, stdout)
 	}
-	if stored, err := feed.stored(t.Context(), storage); err != nil || !slices.Equal(stored.Ranges, prefixes("192.0.2.7/32")) {
+	feeds, err := (&ipranges.Source{Regions: []string{"us"}, URL: url}).Feeds()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stored, err := feeds[0].Newest(t.Context(), storage)
+	if err != nil || stored.Source != "storage" || !slices.Equal(stored.Ranges, []netip.Prefix{netip.MustParsePrefix("192.0.2.7/32")}) {
 		t.Errorf("stored %+v, %v", stored, err)
 	}
 

@@ -1,16 +1,14 @@
-package intercomwebhook
+package cli
 
 import (
 	"bytes"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"net/url"
 	"os"
 	"os/signal"
-	"slices"
 	"strings"
 	"time"
 
@@ -18,24 +16,9 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
-)
 
-func init() {
-	caddycmd.RegisterCommand(caddycmd.Command{
-		Name:  "intercom-webhook",
-		Usage: "<command>",
-		Short: "Tools for Intercom webhooks",
-		Long: `
-Tools for an endpoint that Intercom sends webhook notifications to, served with
-the intercom_webhook directive.
-`,
-		CobraFunc: func(cmd *cobra.Command) {
-			cmd.AddCommand(newSendCommand(), newIPRangesCommand())
-			cmd.Args = cobra.NoArgs // a mistyped command is an error, not a request for help
-			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
-		},
-	})
-}
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
+)
 
 // secretEnv names the environment variable that holds the client secret.
 const secretEnv = "INTERCOM_CLIENT_SECRET"
@@ -82,7 +65,7 @@ Examples:
 
 	$ caddy intercom-webhook send ticket.created http://localhost:8080/intercom --count 6000 --rate 100
 `,
-		ValidArgs: slices.Sorted(maps.Keys(knownTopics)), // for shell completion only
+		ValidArgs: intercom.Topics(), // for shell completion only
 	}
 	flags := cmd.Flags()
 	flags.String("secret", "", "Client secret to sign with")
@@ -180,9 +163,9 @@ func sendArgs(fl caddycmd.Flags) (topic, target string, err error) {
 	default:
 		return "", "", fmt.Errorf("got %d arguments: expecting <topic> <url>, or --body <file> <url>", len(args))
 	}
-	if _, known := knownTopics[topic]; !known && body == "" {
+	if !intercom.IsKnown(topic) && body == "" {
 		return "", "", fmt.Errorf("topic %q is not known: nearest are %s; to send it anyway, give its body with --body",
-			topic, strings.Join(nearestTopics(topic, 3), ", "))
+			topic, strings.Join(intercom.NearestTopics(topic, 3), ", "))
 	}
 	if u, err := url.Parse(target); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
 		return "", "", fmt.Errorf("url %q must start with http:// or https:// and a host", target)

@@ -1,4 +1,4 @@
-package intercomwebhook
+package cli
 
 import (
 	"bytes"
@@ -16,8 +16,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-
-	"github.com/spf13/cobra"
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
@@ -398,28 +396,5 @@ func TestSendCountFailsOnASingleRefusal(t *testing.T) {
 		if !strings.Contains(stdout, want) {
 			t.Errorf("stdout = %q, want a line %q", stdout, want)
 		}
-	}
-}
-
-func TestCommandIsRegistered(t *testing.T) {
-	command, registered := caddycmd.Commands()["intercom-webhook"]
-	if !registered {
-		t.Fatal("is not registered")
-	}
-	run := func(args ...string) (string, error) {
-		var out bytes.Buffer
-		cmd := &cobra.Command{Use: command.Name, Long: command.Long}
-		command.CobraFunc(cmd)
-		cmd.SetArgs(args)
-		cmd.SetOut(&out)
-		cmd.SetErr(io.Discard)
-		err := cmd.Execute()
-		return out.String(), err
-	}
-	if out, err := run(); err != nil || !strings.Contains(out, "Sends a signed notification") {
-		t.Errorf("without a command: error %v, output %q", err, out)
-	}
-	if _, err := run("sned"); err == nil {
-		t.Error("an unknown command is no error")
 	}
 }

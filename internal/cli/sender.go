@@ -1,9 +1,10 @@
-package intercomwebhook
+package cli
 
 import (
 	"bytes"
 	"context"
 	"crypto/hmac"
+	"crypto/sha1"
 	"crypto/tls"
 	"encoding/hex"
 	"errors"
@@ -17,11 +18,9 @@ import (
 	"unicode"
 
 	"github.com/dustin/go-humanize"
-)
 
-// priorityLimit is the time in which Intercom wants an answer.
-// Source: https://developers.intercom.com/docs/webhooks/webhook-notifications
-const priorityLimit = 500 * time.Millisecond
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
+)
 
 // maxAnswerShown bounds how much of an answer's body is kept to be shown.
 const maxAnswerShown = 1 << 10
@@ -80,7 +79,7 @@ func (s *sender) notification() (name string, body []byte, err error) {
 	if s.body != nil {
 		return s.topic, s.body, nil
 	}
-	n, err := newSampleNotification(s.topic)
+	n, err := intercom.NewNotification(s.topic)
 	if err != nil {
 		return "", nil, err
 	}
@@ -88,7 +87,7 @@ func (s *sender) notification() (name string, body []byte, err error) {
 	if n.ID != nil {
 		name += " " + *n.ID
 	}
-	body, err = n.encode()
+	body, err = n.Encode()
 	return name, body, err
 }
 
@@ -100,7 +99,7 @@ func (s *sender) request(ctx context.Context, body []byte) (*http.Request, error
 		return nil, fmt.Errorf("making a request: %w", err)
 	}
 	req.Header.Set("User-Agent", "intercom-parrot-service-client/1.0")
-	req.Header.Set(hubSignature.header, s.sign(body))
+	req.Header.Set(intercom.HubSignature, s.sign(body))
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("Content-Type", "application/json")
 	maps.Copy(req.Header, s.headers)
@@ -109,9 +108,9 @@ func (s *sender) request(ctx context.Context, body []byte) (*http.Request, error
 }
 
 func (s *sender) sign(body []byte) string {
-	mac := hmac.New(hubSignature.newHash, s.secret)
+	mac := hmac.New(sha1.New, s.secret)
 	mac.Write(body)
-	return hubSignature.prefix + hex.EncodeToString(mac.Sum(nil))
+	return intercom.HubSignaturePrefix + hex.EncodeToString(mac.Sum(nil))
 }
 
 func (s *sender) roundTrip(req *http.Request) (status int, answer []byte, err error) {
@@ -145,7 +144,7 @@ func (s *sender) explain(err error) error {
 }
 
 // ok reports whether the answer was a 2xx.
-func (r sendResult) ok() bool { return success(r.status) }
+func (r sendResult) ok() bool { return intercom.Accepts(r.status) }
 
 // report prints the answer in one line, and what a refusal says below it.
 func (r sendResult) report(w io.Writer) {
@@ -167,9 +166,9 @@ func statusText(status int) string {
 // lateness says what Intercom makes of an answer that takes so long.
 func lateness(took time.Duration) string {
 	switch {
-	case took > intercomTimeout:
+	case took > intercom.AnswerTimeout:
 		return " (over 5s: Intercom gives up)"
-	case took > priorityLimit:
+	case took > intercom.PriorityTimeout:
 		return " (over 500ms: lower priority)"
 	default:
 		return ""

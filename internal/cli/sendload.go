@@ -1,4 +1,4 @@
-package intercomwebhook
+package cli
 
 import (
 	"context"
@@ -14,6 +14,8 @@ import (
 	"golang.org/x/time/rate"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 )
 
 // maxInFlight bounds how many notifications wait for their answer at once.
@@ -105,16 +107,16 @@ type sendTally struct {
 	noAnswer int
 	firstErr error           // of those without an answer
 	took     []time.Duration // of those with an answer
-	late     int             // over priorityLimit, but not intercomTimeout
-	tooLate  int             // over intercomTimeout, with or without an answer
+	late     int             // over intercom.PriorityTimeout, but not intercom.AnswerTimeout
+	tooLate  int             // over intercom.AnswerTimeout, with or without an answer
 }
 
 func (t *sendTally) add(r sendResult) {
 	t.sent++
 	t.bytes += uint64(r.size) //nolint:gosec // a length
-	if r.took > intercomTimeout {
+	if r.took > intercom.AnswerTimeout {
 		t.tooLate++
-	} else if r.took > priorityLimit {
+	} else if r.took > intercom.PriorityTimeout {
 		t.late++
 	}
 	if r.err != nil {

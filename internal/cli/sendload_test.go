@@ -1,4 +1,4 @@
-package intercomwebhook
+package cli
 
 import (
 	"context"

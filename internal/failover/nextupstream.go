@@ -1,4 +1,4 @@
-package intercomwebhook
+package failover
 
 import (
 	"encoding/json"

@@ -1,4 +1,4 @@
-package intercomwebhook
+package failover
 
 import (
 	"fmt"
@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
 
@@ -84,4 +85,9 @@ func TestNoUpstreamIsSelectedOfNone(t *testing.T) {
 	if got := chooseBy(t, "").Select(nil, r, nil); got != nil {
 		t.Errorf("got %v", got)
 	}
+}
+
+// prepared makes a request look as it does inside of Caddy.
+func prepared(r *http.Request) *http.Request {
+	return caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, &caddyhttp.Server{})
 }

@@ -1,14 +1,37 @@
-package intercomwebhook
+// Package intercom has the facts about Intercom's webhooks that other packages share:
+// the known topics and a sample of each, the limits, and the signature headers.
+package intercom
 
-// knownTopics maps every topic that Intercom is known to send to the sample of
-// the object that its notification carries (samples/<name>.json). It is the union
-// of what Intercom's docs list for the API versions 1.0 to 2.17 and Preview, and
-// of what captured notifications show ("wire"); where the two disagree, both names
-// are here and the sample is shaped as on the wire. A 1.x name whose old object was
-// never captured gets its successor's. New topics appear without notice, so this
-// list informs and is no filter.
+import (
+	"maps"
+	"slices"
+)
+
+// TopicPing is the topic of the notification that Intercom sends to test an endpoint.
+const TopicPing = "ping"
+
+// Topics returns every known topic, sorted.
+func Topics() []string { return slices.Sorted(maps.Keys(samplesByTopic)) }
+
+// IsKnown reports whether Intercom is known to send notifications of the topic.
+func IsKnown(topic string) bool {
+	_, known := samplesByTopic[topic]
+	return known
+}
+
+// samplesByTopic maps each known topic to the sample of the object that its
+// notification carries (samples/<name>.json).
+//
+// It has the topics that Intercom's docs list for the API versions 1.0 to 2.17 and
+// Preview, and those of captured notifications ("wire"). Where the two disagree about
+// a name, it has both names. Where they disagree about the object, the sample has the
+// shape of the captured one. A 1.x topic whose object was never captured has the sample
+// of its successor.
+//
+// Intercom adds topics without notice, so this list must not decide whether a
+// notification is accepted.
 // Source: https://developers.intercom.com/docs/references/webhooks/webhook-models
-var knownTopics = map[string]string{
+var samplesByTopic = map[string]string{
 	"admin.activity_log_event.created": "admin_activity_log_event", // docs: an admin; wire: a type of its own
 	"admin.added_to_workspace":         "admin",
 	"admin.away_mode_updated":          "admin",

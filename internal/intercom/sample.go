@@ -1,4 +1,4 @@
-package intercomwebhook
+package intercom
 
 import (
 	"bytes"
@@ -10,8 +10,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// samples holds one data.item per kind of object, shaped as captured
-// notifications are and filled with invented data.
+// samples has one data.item for each kind of object. They have the shape of captured
+// notifications, and invented data.
 //
 //go:embed samples/*.json
 var samples embed.FS
@@ -19,44 +19,45 @@ var samples embed.FS
 const (
 	sampleAppID = "exmpl123" // the workspace of all samples
 
-	// topicPlaceholder stands in a sample whose item names its own topic.
+	// topicPlaceholder is replaced by the topic. Some items contain their topic.
 	topicPlaceholder = "{topic}"
 )
 
-// sampleNotification is a whole notification, with its fields in the order that
-// was captured: id and topic come after data.
-type sampleNotification struct {
-	Type             string     `json:"type"`
-	AppID            string     `json:"app_id"`
-	Data             sampleData `json:"data"`
-	Links            struct{}   `json:"links"`
-	ID               *string    `json:"id"`
-	Topic            string     `json:"topic"`
-	DeliveryStatus   *string    `json:"delivery_status"`
-	DeliveryAttempts int        `json:"delivery_attempts"`
-	DeliveredAt      int64      `json:"delivered_at"`
-	FirstSentAt      int64      `json:"first_sent_at"`
-	CreatedAt        int64      `json:"created_at"`
-	Self             *string    `json:"self"`
+// Notification is a whole notification. Its fields have the order of captured
+// notifications: id and topic come after data.
+type Notification struct {
+	Type             string   `json:"type"`
+	AppID            string   `json:"app_id"`
+	Data             Data     `json:"data"`
+	Links            struct{} `json:"links"`
+	ID               *string  `json:"id"`
+	Topic            string   `json:"topic"`
+	DeliveryStatus   *string  `json:"delivery_status"`
+	DeliveryAttempts int      `json:"delivery_attempts"`
+	DeliveredAt      int64    `json:"delivered_at"`
+	FirstSentAt      int64    `json:"first_sent_at"`
+	CreatedAt        int64    `json:"created_at"`
+	Self             *string  `json:"self"`
 }
 
-type sampleData struct {
+// Data is the part of a notification that carries the object.
+type Data struct {
 	Type string          `json:"type"`
 	Item json.RawMessage `json:"item"`
 }
 
-// newSampleNotification builds a notification of a known topic, created now and
-// with an id of its own.
-func newSampleNotification(topic string) (*sampleNotification, error) {
-	item, err := samples.ReadFile("samples/" + knownTopics[topic] + ".json")
+// NewNotification returns a sample notification of a known topic, with the current
+// time and a new id.
+func NewNotification(topic string) (*Notification, error) {
+	item, err := samples.ReadFile("samples/" + samplesByTopic[topic] + ".json")
 	if err != nil {
 		return nil, fmt.Errorf("reading the sample of topic %q: %w", topic, err)
 	}
 	now := time.Now().Unix()
-	n := &sampleNotification{
+	n := &Notification{
 		Type:  "notification_event",
 		AppID: sampleAppID,
-		Data: sampleData{
+		Data: Data{
 			Type: "notification_event_data",
 			Item: bytes.ReplaceAll(item, []byte(topicPlaceholder), []byte(topic)),
 		},
@@ -65,15 +66,16 @@ func newSampleNotification(topic string) (*sampleNotification, error) {
 		FirstSentAt:      now,
 		CreatedAt:        now,
 	}
-	if topic != topicPing { // a ping has neither
+	if topic != TopicPing { // a ping has neither
 		n.ID = new("notif_" + uuid.NewString())
 		n.DeliveryStatus = new("pending")
 	}
 	return n, nil
 }
 
-// encode writes the notification as Intercom does: one compact line of raw UTF-8.
-func (n *sampleNotification) encode() ([]byte, error) {
+// Encode returns the notification in the form that Intercom sends: compact JSON on one
+// line, without escaped characters.
+func (n *Notification) Encode() ([]byte, error) {
 	var buf bytes.Buffer
 	encoder := json.NewEncoder(&buf)
 	encoder.SetEscapeHTML(false)

@@ -1,4 +1,4 @@
-package intercomwebhook
+package intercom
 
 import (
 	"encoding/json"
@@ -16,11 +16,11 @@ import (
 // buildSample returns the notification of a topic as it is sent.
 func buildSample(t *testing.T, topic string) []byte {
 	t.Helper()
-	n, err := newSampleNotification(topic)
+	n, err := NewNotification(topic)
 	if err != nil {
 		t.Fatal(err)
 	}
-	body, err := n.encode()
+	body, err := n.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +29,7 @@ func buildSample(t *testing.T, topic string) []byte {
 
 func TestEveryKnownTopicHasASample(t *testing.T) {
 	notifID := regexp.MustCompile(`^notif_[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
-	for topic := range knownTopics {
+	for topic := range samplesByTopic {
 		t.Run(topic, func(t *testing.T) {
 			body := buildSample(t, topic)
 			var n struct {
@@ -66,7 +66,7 @@ func TestEveryKnownTopicHasASample(t *testing.T) {
 }
 
 func TestEverySampleIsUsed(t *testing.T) {
-	used := slices.Collect(maps.Values(knownTopics))
+	used := slices.Collect(maps.Values(samplesByTopic))
 	files, err := fs.Glob(samples, "samples/*.json")
 	if err != nil {
 		t.Fatal(err)
@@ -162,7 +162,7 @@ func TestLargeSamplesAreOfRealisticSize(t *testing.T) {
 }
 
 func TestSampleOfAnUnknownTopic(t *testing.T) {
-	if _, err := newSampleNotification("conversation.user.vanished"); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%q", "conversation.user.vanished")) {
+	if _, err := NewNotification("conversation.user.vanished"); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%q", "conversation.user.vanished")) {
 		t.Errorf("error = %v, want one that names the topic", err)
 	}
 }

@@ -1,0 +1,151 @@
+package intercomwebhook
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/failover"
+)
+
+// routeParser parses the routes of a handler.
+type routeParser struct {
+	httpcaddyfile.Helper
+	handler  *Handler
+	patterns []string // of the routes so far
+	lanes    map[string]bool
+}
+
+func (p *routeParser) parse(segment caddyfile.Segment) (Route, error) {
+	var route Route
+	var topics MatchTopic
+	var proxied bool
+
+	d := caddyfile.NewDispenser(segment)
+	d.Next() // consume the subdirective name
+	last := 0
+	for !proxied && d.NextArg() {
+		last++
+		switch token := d.Val(); {
+		case token == "to":
+			proxied = true
+		case isUpstream(token):
+			given := "route <topics...>"
+			if len(topics) > 0 {
+				given = join(segment[:last])
+			}
+			return Route{}, d.Errf("route: `to` is missing in front of the upstream, as in `%s to %s`", given, token)
+		case route.Lane != "":
+			return Route{}, d.Errf("unexpected %q behind the lane: topics come first", token)
+		case token == "as":
+			if !d.NextArg() {
+				return Route{}, d.Err("as: the name of the lane is missing")
+			}
+			last++
+			route.Lane = d.Val()
+			if err := p.claimLane(route.Lane); err != nil {
+				return Route{}, d.WrapErr(err)
+			}
+		default:
+			if err := checkPattern(token); err != nil {
+				return Route{}, d.WrapErr(err)
+			}
+			if slices.Contains(p.patterns, token) || slices.Contains(topics, token) {
+				return Route{}, d.Errf("topic pattern %q is routed already", token)
+			}
+			topics = append(topics, token)
+		}
+	}
+	if len(topics) == 0 {
+		return Route{}, d.Err("route: no topic pattern; * is every topic")
+	}
+	if err := checkReachable(topics, p.patterns); err != nil {
+		return Route{}, d.Errf("route %s %w", strings.Join(topics, " "), err)
+	}
+	p.patterns = append(p.patterns, topics...)
+	if route.Lane == "" {
+		if err := p.claimLane(defaultLane(topics[0])); err != nil {
+			return Route{}, d.WrapErr(err)
+		}
+	}
+	route.MatcherSetsRaw = caddyhttp.RawMatcherSets{{"intercom_topic": p.JSON(topics)}}
+
+	rest := segment[last:] // the last token of the line, and the block
+	switch {
+	case proxied:
+		proxy, err := p.parseProxy(rest)
+		if err != nil {
+			return Route{}, err
+		}
+		route.HandlersRaw = []json.RawMessage{caddyconfig.JSONModuleObject(proxy, "handler", "reverse_proxy", nil)}
+	case len(rest) == 1:
+		return Route{}, d.Err("route: give it a backend with `to <upstreams...>`, or a block of directives")
+	default:
+		routes, err := parseDirectives(p.Helper, rest)
+		if err != nil {
+			return Route{}, err
+		}
+		route.HandlersRaw = []json.RawMessage{
+			caddyconfig.JSONModuleObject(caddyhttp.Subroute{Routes: routes}, "handler", "subroute", nil),
+		}
+	}
+	return route, nil
+}
+
+// isUpstream reports whether this can be an upstream and no topic pattern.
+func isUpstream(token string) bool {
+	return strings.ContainsAny(token, ":{") || strings.HasPrefix(token, "unix/")
+}
+
+func join(tokens []caddyfile.Token) string {
+	words := make([]string, len(tokens))
+	for i, token := range tokens {
+		words[i] = token.Text
+	}
+	return strings.Join(words, " ")
+}
+
+// claimLane checks what Provision checks too, but here the line is known.
+func (p *routeParser) claimLane(name string) error {
+	if err := checkLane(name); err != nil {
+		return err
+	}
+	if p.lanes[name] {
+		return fmt.Errorf("lane %q is another route's already: give this one another with `as <lane>`", name)
+	}
+	p.lanes[name] = true
+	return nil
+}
+
+// parseProxy parses `to <upstreams...> [{ <reverse_proxy options> }]`, as
+// reverse_proxy parses its own directive.
+func (p *routeParser) parseProxy(segment caddyfile.Segment) (*reverseproxy.Handler, error) {
+	d := caddyfile.NewDispenser(segment)
+	d.Next()
+	switch upstreams := d.RemainingArgs(); {
+	case len(upstreams) == 0:
+		return nil, d.Err("to: no upstream given")
+	case slices.Contains(upstreams, "as"):
+		return nil, d.Err("as <lane> stands in front of to")
+	}
+	d.Reset()
+	proxy := new(reverseproxy.Handler)
+	if err := proxy.UnmarshalCaddyfile(d); err != nil {
+		return nil, err
+	}
+	if err := proxy.FinalizeUnmarshalCaddyfile(p.Helper); err != nil {
+		return nil, err
+	}
+	if err := failover.SetDefaults(proxy, cmp.Or(p.handler.MaxSize, defaultMaxSize)); err != nil {
+		return nil, d.WrapErr(err)
+	}
+	return proxy, nil
+}

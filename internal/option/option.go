@@ -1,0 +1,83 @@
+// Package option reads and checks options of the config, and writes the error messages
+// about them. Caddyfile parsers and Provision methods share it.
+package option
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/agnivade/levenshtein"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
+)
+
+// Year is the longest that most durations may be.
+const Year = 365 * 24 * time.Hour
+
+// CheckDuration returns an error if d is shorter than 1ms or longer than most. A number
+// of seconds in JSON is such an error, because Caddy reads a number as nanoseconds.
+func CheckDuration(name string, d, most time.Duration) error {
+	if d < time.Millisecond || d > most {
+		return fmt.Errorf(`%s must be from 1ms to %s, as in "10s", and not %s`, name, inWords(most), d)
+	}
+	return nil
+}
+
+// inWords writes whole years as such, because time.Duration has no unit above the hour.
+func inWords(d time.Duration) string {
+	switch years := d / Year; {
+	case years == 0 || d%Year != 0:
+		return d.String()
+	case years == 1:
+		return "1 year"
+	default:
+		return fmt.Sprintf("%d years", years)
+	}
+}
+
+// ParseDuration reads the duration that follows the name of an option, which is the
+// current token. The error has the file and the line.
+func ParseDuration(d *caddyfile.Dispenser, check func(name string, d time.Duration) error) (caddy.Duration, error) {
+	name := d.Val()
+	var text string
+	if !d.AllArgs(&text) {
+		return 0, d.ArgErr()
+	}
+	duration, err := caddy.ParseDuration(text)
+	if err != nil {
+		return 0, d.Errf("%s %q is not a duration such as 4.5s or 3d", name, text)
+	}
+	if err := check(name, duration); err != nil {
+		return 0, d.WrapErr(err)
+	}
+	return caddy.Duration(duration), nil
+}
+
+// UpTo returns a check for ParseDuration: CheckDuration with this maximum.
+func UpTo(most time.Duration) func(name string, d time.Duration) error {
+	return func(name string, d time.Duration) error { return CheckDuration(name, d, most) }
+}
+
+// Choices lists the valid names for an error message about the name that was given. If
+// one of them has a similar spelling, Choices suggests it.
+func Choices(name string, valid []string) string {
+	nearest := intercom.Nearest(name, slices.Clone(valid), 1)[0]
+	if 2*levenshtein.ComputeDistance(name, nearest) > max(len(name), len(nearest)) {
+		return Enumerate(valid)
+	}
+	return fmt.Sprintf("%s; did you mean %s?", Enumerate(valid), nearest)
+}
+
+// Enumerate joins names as in "a, b and c".
+func Enumerate(names []string) string {
+	last := len(names) - 1
+	if last < 1 {
+		return strings.Join(names, "")
+	}
+	return strings.Join(names[:last], ", ") + " and " + names[last]
+}

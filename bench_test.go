@@ -76,8 +76,7 @@ func BenchmarkVerifyAndTag(b *testing.B) {
 				if err != nil {
 					b.Fatal(err)
 				}
-				t.kind, t.envelope = kindNotification, envelope
-				t.setHeaders(r.Header)
+				t.setNotification(r.Header, envelope)
 			}
 		})
 	}

@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"reflect"
 	"slices"
 	"time"
 
@@ -19,12 +18,10 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
-	"github.com/caddy-intercom/caddy-intercom-webhook/ipranges"
 )
 
 func init() {
@@ -117,8 +114,6 @@ const (
 	defaultTimeout = 4500 * time.Millisecond
 )
 
-var errNoRange = errors.New("allow static: no address range given, as in `allow static 192.0.2.0/24`")
-
 // CaddyModule returns the Caddy module information.
 func (*Handler) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
@@ -188,43 +183,8 @@ func (h *Handler) Validate() error {
 	return nil
 }
 
-func (h *Handler) loadSources(ctx caddy.Context) ([]caddyhttp.IPRangeSource, error) {
-	if len(h.AllowRaw) == 0 {
-		h.AllowRaw = []json.RawMessage{caddyconfig.JSONModuleObject(new(ipranges.Source), "source", "intercom", nil)}
-	}
-	modules, err := ctx.LoadModule(h, "AllowRaw")
-	if err != nil {
-		return nil, fmt.Errorf("loading allow: %w", err)
-	}
-	var sources []caddyhttp.IPRangeSource
-	for _, module := range modules.([]any) {
-		if static, ok := module.(*caddyhttp.StaticIPRange); ok && len(static.Ranges) == 0 {
-			return nil, errNoRange
-		}
-		sources = append(sources, module.(caddyhttp.IPRangeSource))
-	}
-	return sources, nil
-}
-
-func (h *Handler) warnOfForgeableSource() {
-	if h.server == nil || h.server.TrustedProxiesStrict > 0 {
-		return
-	}
-	if h.server.TrustedProxiesUnix || hasTrustedProxies(h.server) {
-		h.logger.Warn("source addresses can be forged: with trusted_proxies but without trusted_proxies_strict " +
-			"the leftmost address of X-Forwarded-For counts, which the sender writes; add trusted_proxies_strict to the server's options")
-	}
-}
-
-// hasTrustedProxies reports whether a caddyhttp.Server trusts proxies. TrustedProxiesRaw
-// is cleared by the time that handlers are provisioned, and the field that it is loaded
-// into is not exported: another Caddy may have none, or one of another type.
-func hasTrustedProxies(server any) bool {
-	trusted := reflect.ValueOf(server).Elem().FieldByName("trustedProxies")
-	return trusted.Kind() == reflect.Interface && !trusted.IsNil()
-}
-
-// ServeHTTP takes a request from the verification to its answer.
+// ServeHTTP verifies a request, reads its envelope, tags it, stores or routes it, and
+// answers it.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	start := time.Now()
 	deadline := start.Add(time.Duration(h.Timeout))
@@ -251,13 +211,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if err != nil {
 		return h.refuse(w, r, t, newRefusal(http.StatusBadRequest, reasonEnvelope, "%w", err))
 	}
-	t.kind, t.envelope = kindNotification, envelope
-	t.setHeaders(r.Header)
+	t.setNotification(r.Header, envelope)
 
 	ctx, cancel := context.WithDeadline(r.Context(), deadline)
 	defer cancel()
-	// In place, because Caddy's placeholders are those of this very request: of a copy,
-	// they would not see what a handler changes, and {http.request.body} would empty it.
+	// The request must stay the same object, because Caddy's placeholders read from it.
+	// From a copy they would not see what a handler changes, and {http.request.body}
+	// would read the copy's body to its end.
 	outer := r.Context()
 	*r = *r.WithContext(ctx)
 	defer func() { *r = *r.WithContext(outer) }()
@@ -265,9 +225,19 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if len(h.routes) == 0 {
 		return h.pass(w, r, t, next, start)
 	}
+
 	a := &answer{w: w}
 	defer a.giveWhenDue(deadline, r.ProtoMajor)()
-	outcome, status := h.take(r, t, signed.body)
+	var outcome string
+	var status int
+	switch {
+	case t.topic == intercom.TopicPing && !h.pingRouted:
+		outcome, status = outcomePing, http.StatusOK
+	case h.queue != nil:
+		outcome, status = h.store(r, t, signed.body)
+	default:
+		outcome, status = h.deliver(r, t)
+	}
 	status, answered := a.give(status)
 	h.observe(t, outcome, status, answered.Sub(start))
 	return nil
@@ -324,82 +294,37 @@ func (h *Handler) runUnshielded(w caddyhttp.ResponseRecorder, r *http.Request, t
 	if !ok {
 		return err
 	}
-	h.logPanic(t, panicked)
+	h.logPanic(panicked, zap.Inline(t))
 	if w.Status() != 0 {
 		panic(http.ErrAbortHandler)
 	}
 	return caddyhttp.Error(http.StatusBadGateway, panicked)
 }
 
-func (h *Handler) logPanic(t *tag, panicked *panicError) {
+// logPanic logs a panic of a handler or a matcher, together with fields that identify the
+// notification.
+func (h *Handler) logPanic(panicked *panicError, fields ...zap.Field) {
 	if c := h.floodLogger.Check(zapcore.ErrorLevel, "a handler panicked"); c != nil {
-		c.Write(zap.Inline(t), zap.String("panic", panicked.value), zap.ByteString("stack", panicked.stack))
+		c.Write(append(fields, zap.String("panic", panicked.value), zap.ByteString("stack", panicked.stack))...)
 	}
 }
 
-// take decides what becomes of a notification, and what Intercom is told of it.
-func (h *Handler) take(r *http.Request, t *tag, body []byte) (outcome string, status int) {
-	if t.topic == intercom.TopicPing && !h.pingRouted {
-		return outcomePing, http.StatusOK
-	}
-	if h.queue != nil {
-		return h.store(r, t, body)
-	}
-	backendStatus, err := h.deliver(r, t)
-	if errors.Is(err, errUnrouted) || errors.Is(err, errUnhandled) {
-		// an error would count against the whole subscription
-		h.logger.Warn("notification is lost", zap.Inline(t), zap.Error(err))
+// deliver runs the route that fits the notification, and returns the outcome and the
+// status for Intercom.
+func (h *Handler) deliver(r *http.Request, t *tag) (outcome string, status int) {
+	_, run := h.findRoute(r, t)
+	t.result = run()
+	if errors.Is(t.result.Err, ErrUnrouted) {
+		// An error answer would count against the whole subscription.
+		h.logger.Warn("notification is lost", zap.Inline(t), zap.Error(t.result.Err))
 		return outcomeUnrouted, http.StatusOK
 	}
-	status = shieldedStatus(backendStatus, err)
+	status = shieldedStatus(t.result.Delivery)
 	if status != http.StatusOK {
 		h.logger.Warn("notification was not delivered",
-			zap.Inline(t), zap.Int("answered", status), zap.Error(err))
+			zap.Inline(t), zap.Int("answered", status), zap.Error(t.result.Err))
 	}
 	return outcomeOf(status), status
-}
-
-// deliver runs the route that fits the notification, and returns what its backend
-// answered, or an error if there was no whole answer. A panic is such an error, too,
-// and is logged with its stack.
-func (h *Handler) deliver(r *http.Request, t *tag) (status int, err error) {
-	defer func() {
-		if panicked, ok := errors.AsType[*panicError](err); ok {
-			h.logPanic(t, panicked)
-		}
-	}()
-	route, err := routeFor(h.routes, r, t.topic)
-	if err != nil {
-		return 0, err
-	}
-	if route == nil {
-		return 0, errUnrouted
-	}
-	t.route = route.name
-	s := newShield()
-	t.backendStatus, err = s.run(route.handler, r)
-	t.retryAfter = s.header.Get("Retry-After")
-	if !errors.Is(err, errUnhandled) {
-		backendResponsesTotal.WithLabelValues(route.name, codeLabel(t.backendStatus, err)).Inc()
-	}
-	return t.backendStatus, err
-}
-
-// observe counts a notification by what came of it and what Intercom was answered.
-func (h *Handler) observe(t *tag, outcome string, status int, waited time.Duration) {
-	answerSeconds.Observe(waited.Seconds())
-	if status == http.StatusGatewayTimeout {
-		outcome = outcomeTimeout // even if the handlers came to another end later
-	}
-	notificationsTotal.WithLabelValues(topicLabel(t.topic), outcome).Inc()
-	watchAnswer(status, h.logger)
-}
-
-func outcomeOf(status int) string {
-	if intercom.Accepts(status) {
-		return outcomeDelivered
-	}
-	return outcomeFailed
 }
 
 // Interface guards

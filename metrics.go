@@ -1,8 +1,11 @@
 package intercomwebhook
 
 import (
+	"errors"
+	"net/http"
 	"strconv"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -81,7 +84,7 @@ func topicLabel(topic string) string {
 // codeLabel bounds the label: status codes are chosen outside, too.
 func codeLabel(status int, err error) string {
 	switch {
-	case err != nil:
+	case err != nil && !errors.Is(err, errStatus):
 		return "error"
 	case status < 100 || status > 599:
 		return "other"
@@ -106,4 +109,21 @@ func watchAnswer(status int, logger *zap.Logger) {
 			zap.Int64("consecutive_errors", n),
 			zap.Int("last_status", status))
 	}
+}
+
+// observe counts a notification by what came of it and what Intercom was answered.
+func (h *Handler) observe(t *tag, outcome string, status int, waited time.Duration) {
+	answerSeconds.Observe(waited.Seconds())
+	if status == http.StatusGatewayTimeout {
+		outcome = outcomeTimeout // even if the handlers came to another end later
+	}
+	notificationsTotal.WithLabelValues(topicLabel(t.topic), outcome).Inc()
+	watchAnswer(status, h.logger)
+}
+
+func outcomeOf(status int) string {
+	if intercom.Accepts(status) {
+		return outcomeDelivered
+	}
+	return outcomeFailed
 }

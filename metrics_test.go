@@ -48,7 +48,7 @@ func TestLabelsAreBounded(t *testing.T) {
 		status int
 		err    error
 		want   string
-	}{{200, nil, "200"}, {599, nil, "599"}, {999, nil, "other"}, {0, errors.New("x"), "error"}, {200, errCutShort, "error"}} {
+	}{{200, nil, "200"}, {599, nil, "599"}, {999, nil, "other"}, {0, errors.New("x"), "error"}, {200, errCutShort, "error"}, {410, statusError(410), "410"}} {
 		if got := codeLabel(tc.status, tc.err); got != tc.want {
 			t.Errorf("%d, %v: got %s, want %s", tc.status, tc.err, got, tc.want)
 		}

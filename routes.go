@@ -2,11 +2,15 @@ package intercomwebhook
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"net/http"
 	"regexp"
 	"slices"
 	"strings"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -181,6 +185,51 @@ func covers(cover, pattern string) bool {
 		return cover == intercom.TopicPing
 	}
 	return matchPattern(cover, pattern)
+}
+
+// result is what came of running a route.
+type result struct {
+	lane string // empty if no route fits
+	Delivery
+}
+
+// MarshalLogObject writes the result to the logs.
+func (r result) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	if r.lane != "" {
+		enc.AddString("route", r.lane)
+	}
+	if r.Status != 0 {
+		enc.AddInt("backend_status", r.Status)
+	}
+	return nil
+}
+
+// findRoute finds the route that fits the notification now. It returns the name of its
+// lane, empty if no route fits or a matcher failed, and a function that runs the route
+// once and returns the result.
+func (h *Handler) findRoute(r *http.Request, t *tag) (lane string, run func() result) {
+	route, err := routeFor(h.routes, r, t.topic)
+	if route != nil {
+		lane = route.name
+	}
+	return lane, func() result {
+		ran := result{lane: lane}
+		switch {
+		case err != nil:
+			ran.Err = err
+		case route == nil:
+			ran.Err = fmt.Errorf("%w: no route for this topic", ErrUnrouted)
+		default:
+			ran.Delivery = newShield().run(route.handler, r)
+		}
+		if route != nil && !errors.Is(ran.Err, ErrUnrouted) {
+			backendResponsesTotal.WithLabelValues(lane, codeLabel(ran.Status, ran.Err)).Inc()
+		}
+		if panicked, ok := errors.AsType[*panicError](ran.Err); ok {
+			h.logPanic(panicked, zap.Inline(t), zap.Inline(ran))
+		}
+		return ran
+	}
 }
 
 // routeFor returns the first route that fits the request, or nil. A ping is only

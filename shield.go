@@ -10,24 +10,31 @@ import (
 	"net/http"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 )
 
-// shield takes a backend's answer in Intercom's stead. It keeps the status and
-// lets all else go: Intercom has no use for it, and a body could still break off
-// after its 200. It cannot be unwrapped or hijacked, so no upgrade gets past it.
+// shield takes a backend's answer instead of Intercom. It keeps the status and the first
+// maxAnswer bytes of the body, and drops the rest. Intercom gets none of it, because a
+// body could still break off after its 200. It cannot be unwrapped or hijacked, so a
+// backend cannot switch protocols.
 type shield struct {
 	header http.Header
 	status int // final status, 0 until there is one
+	answer []byte
 }
+
+// maxAnswer is how much of an answer's body is kept for people to read, in bytes.
+const maxAnswer = 1 << 10
 
 func newShield() *shield { return &shield{header: make(http.Header)} }
 
@@ -43,6 +50,7 @@ func (s *shield) WriteHeader(status int) {
 
 func (s *shield) Write(p []byte) (int, error) {
 	s.WriteHeader(http.StatusOK)
+	s.answer = append(s.answer, p[:min(len(p), maxAnswer-len(s.answer))]...)
 	return len(p), nil
 }
 
@@ -52,8 +60,7 @@ func (s *shield) Flush() {}
 // Why there was no whole answer. These texts go to logs and into the queue. Errors of
 // handlers and of net/http do not: they may quote the answer or the notification.
 var (
-	errUnrouted    = errors.New("no route for this topic")
-	errUnhandled   = errors.New("no handler of the route answered")
+	errStatus      = errors.New("backend answered") // with a status that is not 2xx, which follows
 	errTimeout     = errors.New("backend did not answer in time")
 	errNoAnswer    = errors.New("backend gave no valid answer")
 	errMalformed   = errors.New("backend's answer is not valid HTTP")
@@ -103,30 +110,50 @@ var unhandled caddyhttp.Handler = caddyhttp.HandlerFunc(func(_ http.ResponseWrit
 	return nil
 })
 
-// run lets a handler answer a notification, and returns the status it answered
-// with, or an error if that never became a whole answer.
-func (s *shield) run(handler caddyhttp.Handler, r *http.Request) (int, error) {
+// run runs the handlers of a route, and returns what came of it. Err is set unless the
+// whole answer is a good one.
+func (s *shield) run(handler caddyhttp.Handler, r *http.Request) Delivery {
 	err := serve(handler, s, r)
+	d := Delivery{
+		Upstream:   upstream(r),
+		Status:     s.status,
+		Answer:     s.answer,
+		RetryAfter: parseRetryAfter(s.header.Get("Retry-After"), time.Now()),
+	}
 	if _, panicked := errors.AsType[*panicError](err); panicked {
-		return s.status, err
+		d.Err = err
+		return d
 	}
 	if gone := r.Context().Err(); gone != nil && (err != nil || !intercom.Accepts(s.status)) {
-		// all else is a consequence of this
+		// Whatever the handlers report is a consequence of this.
+		d.Status, d.Answer, d.Err = 0, nil, gone
 		if errors.Is(gone, context.DeadlineExceeded) {
-			return 0, errTimeout
+			d.Err = errTimeout
 		}
-		return 0, gone
+		return d
 	}
-	if err != nil && err != errCutShort { //nolint:errorlint // serve's own
-		err = failure(err)
+	fellThrough, _ := caddyhttp.GetVar(r.Context(), unhandledVar).(bool)
+	switch {
+	case err == errCutShort: //nolint:errorlint // returned by serve itself
+		d.Err = err
+	case err != nil:
+		d.Err = failure(err)
+	case s.status == 0 && fellThrough:
+		d.Err = fmt.Errorf("%w: no handler of the route answered", ErrUnrouted)
+	case s.status == 0:
+		d.Err = errNoAnswer
+	default:
+		d.Err = statusError(s.status)
 	}
-	if err == nil && s.status == 0 {
-		err = errNoAnswer
-		if fellThrough, _ := caddyhttp.GetVar(r.Context(), unhandledVar).(bool); fellThrough {
-			err = errUnhandled
-		}
-	}
-	return s.status, err
+	return d
+}
+
+// upstream returns the address of the backend that reverse_proxy chose last, empty if it
+// chose none.
+func upstream(r *http.Request) string {
+	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	address, _ := repl.GetString("http.reverse_proxy.upstream.hostport")
+	return address
 }
 
 // serve runs a handler, and returns a panic of it as an error: errCutShort if it is
@@ -196,22 +223,42 @@ func isA[E error](err error) bool {
 	return ok
 }
 
-// shieldedStatus is what Intercom is told of a backend's answer: 410 would end the
-// subscription, 429 throttle it, and a redirect or a client error is as much a
-// failed delivery as a server error.
-func shieldedStatus(status int, err error) int {
+// statusError returns the error that a whole answer with this status is; nil for 2xx.
+func statusError(status int) error {
+	if intercom.Accepts(status) {
+		return nil
+	}
+	return fmt.Errorf("%w %d", errStatus, status)
+}
+
+// shieldedStatus returns the status that Intercom gets for a delivery. It never gets the
+// backend's own: on 410 it would end the subscription, and on 429 throttle it. A redirect
+// and a client error are failed deliveries, too.
+func shieldedStatus(d Delivery) int {
 	switch {
-	case errors.Is(err, errTimeout):
-		return http.StatusGatewayTimeout
-	case err != nil:
-		return http.StatusBadGateway
-	case intercom.Accepts(status):
+	case d.Err == nil:
 		return http.StatusOK
-	case status == http.StatusTooManyRequests, status == http.StatusServiceUnavailable:
+	case errors.Is(d.Err, errTimeout):
+		return http.StatusGatewayTimeout
+	case errors.Is(d.Err, errStatus) && (d.Status == http.StatusTooManyRequests || d.Status == http.StatusServiceUnavailable):
 		return http.StatusServiceUnavailable
 	default:
 		return http.StatusBadGateway
 	}
+}
+
+// parseRetryAfter reads the value of a Retry-After header: seconds, or a date. Of one
+// that is malformed, or in the past, it makes 0.
+// Source: https://www.rfc-editor.org/rfc/rfc9110#field.retry-after
+func parseRetryAfter(value string, now time.Time) time.Duration {
+	const most = 365 * 24 * time.Hour // keeps the product in bounds
+	if seconds, err := strconv.ParseUint(strings.TrimSpace(value), 10, 32); err == nil {
+		return min(time.Duration(seconds)*time.Second, most)
+	}
+	if date, err := http.ParseTime(value); err == nil {
+		return min(max(0, date.Sub(now)), most)
+	}
+	return 0
 }
 
 // answer is the one answer that Intercom gets, from whoever gives it first.

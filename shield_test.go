@@ -25,7 +25,7 @@ func TestShieldedStatus(t *testing.T) {
 		101: 502, 300: 502, 301: 502, 304: 502, 400: 502, 401: 502, 404: 502, 410: 502, 499: 502, 500: 502, 502: 502, 504: 502, 600: 502,
 		429: 503, 503: 503,
 	} {
-		if got := shieldedStatus(backend, nil); got != want {
+		if got := shieldedStatus(Delivery{Status: backend, Err: statusError(backend)}); got != want {
 			t.Errorf("backend answered %d: Intercom is told %d instead of %d", backend, got, want)
 		}
 	}
@@ -41,7 +41,7 @@ func TestShieldedStatus(t *testing.T) {
 		"Intercom has gone":     {context.Canceled, 502},
 		"200, and then nothing": {errCutShort, 502},
 	} {
-		if got := shieldedStatus(200, tc.err); got != tc.want {
+		if got := shieldedStatus(Delivery{Status: 200, Err: tc.err}); got != tc.want {
 			t.Errorf("%s: Intercom is told %d instead of %d", name, got, tc.want)
 		}
 	}
@@ -62,6 +62,7 @@ func TestShieldRun(t *testing.T) {
 		"a status": {
 			handle: func(w http.ResponseWriter) error { w.WriteHeader(410); return nil },
 			status: 410,
+			err:    errStatus,
 		},
 		"a body without a status": {
 			handle: func(w http.ResponseWriter) error { _, err := w.Write([]byte("body")); return err },
@@ -79,6 +80,7 @@ func TestShieldRun(t *testing.T) {
 		"two final answers": {
 			handle: func(w http.ResponseWriter) error { w.WriteHeader(500); w.WriteHeader(200); return nil },
 			status: 500,
+			err:    errStatus,
 		},
 		"an upgrade": {
 			handle: func(w http.ResponseWriter) error {
@@ -90,6 +92,7 @@ func TestShieldRun(t *testing.T) {
 				return nil
 			},
 			status: 101,
+			err:    errStatus,
 		},
 		"nothing at all": {
 			handle: func(http.ResponseWriter) error { return nil },
@@ -135,9 +138,11 @@ func TestShieldRun(t *testing.T) {
 			if tc.ctx != nil {
 				r = r.WithContext(tc.ctx)
 			}
-			status, err := newShield().run(caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
+			r = prepared(r)
+			got := newShield().run(caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
 				return tc.handle(w)
 			}), r)
+			status, err := got.Status, got.Err
 			if _, panics := tc.err.(*panicError); panics { //nolint:errorlint // stands for any
 				if !isA[*panicError](err) || status != tc.status {
 					t.Errorf("got %d, %v; want %d and a panic", status, err, tc.status)
@@ -162,10 +167,11 @@ func TestPanicsAreErrorsWithTheirStack(t *testing.T) {
 		"nil":             {func() { panic(nil) }, "panic called with nil argument"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			status, err := newShield().run(caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error {
+			got := newShield().run(caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error {
 				tc.handle()
 				return nil
-			}), httptest.NewRequest(http.MethodPost, "/", nil))
+			}), prepared(httptest.NewRequest(http.MethodPost, "/", nil)))
+			status, err := got.Status, got.Err
 			panicked, ok := errors.AsType[*panicError](err)
 			if !ok {
 				t.Fatalf("got %d, %v; want a panic", status, err)

@@ -34,12 +34,8 @@ type tag struct {
 	reason string // of the refusal, if it was refused
 	envelope
 
-	attempt string // to deliver it from a queue; empty if there is none
-
-	// what came of the notification
-	route         string
-	backendStatus int
-	retryAfter    string // the backend's header
+	attempt string // number of the delivery attempt of a queue; empty without a queue
+	result  result // for the access log, once the route has run
 
 	headerValues [4]string // spares an allocation for each header
 }
@@ -86,6 +82,13 @@ func spoofsTag(name string) bool {
 		}
 	}
 	return true
+}
+
+// setNotification makes the tag that of a notification, and sets the headers of the
+// request.
+func (t *tag) setNotification(header http.Header, e envelope) {
+	t.kind, t.envelope = kindNotification, e
+	t.setHeaders(header)
 }
 
 // setHeaders tells the backend what the notification is, so that it need not
@@ -148,15 +151,11 @@ func (t *tag) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	addString("topic", t.topic)
 	addString("app_id", t.appID)
 	addString("id", t.id)
-	addString("route", t.route)
 	if t.kind == kindNotification {
 		enc.AddInt64("created_at", t.createdAt)
 		enc.AddInt64("delivery_attempts", t.deliveryAttempts)
 	}
-	if t.backendStatus != 0 {
-		enc.AddInt("backend_status", t.backendStatus)
-	}
-	return nil
+	return t.result.MarshalLogObject(enc)
 }
 
 // Interface guard

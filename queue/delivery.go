@@ -45,7 +45,8 @@ func (d *deliverer) Work(ctx context.Context, job *river.Job[notification]) erro
 		return e.bury(job, resultUnreadable, err)
 	}
 	began := time.Now()
-	delivery := e.target.Deliver(r, []byte(job.Args.Body), job.Attempt)
+	_, deliver := e.target.Route(r, []byte(job.Args.Body), job.Attempt)
+	delivery := deliver()
 	err = delivery.Err
 	switch {
 	case err == nil:

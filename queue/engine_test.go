@@ -35,7 +35,11 @@ func (f *fakeTarget) Lanes() []string { return f.lanes }
 
 func (*fakeTarget) ConfigHash() [sha256.Size]byte { return [sha256.Size]byte{} }
 
-func (f *fakeTarget) Deliver(_ *http.Request, body []byte, attempt int) intercomwebhook.Delivery {
+func (f *fakeTarget) Route(_ *http.Request, body []byte, attempt int) (string, func() intercomwebhook.Delivery) {
+	return "", func() intercomwebhook.Delivery { return f.deliver(body, attempt) }
+}
+
+func (f *fakeTarget) deliver(body []byte, attempt int) intercomwebhook.Delivery {
 	f.mu.Lock()
 	f.got = append(f.got, string(body))
 	f.mu.Unlock()
@@ -350,8 +354,8 @@ type deliverFunc struct {
 	deliver func(*http.Request) intercomwebhook.Delivery
 }
 
-func (d deliverFunc) Deliver(r *http.Request, _ []byte, _ int) intercomwebhook.Delivery {
-	return d.deliver(r)
+func (d deliverFunc) Route(r *http.Request, _ []byte, _ int) (string, func() intercomwebhook.Delivery) {
+	return "", func() intercomwebhook.Delivery { return d.deliver(r) }
 }
 
 func TestUnfinishedStatesAreThoseThatAreYetToBeDelivered(t *testing.T) {

@@ -102,8 +102,12 @@ func (q *subject) Lanes() []string { return slices.Clone(q.lanes) }
 // ConfigHash implements intercomwebhook.Endpoint.
 func (*subject) ConfigHash() (hash [sha256.Size]byte) { return hash }
 
-// Deliver implements intercomwebhook.Endpoint.
-func (q *subject) Deliver(r *http.Request, _ []byte, _ int) intercomwebhook.Delivery {
+// Route implements intercomwebhook.Endpoint.
+func (q *subject) Route(r *http.Request, _ []byte, _ int) (lane string, deliver func() intercomwebhook.Delivery) {
+	return "", func() intercomwebhook.Delivery { return q.deliver(r) }
+}
+
+func (q *subject) deliver(r *http.Request) intercomwebhook.Delivery {
 	select {
 	case <-q.gate:
 	case <-q.ended:

@@ -1,0 +1,105 @@
+package intercomwebhook
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+func (h *Handler) loadQueue(ctx caddy.Context) error {
+	if h.QueueRaw == nil {
+		return nil
+	}
+	module, err := ctx.LoadModule(h, "QueueRaw")
+	if err != nil {
+		return fmt.Errorf("loading queue: %w", err)
+	}
+	if len(h.routes) == 0 {
+		return errQueueWithoutRoute
+	}
+	h.queue = module.(Queue)
+	if err := h.queue.CheckLanes(h.Lanes()); err != nil {
+		return fmt.Errorf("queue: %w", err)
+	}
+	if err := h.queue.Attach(h); err != nil {
+		return fmt.Errorf("queue: %w", err)
+	}
+	return nil
+}
+
+var errQueueWithoutRoute = errors.New("queue: there is no route to deliver to; route * is for every topic")
+
+// Lanes implements Endpoint.
+func (h *Handler) Lanes() []string {
+	lanes := make([]string, len(h.routes))
+	for i, route := range h.routes {
+		lanes[i] = route.name
+	}
+	return lanes
+}
+
+// ConfigHash implements Endpoint.
+func (h *Handler) ConfigHash() [sha256.Size]byte { return h.configHash }
+
+// hashConfig takes the hash of the config, whose parts are gone once they are loaded.
+func (h *Handler) hashConfig() error {
+	config, err := json.Marshal(h) //nolint:gosec // of which nothing but the hash is kept
+	h.configHash = sha256.Sum256(config)
+	return err
+}
+
+// store puts a notification into the queue, and returns what Intercom is told of it.
+func (h *Handler) store(r *http.Request, t *tag, body []byte) (outcome string, status int) {
+	// An error of a matcher comes again when the notification is delivered, and is told then.
+	lane, _ := h.findRoute(r, t)
+	duplicate, err := h.queue.Store(r, Notification{Topic: t.topic, Kind: topicLabel(t.topic), AppID: t.appID, ID: t.id, Lane: lane, Body: body})
+	switch {
+	case err != nil:
+		if c := h.floodLogger.Check(zap.ErrorLevel, "notification could not be stored"); c != nil {
+			c.Write(zap.Inline(t), zap.Error(err))
+		}
+		return outcomeUnqueued, http.StatusServiceUnavailable
+	case duplicate:
+		return outcomeDuplicate, http.StatusOK
+	default:
+		return outcomeQueued, http.StatusOK
+	}
+}
+
+// Route implements Endpoint.
+func (h *Handler) Route(r *http.Request, body []byte, attempt int) (lane string, deliver func() Delivery) {
+	r = h.prepare(r)
+	t := newTag(r)
+	restoreBody(r, body)
+	envelope, err := parseEnvelope(body)
+	if err != nil {
+		return "", func() Delivery { return Delivery{Err: err} }
+	}
+	t.attempt = strconv.Itoa(attempt)
+	t.setNotification(r.Header, envelope)
+	lane, run := h.findRoute(r, t)
+	return lane, func() Delivery { return run().Delivery }
+}
+
+// prepare does to a request what Caddy's server does before it runs handlers, and what
+// those in front of this one did to its method and URI.
+func (h *Handler) prepare(r *http.Request) *http.Request {
+	method, target, uri := r.Method, r.URL, r.RequestURI
+	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
+		r.Method, r.URL, r.RequestURI = original.Method, original.URL, original.RequestURI
+	}
+	r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), newShield(), h.server)
+	r.Method, r.URL, r.RequestURI = method, target, uri
+	return r
+}
+
+// Interface guard
+var _ Endpoint = (*Handler)(nil)

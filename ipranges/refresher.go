@@ -3,7 +3,6 @@ package ipranges
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"net/http"
 	"net/netip"
 	"slices"
@@ -11,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"go.uber.org/zap"
 
 	"github.com/caddyserver/caddy/v2"
@@ -142,6 +142,7 @@ func (r *refresher) ranges() []netip.Prefix { return *r.all.Load() }
 
 // keepFresh refreshes a region's list until the end.
 func (r *refresher) keepFresh(region *regionRanges) {
+	interval, retry := r.backoffFrom(r.setting.refresh), r.backoffFrom(firstRetry)
 	failures, lastReason := 0, ""
 	for {
 		result, err := r.refresh(region, failures > 0)
@@ -150,13 +151,16 @@ func (r *refresher) keepFresh(region *regionRanges) {
 		}
 		refreshTotal.WithLabelValues(region.Region, result).Inc()
 		logger := r.latest().logger.With(zap.String("region", region.Region))
+		var pause time.Duration
 		if err == nil {
 			if failures > 0 {
 				logger.Info("Intercom's addresses are fresh again", zap.Int("failures", failures))
 			}
-			failures, lastReason = 0, ""
+			failures, lastReason, pause = 0, "", interval.NextBackOff()
+			retry.Reset()
 		} else {
 			failures++
+			pause = retry.NextBackOff()
 			reason := result
 			if result == refreshRefused { // other texts differ from one failed connection to the next
 				reason = err.Error()
@@ -170,24 +174,26 @@ func (r *refresher) keepFresh(region *regionRanges) {
 			lastReason = reason
 		}
 		select {
-		case <-time.After(r.nextIn(failures)):
+		case <-time.After(pause):
 		case <-r.ctx.Done():
 			return
 		}
 	}
 }
 
-// retryAfter is the time after the first failure; it doubles with each more.
-const retryAfter = 10 * time.Second
+// firstRetry is the pause after the first failure. It doubles with each further one.
+const firstRetry = 10 * time.Second
 
-// nextIn returns when to refresh next. The jitter keeps many instances from asking
-// all at once.
-func (r *refresher) nextIn(failures int) time.Duration {
-	wait := r.setting.refresh
-	if failures > 0 {
-		wait = min(wait, retryAfter<<min(failures-1, 20))
+// backoffFrom returns pauses that double from the first one up to the refresh interval.
+// Each is longer or shorter by a random part of a tenth, so that many instances do not
+// ask at the same time.
+func (r *refresher) backoffFrom(first time.Duration) *backoff.ExponentialBackOff {
+	return &backoff.ExponentialBackOff{
+		InitialInterval:     min(first, r.setting.refresh),
+		Multiplier:          2,
+		MaxInterval:         r.setting.refresh,
+		RandomizationFactor: 0.1,
 	}
-	return time.Duration(float64(wait) * (0.9 + 0.2*rand.Float64())) //nolint:gosec // need not be unpredictable
 }
 
 // refresh makes the list the newest that there is. Another instance may have stored

@@ -129,7 +129,7 @@ func parseSecrets(d *caddyfile.Dispenser) ([]string, error) {
 			return nil, d.Errf("client_secret %d is empty", i+1)
 		}
 		if slices.Contains(secrets[:i], secret) {
-			return nil, d.Errf("client_secret %d stands there twice", i+1)
+			return nil, d.Errf("client_secret %d is given twice", i+1)
 		}
 	}
 	return secrets, nil
@@ -275,7 +275,7 @@ func (m *MatchTopic) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				return d.WrapErr(err)
 			}
 			if slices.Contains(*m, d.Val()) {
-				return d.Errf("topic pattern %q stands there twice", d.Val())
+				return d.Errf("topic pattern %q is given twice", d.Val())
 			}
 			*m = append(*m, d.Val())
 		}

@@ -112,9 +112,9 @@ func (g *gateway) sourceLines(level, message string) []entry {
 const (
 	usingList   = "using Intercom's addresses"
 	listChanged = "Intercom's addresses have changed"
-	listStays   = "Intercom's addresses could not be refreshed, and stay as they are"
+	listStays   = "Intercom's addresses could not be refreshed; the last good list stays in use"
 	listFresh   = "Intercom's addresses are fresh again"
-	badStored   = "stored list of Intercom's addresses cannot be used"
+	badStored   = "stored list of Intercom's addresses is not used"
 )
 
 func TestListIsRefreshed(t *testing.T) {
@@ -170,7 +170,7 @@ func TestListThatCannotBeReliedOn(t *testing.T) {
 		{name: "everybody", status: 200, says: list(anotherAddress, "0.0.0.0/0"), result: "refused", reason: "0.0.0.0/0 is wider than /16"},
 		{name: "private addresses", status: 200, says: list(anotherAddress, "127.0.0.1"), result: "refused", reason: "127.0.0.1/32 is private"},
 		{name: "a cut document", status: 200, says: list(anotherAddress)[:100], result: "refused", reason: "not the documented JSON"},
-		{name: "a half-bad document", status: 200, says: list(anotherAddress, "198.51.100.999"), result: "refused", reason: `"198.51.100.999" is no address range`},
+		{name: "a half-bad document", status: 200, says: list(anotherAddress, "198.51.100.999"), result: "refused", reason: `"198.51.100.999" is not an address range`},
 		{name: "30 MB", status: 200, says: list(anotherAddress) + strings.Repeat(" ", 30<<20), result: "refused", reason: "larger than 1048576 bytes"},
 		{name: "one that hangs", answer: hang, result: "failed", reason: "context deadline exceeded"},
 		{name: "one that hangs up", answer: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, result: "failed", reason: "no answer: EOF"},
@@ -494,7 +494,7 @@ func TestListIsLoggedWhereItIsWanted(t *testing.T) {
 func TestListOverPlainHTTPIsWarnedOf(t *testing.T) {
 	p := newPublisher(t, publishedAddress)
 	g := start(t, setup{allow: p.source("us", "")})
-	if lines := g.sourceLines("warn", "url is not https: whoever is between here and there decides which addresses are let in"); len(lines) != 1 {
+	if lines := g.sourceLines("warn", "url is http, not https: anybody on the network path can decide which addresses are allowed; use https"); len(lines) != 1 {
 		t.Errorf("logged %v", lines)
 	}
 }

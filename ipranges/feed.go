@@ -23,19 +23,19 @@ type Feed struct {
 }
 
 const (
-	// maxPublished is the size of the largest document that is read, in bytes.
-	maxPublished = 1 << 20
+	// maxDocumentSize is the size of the largest document that is accepted, in bytes.
+	maxDocumentSize = 1 << 20
 
-	// storageTimeout is how long storage may take, if it heeds that at all.
+	// storageTimeout is how long storage may take. Not every storage obeys it.
 	storageTimeout = 2 * time.Second
 )
 
-// errRefused is an answer that does not count.
+// errRefused is the error for an answer that is not a list to rely on.
 var errRefused = errors.New("answer refused")
 
-// newListClient returns a client that honours HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
-// It follows no redirect, as that could lead away from https, and keeps no
-// connection open, as the next time is an hour later.
+// newListClient returns a client that obeys HTTP_PROXY, HTTPS_PROXY and NO_PROXY. It
+// follows no redirect, because one could lead to http. It keeps no connection open,
+// because the next request comes an hour later.
 func newListClient() *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{
@@ -48,8 +48,8 @@ func newListClient() *http.Client {
 	}
 }
 
-// fetch asks for the list that is published now. If this process has fetched last,
-// and it came with an ETag or a time of modification, only a changed one is asked for.
+// fetch asks Intercom for the list that is published now. The request is conditional if
+// last came with an ETag or a time of modification.
 func (f Feed) fetch(ctx context.Context, client *http.Client, last *List) (*List, error) {
 	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
@@ -67,12 +67,12 @@ func (f Feed) fetch(ctx context.Context, client *http.Client, last *List) (*List
 	}
 	conditional := last.etag != "" || last.lastModified != ""
 
-	// The transport goes on dialing when a request is given up, however long.
+	// Without this, the transport goes on dialing after the request has timed out.
 	defer client.CloseIdleConnections()
 	response, err := client.Do(request)
 	if err != nil {
 		if inner, ok := errors.AsType[*url.Error](err); ok {
-			err = inner.Err // without the URL, be there a password in it
+			err = inner.Err // without the URL, which may have a password
 		}
 		return nil, fmt.Errorf("no answer: %w", err)
 	}
@@ -85,12 +85,12 @@ func (f Feed) fetch(ctx context.Context, client *http.Client, last *List) (*List
 	case response.StatusCode != http.StatusOK:
 		return nil, fmt.Errorf("%w: status %d", errRefused, response.StatusCode)
 	}
-	document, err := io.ReadAll(io.LimitReader(response.Body, maxPublished+1))
+	document, err := io.ReadAll(io.LimitReader(response.Body, maxDocumentSize+1))
 	if err != nil {
-		return nil, fmt.Errorf("no whole answer: %w", err)
+		return nil, fmt.Errorf("incomplete answer: %w", err)
 	}
-	if len(document) > maxPublished {
-		return nil, fmt.Errorf("%w: larger than %d bytes", errRefused, maxPublished)
+	if len(document) > maxDocumentSize {
+		return nil, fmt.Errorf("%w: larger than %d bytes", errRefused, maxDocumentSize)
 	}
 	list, err := parsePublished(document)
 	if err != nil {
@@ -101,8 +101,8 @@ func (f Feed) fetch(ctx context.Context, client *http.Client, last *List) (*List
 	return list, nil
 }
 
-// now is the time as it is stored. A clock that is behind must not make a list older
-// than the one compiled in.
+// now returns the time as it is stored. It is never before compiledInDate: with a clock
+// that is behind, a fetched list must not be older than the one compiled in.
 func now() time.Time {
 	now := time.Now().UTC().Truncate(time.Second)
 	if now.Before(compiledInDate) {
@@ -111,7 +111,8 @@ func now() time.Time {
 	return now
 }
 
-// storageKey differs for each URL, so that no list is taken for another's.
+// storageKey returns a key that is different for each URL, so that a list from one URL
+// is never used for another.
 func (f Feed) storageKey() string {
 	name := f.Region
 	if f.url != listURL(DefaultURL, f.Region) {
@@ -121,7 +122,7 @@ func (f Feed) storageKey() string {
 	return "intercom_webhook/ip_ranges/" + name + ".json"
 }
 
-// stored returns the list that is in storage, or nil if there is none.
+// stored returns the list in storage, or nil if there is none.
 func (f Feed) stored(ctx context.Context, storage certmagic.Storage) (*List, error) {
 	ctx, cancel := context.WithTimeout(ctx, storageTimeout)
 	defer cancel()
@@ -145,8 +146,8 @@ func (f Feed) store(ctx context.Context, storage certmagic.Storage, list *List) 
 	return storage.Store(ctx, f.storageKey(), content)
 }
 
-// Newest returns the newer of the lists that are in storage and compiled in. The
-// error says why there is none in storage that could be used.
+// Newest returns the newer one of the list in storage and the list compiled in. An error
+// says why the list in storage is not used; there is a list even then.
 func (f Feed) Newest(ctx context.Context, storage certmagic.Storage) (*List, error) {
 	list := compiledInList(f.Region)
 	stored, err := f.stored(ctx, storage)

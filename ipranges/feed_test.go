@@ -121,7 +121,7 @@ func TestFetch(t *testing.T) {
 			want: &List{Ranges: prefixes("198.51.100.0/24"), Source: sourceIntercom},
 		},
 		{
-			name: "one that breaks off", err: "no whole answer",
+			name: "one that breaks off", err: "incomplete answer",
 			answer: func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Content-Length", "10000")
 				io.WriteString(w, good)

@@ -26,37 +26,39 @@ func init() {
 // Source provides the addresses that Intercom sends from, as Intercom publishes
 // them, and keeps them fresh.
 //
-// It serves at once the newest list that it has: the one in Caddy's storage, or the
-// one compiled in. From the start of the config on it asks Intercom for changes in
-// the background; requests never wait for that. An answer that is not a plausible
-// list is refused with a warning, and the last good list stays. Each good list is
-// stored, so that it survives a restart and is shared by instances that share
-// storage.
+// It starts with the newest list that it has: the one in Caddy's storage, or the one
+// compiled in. When the config is started, it asks Intercom for changes, and then again
+// and again, in the background. Requests never wait for that. An answer that is not a
+// plausible list is refused with a warning, and the last good list stays in use. Each
+// good list is stored, so that it survives a restart, and so that instances with the
+// same storage share it.
 //
-// All users of the same setting share one list, also over reloads.
+// All IP sources with the same options share one list, and keep it when the config is
+// reloaded.
 type Source struct {
-	// The regions whose addresses count: any of `us`, `eu` and `au`.
+	// The regions whose addresses are used: any of `us`, `eu` and `au`.
 	// Default: all of them.
 	Regions []string `json:"regions,omitempty"`
 
-	// How often to ask for changes, give or take a tenth. After a failure it is
-	// asked again sooner: after 10s at first. 0 is never: then the list that is
-	// stored or compiled in stays. Default: 1h.
+	// How often to ask for changes, plus or minus a tenth. After a failure, the
+	// next attempt comes after 10s, and then after twice as long each time, up to
+	// this interval. 0 is never: the list that is stored or compiled in stays in use.
+	// Default: 1h.
 	Refresh *caddy.Duration `json:"refresh,omitempty"`
 
-	// Where the lists are published, over https or http, with `{region}` in place
-	// of the region's name. It may be left out for a single region. Default:
+	// The https or http URL of the lists, with `{region}` in the place of the
+	// region's name. With a single region, `{region}` is optional. Default:
 	// `https://static.intercomcdn.com/intercom-ips/{region}/intercom-ip-ranges.json`.
 	URL string `json:"url,omitempty"`
 
 	// How long to wait for a list. Default: 10s.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 
-	refresher *refresher // nil until it is acquired
-	user      *user
+	refresher  *refresher // nil until it is acquired
+	subscriber *subscriber
 }
 
-// regions are those that Intercom has.
+// regions has the names of Intercom's regions.
 // Source: https://developers.intercom.com/docs/build-an-integration/learn-more/ip-allowlisting
 var regions = [...]string{"us", "eu", "au"}
 
@@ -82,27 +84,27 @@ func (*Source) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision acquires the list. It touches storage, but not the network: that waits
-// until the config is started, which one that is only validated never is.
+// Provision acquires the lists. It reads storage, but does not use the network: that
+// waits until the config is started. A config that is only validated is never started.
 func (s *Source) Provision(ctx caddy.Context) error {
 	setting, err := s.setting()
 	if err != nil {
 		return err
 	}
 	if strings.HasPrefix(strings.ToLower(s.URL), "http:") {
-		ctx.Logger().Warn("url is not https: whoever is between here and there decides which addresses are let in")
+		ctx.Logger().Warn("url is http, not https: anybody on the network path can decide which addresses are allowed; use https")
 	}
-	s.user = &user{ctx.Storage(), ctx.Logger()}
-	if s.refresher, err = acquireRefresher(setting, s.user); err != nil {
+	s.subscriber = &subscriber{ctx.Storage(), ctx.Logger()}
+	if s.refresher, err = acquireRefresher(setting, s.subscriber); err != nil {
 		return err
 	}
 	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
 		return fmt.Errorf("registering metrics: %w", err)
 	}
-	return onceStarted(ctx, func() { s.refresher.start(s.user) })
+	return onceStarted(ctx, func() { s.refresher.start(s.subscriber) })
 }
 
-// setting checks the fields, and puts the defaults in place of those not set.
+// setting checks the fields, and returns them with the defaults for those not set.
 func (s *Source) setting() (setting, error) {
 	if err := checkRegions(s.Regions); err != nil {
 		return setting{}, err
@@ -149,10 +151,10 @@ func checkRefresh(name string, d time.Duration) error {
 func checkRegions(names []string) error {
 	for i, name := range names {
 		if !slices.Contains(regions[:], name) {
-			return fmt.Errorf("region %q is none of Intercom's, which are %s", name, strings.Join(regions[:], ", "))
+			return fmt.Errorf("region %q is not a region of Intercom: the regions are %s", name, strings.Join(regions[:], ", "))
 		}
 		if slices.Contains(names[:i], name) {
-			return fmt.Errorf("region %s stands there twice", name)
+			return fmt.Errorf("region %s is given twice", name)
 		}
 	}
 	return nil
@@ -163,10 +165,10 @@ var errListURL = errors.New("url is not an http or https URL such as " + Default
 func checkListURL(template string, names []string) error {
 	parsed, err := url.Parse(listURL(template, regions[0]))
 	if err != nil || parsed.Hostname() == "" || parsed.Fragment != "" || parsed.Scheme != "https" && parsed.Scheme != "http" {
-		return errListURL // without err, which quotes it, be there a password in it
+		return errListURL // without err: it quotes the URL, which may have a password
 	}
 	if strings.ContainsAny(listURL(template, ""), "{}") {
-		return errors.New("url may have no other placeholder than {region}")
+		return errors.New("url has a placeholder other than {region}")
 	}
 	if len(names) != 1 && !strings.Contains(template, "{region}") {
 		return errors.New("url is the same for all regions: put {region} where it differs, or name a single region")
@@ -178,17 +180,17 @@ func listURL(template, region string) string {
 	return strings.ReplaceAll(template, "{region}", region)
 }
 
-// GetIPRanges returns the addresses of all the regions. It neither locks nor waits.
+// GetIPRanges returns the addresses of all regions. It does not lock or wait.
 func (s *Source) GetIPRanges(*http.Request) []netip.Prefix {
 	return s.refresher.ranges()
 }
 
-// Cleanup releases the list, if Provision got as far as to acquire it.
+// Cleanup releases the lists, if Provision has acquired them.
 func (s *Source) Cleanup() error {
 	if s.refresher == nil {
 		return nil
 	}
-	return s.refresher.release(s.user)
+	return s.refresher.release(s.subscriber)
 }
 
 // Interface guards

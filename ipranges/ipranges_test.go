@@ -31,8 +31,8 @@ func TestSettingOfIPRanges(t *testing.T) {
 		{name: "one region, one URL", json: `{"regions":["eu"],"url":"https://mirror/list"}`,
 			want: setting{[3]string{"", "https://mirror/list", ""}, time.Hour, 10 * time.Second}},
 
-		{name: "unknown region", json: `{"regions":["us","uk"]}`, err: `region "uk" is none of Intercom's, which are us, eu, au`},
-		{name: "region twice", json: `{"regions":["us","us"]}`, err: "region us stands there twice"},
+		{name: "unknown region", json: `{"regions":["us","uk"]}`, err: `region "uk" is not a region of Intercom: the regions are us, eu, au`},
+		{name: "region twice", json: `{"regions":["us","us"]}`, err: "region us is given twice"},
 		{name: "negative refresh", json: `{"refresh":"-1s"}`, err: `refresh must be from 1ms to 1 year, as in "10s", and not -1s; 0 is never`},
 		{name: "negative timeout", json: `{"timeout":"-1s"}`, err: `timeout must be from 1ms to 1 year, as in "10s", and not -1s`},
 		{name: "seconds as a number", json: `{"refresh":3600}`, err: `refresh must be from 1ms to 1 year, as in "10s", and not 3.6µs`},
@@ -43,7 +43,7 @@ func TestSettingOfIPRanges(t *testing.T) {
 		{name: "URL with a fragment", json: `{"url":"https://mirror/#{region}"}`, err: "url is not an http or https URL such as https://"},
 		{name: "another scheme", json: `{"url":"file:///etc/{region}"}`, err: "url is not an http or https URL such as https://"},
 		{name: "malformed URL", json: `{"url":"https://user:s3cret@mirror:port/{region}"}`, err: "url is not an http or https URL such as https://"},
-		{name: "another placeholder", json: `{"url":"https://mirror/{env.PATH}/{region}"}`, err: "url may have no other placeholder than {region}"},
+		{name: "another placeholder", json: `{"url":"https://mirror/{env.PATH}/{region}"}`, err: "url has a placeholder other than {region}"},
 		{name: "one URL for all regions", json: `{"url":"https://mirror/list"}`, err: "url is the same for all regions"},
 		{name: "one URL for two regions", json: `{"regions":["us","au"],"url":"https://mirror/list"}`, err: "url is the same for all regions"},
 	} {

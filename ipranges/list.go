@@ -13,30 +13,29 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// List is what Intercom published for a region, in the form in which it is stored.
+// List is what Intercom published for a region. Its JSON is the form in storage.
 type List struct {
 	Ranges []netip.Prefix `json:"ranges"` // sorted, each once
 
-	// Checked is when Intercom was last known to publish just this.
+	// Checked is when Intercom was last known to publish exactly these ranges.
 	Checked time.Time `json:"checked"`
 
-	// What Intercom's server wants to be given back to tell whether it has changed.
-	// Neither is stored: if a list in storage is wrong, the server's "not modified"
-	// would confirm it for ever.
+	// The validators of Intercom's answer, for conditional requests. They are not
+	// stored: if a list in storage is wrong, "304 Not Modified" would confirm it for ever.
 	etag         string
 	lastModified string
 
-	Source string `json:"-"` // where it came from, for people to read
+	Source string `json:"-"` // one of the source constants
 }
 
-// Where a list came from.
+// The values of List.Source.
 const (
 	sourceCompiledIn = "compiled in"
 	sourceStorage    = "storage"
 	sourceIntercom   = "intercom"
 )
 
-// What Intercom published on compiledInDate.
+// compiledIn has what Intercom published on compiledInDate, by region.
 var compiledIn = map[string][]string{
 	"us": {
 		"34.197.76.213/32",
@@ -68,12 +67,12 @@ func compiledInList(region string) *List {
 	return list
 }
 
-// outboundService names the addresses that webhooks come from. The others in the
-// document are those of services that send none.
+// outboundService is the service of the addresses that send webhooks. The document has
+// other services, too.
 const outboundService = "INTERCOM-OUTBOUND"
 
-// parsePublished reads the document that Intercom publishes for a region. It is
-// taken as a whole or not at all.
+// parsePublished reads the document that Intercom publishes for a region. One invalid
+// entry makes the whole document invalid.
 func parsePublished(document []byte) (*List, error) {
 	var published struct {
 		IPRanges []struct {
@@ -86,10 +85,10 @@ func parsePublished(document []byte) (*List, error) {
 	}
 	var outbound []netip.Prefix
 	for _, entry := range published.IPRanges {
-		// not its error, which quotes all of the text, be it ever so long
+		// The error of CIDRExpressionToPrefix is not used: it quotes a text of any length.
 		prefix, err := caddyhttp.CIDRExpressionToPrefix(entry.Range)
 		if err != nil {
-			return nil, fmt.Errorf("%.64q is no address range", entry.Range)
+			return nil, fmt.Errorf("%.64q is not an address range", entry.Range)
 		}
 		if err := checkRange(prefix); err != nil {
 			return nil, err
@@ -98,19 +97,19 @@ func parsePublished(document []byte) (*List, error) {
 			outbound = append(outbound, prefix)
 		}
 	}
-	ranges, err := inOrder(outbound)
+	ranges, err := normalize(outbound)
 	if err != nil {
 		return nil, err
 	}
 	return &List{Ranges: ranges}, nil
 }
 
-// parseStored reads a list in the form in which it is stored. It is checked as if
-// it came from outside: others may be able to write there.
+// parseStored reads a list from storage. It checks the list like a published one,
+// because others may be able to write to storage.
 func parseStored(stored []byte) (*List, error) {
 	var list List
 	if err := json.Unmarshal(stored, &list); err != nil {
-		return nil, fmt.Errorf("decoding: %.200s", err.Error()) // which may quote all of a value
+		return nil, fmt.Errorf("decoding: %.200s", err.Error()) // cut, because it may quote a whole value
 	}
 	for _, prefix := range list.Ranges {
 		if err := checkRange(prefix); err != nil {
@@ -118,23 +117,24 @@ func parseStored(stored []byte) (*List, error) {
 		}
 	}
 	var err error
-	if list.Ranges, err = inOrder(list.Ranges); err != nil {
+	if list.Ranges, err = normalize(list.Ranges); err != nil {
 		return nil, err
 	}
 	list.Source = sourceStorage
-	if list.Checked.After(time.Now()) { // by a clock that is wrong; it would be the newest for long
+	if list.Checked.After(time.Now()) { // the clock was wrong, and the list would stay the newest for long
 		list.Checked = compiledInDate
 	}
 	return &list, nil
 }
 
-// inOrder returns the ranges as a list has them, if they are as many as one may have.
-func inOrder(ranges []netip.Prefix) ([]netip.Prefix, error) {
+// normalize masks and sorts the ranges and removes duplicates. It returns an error if
+// there are none or too many.
+func normalize(ranges []netip.Prefix) ([]netip.Prefix, error) {
 	if len(ranges) == 0 {
 		return nil, errors.New("no range of the service " + outboundService)
 	}
-	if len(ranges) > mostRanges {
-		return nil, fmt.Errorf("more than %d ranges", mostRanges)
+	if len(ranges) > maxRanges {
+		return nil, fmt.Errorf("more than %d ranges", maxRanges)
 	}
 	for i := range ranges {
 		ranges[i] = ranges[i].Masked()
@@ -143,20 +143,20 @@ func inOrder(ranges []netip.Prefix) ([]netip.Prefix, error) {
 	return slices.Compact(ranges), nil
 }
 
-// The widest ranges and the longest list that are believed. In 2026, Intercom has 12
+// The widest range and the longest list that are accepted. In 2026, Intercom has 12
 // addresses.
 const (
 	widestIPv4 = 16
 	widestIPv6 = 32
-	mostRanges = 1000
+	maxRanges  = 1000
 )
 
 var (
-	// globalIPv6 has all IPv6 addresses that are given to anybody.
+	// globalIPv6 has all IPv6 addresses that are assigned for the public internet.
 	// Source: https://www.iana.org/assignments/ipv6-address-space
 	globalIPv6 = netip.MustParsePrefix("2000::/3")
 
-	// internalIPv4 has the addresses that are used inside of networks.
+	// internalIPv4 has the addresses that are not on the public internet.
 	// Source: https://www.iana.org/assignments/iana-ipv4-special-registry
 	internalIPv4 = []netip.Prefix{
 		netip.MustParsePrefix("0.0.0.0/8"),
@@ -172,18 +172,18 @@ var (
 	}
 )
 
-// checkRange refuses what lets in others than Intercom, whoever says so.
+// checkRange returns an error for a range that would let in others than Intercom.
 func checkRange(prefix netip.Prefix) error {
 	switch addr := prefix.Addr(); {
 	case !prefix.IsValid():
-		return errors.New("a range is missing")
+		return errors.New("a range is empty")
 	case addr.Is4() && prefix.Bits() < widestIPv4:
 		return fmt.Errorf("%s is wider than /%d", prefix, widestIPv4)
 	case addr.Is6() && prefix.Bits() < widestIPv6:
 		return fmt.Errorf("%s is wider than /%d", prefix, widestIPv6)
 	case addr.Is4() && slices.ContainsFunc(internalIPv4, prefix.Overlaps),
 		addr.Is6() && !globalIPv6.Contains(addr):
-		return fmt.Errorf("%s is private, not an address of the internet", prefix)
+		return fmt.Errorf("%s is private, not a range of the public internet", prefix)
 	}
 	return nil
 }
@@ -199,8 +199,7 @@ func (l *List) without(other *List) []netip.Prefix {
 	return rest
 }
 
-// MarshalLogObject tells how many ranges there are, where they came from and how
-// fresh they are.
+// MarshalLogObject writes the number of ranges, the source and the age of the list.
 func (l *List) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	enc.AddInt("ranges", len(l.Ranges))
 	enc.AddString("source", l.Source)

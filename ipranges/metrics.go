@@ -25,25 +25,25 @@ var (
 	}
 )
 
-// What can come of a refresh of Intercom's addresses, as the result label.
+// The results of a refresh, as the result label.
 const (
-	refreshUpdated   = "updated"   // there was another list
-	refreshUnchanged = "unchanged" // there was the same list
-	refreshRefused   = "refused"   // what was answered is no list to rely on
-	refreshFailed    = "failed"    // there was no whole answer
+	refreshUpdated   = "updated"   // the list has changed
+	refreshUnchanged = "unchanged" // the list has not changed
+	refreshRefused   = "refused"   // the answer is not a list to rely on
+	refreshFailed    = "failed"    // there was no complete answer
 )
 
-// listCollector tells of the lists in use when it is asked, as ages grow by
-// themselves. Of several lists of a region, it tells of the oldest.
+// listCollector reads the lists in use at each collection, because ages change with
+// time. If a region has several lists, it reports the oldest one.
 type listCollector struct{ age, count *prometheus.Desc }
 
-// Describe sends the descriptions of all metrics.
+// Describe implements prometheus.Collector.
 func (c listCollector) Describe(descs chan<- *prometheus.Desc) {
 	descs <- c.age
 	descs <- c.count
 }
 
-// Collect sends the metrics of all regions in use.
+// Collect implements prometheus.Collector.
 func (c listCollector) Collect(out chan<- prometheus.Metric) {
 	oldest := make(map[string]*List)
 	refreshers.Range(func(_, shared any) bool {
@@ -56,7 +56,7 @@ func (c listCollector) Collect(out chan<- prometheus.Metric) {
 		return true
 	})
 	for region, list := range oldest {
-		age := max(0, time.Since(list.Checked).Seconds()) // less than 0 if another's clock was ahead
+		age := max(0, time.Since(list.Checked).Seconds()) // negative if another instance's clock was ahead
 		out <- prometheus.MustNewConstMetric(c.age, prometheus.GaugeValue, age, region)
 		out <- prometheus.MustNewConstMetric(c.count, prometheus.GaugeValue, float64(len(list.Ranges)), region)
 	}

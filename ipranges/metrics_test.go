@@ -20,7 +20,7 @@ func TestMetricsOfIPRangesAreThoseOfTheOldestList(t *testing.T) {
 	} {
 		var lists []*refresher
 		for i, age := range tc.ages {
-			list, err := acquireRefresher(setting{urls: [3]string{"http://intercom/"}, timeout: time.Duration(i)}, silentUser(t))
+			list, err := acquireRefresher(setting{urls: [3]string{"http://intercom/"}, timeout: time.Duration(i)}, silentSubscriber(t))
 			if err != nil {
 				t.Fatal(err)
 			}

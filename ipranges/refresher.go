@@ -18,9 +18,9 @@ import (
 	"github.com/caddyserver/certmagic"
 )
 
-// setting is what tells refreshers apart.
+// setting identifies a refresher: sources with the same setting share one.
 type setting struct {
-	urls    [len(regions)]string // by region; none for those that do not count
+	urls    [len(regions)]string // by region; empty for a region that is not used
 	refresh time.Duration        // 0 is never
 	timeout time.Duration
 }
@@ -35,42 +35,46 @@ func (s setting) feeds() []Feed {
 	return feeds
 }
 
-// user is one who wants the lists of a refresher, with what it needs of the config.
-type user struct {
+// subscriber is a Source that uses a refresher, with what the refresher needs from its
+// config.
+type subscriber struct {
 	storage certmagic.Storage
 	logger  *zap.Logger
 }
 
-// refresher keeps the lists of some regions fresh, for all who want just these. It
-// outlives configs.
+// refresher keeps the lists of some regions fresh, for all subscribers with the same
+// setting. It lives longer than a config.
 type refresher struct {
 	setting setting
 	client  *http.Client
-	regions []*regionRanges
-	all     atomic.Pointer[[]netip.Prefix] // of all the regions
+	regions []*regionList
 
-	mu    sync.Mutex // for the making of all, and for users
-	users []*user    // whose configs were started, the latest last
+	// combined has the ranges of all regions, for requests.
+	combined atomic.Pointer[[]netip.Prefix]
 
-	starting sync.Once
-	running  sync.WaitGroup
-	ctx      context.Context // ends with the refresher
-	stop     context.CancelFunc
+	mu          sync.Mutex    // guards subscribers, and updates of combined
+	subscribers []*subscriber // those whose config was started, the latest last
+
+	startOnce sync.Once
+	loops     sync.WaitGroup
+	ctx       context.Context // done when the refresher is destructed
+	stop      context.CancelFunc
 }
 
-// regionRanges is the list of one region that is in use.
-type regionRanges struct {
+// regionList is the list of one region, as it is in use now.
+type regionList struct {
 	Feed
 	list atomic.Pointer[List]
 }
 
-// refreshers has those in use, by setting.
+// refreshers has the refreshers in use, by setting.
 var refreshers = caddy.NewUsagePool()
 
-// acquireRefresher returns the refresher of a setting. Each call wants a release.
-func acquireRefresher(set setting, u *user) (*refresher, error) {
+// acquireRefresher returns the refresher of a setting. Each call needs one call of
+// release.
+func acquireRefresher(set setting, sub *subscriber) (*refresher, error) {
 	shared, _, err := refreshers.LoadOrNew(set, func() (caddy.Destructor, error) {
-		return newRefresher(set, u), nil
+		return newRefresher(set, sub), nil
 	})
 	if err != nil {
 		return nil, err
@@ -78,27 +82,29 @@ func acquireRefresher(set setting, u *user) (*refresher, error) {
 	return shared.(*refresher), nil
 }
 
-func (r *refresher) release(u *user) error {
+// release removes a subscriber. After the last one, the refresher ends.
+func (r *refresher) release(sub *subscriber) error {
 	r.mu.Lock()
-	if i := slices.Index(r.users, u); i >= 0 && len(r.users) > 1 { // the last one is needed to the end
-		r.users = slices.Delete(r.users, i, i+1)
+	// The last subscriber stays: the refresher logs and stores with it until it ends.
+	if i := slices.Index(r.subscribers, sub); i >= 0 && len(r.subscribers) > 1 {
+		r.subscribers = slices.Delete(r.subscribers, i, i+1)
 	}
 	r.mu.Unlock()
 	_, err := refreshers.Delete(r.setting)
 	return err
 }
 
-// newRefresher returns a refresher that serves already, but does not refresh yet.
-func newRefresher(set setting, u *user) *refresher {
+// newRefresher returns a refresher that has lists but does not refresh them yet.
+func newRefresher(set setting, sub *subscriber) *refresher {
 	r := &refresher{setting: set, client: newListClient()}
 	r.ctx, r.stop = context.WithCancel(context.Background())
-	ctx, cancel := context.WithTimeout(r.ctx, storageTimeout) // for all, as the start of Caddy waits
+	ctx, cancel := context.WithTimeout(r.ctx, storageTimeout) // for all regions together, because the start of Caddy waits
 	defer cancel()
 	for _, feed := range set.feeds() {
-		region := &regionRanges{Feed: feed}
-		list, err := region.Newest(ctx, u.storage)
+		region := &regionList{Feed: feed}
+		list, err := region.Newest(ctx, sub.storage)
 		if err != nil {
-			u.logger.Warn("stored list of Intercom's addresses cannot be used", zap.String("region", region.Region), zap.Error(err))
+			sub.logger.Warn("stored list of Intercom's addresses is not used", zap.String("region", region.Region), zap.Error(err))
 		}
 		region.list.Store(list)
 		r.regions = append(r.regions, region)
@@ -107,41 +113,41 @@ func newRefresher(set setting, u *user) *refresher {
 	return r
 }
 
-// start adds a user whose config has been started, and starts to refresh if that was
-// not done for an earlier one.
-func (r *refresher) start(u *user) {
+// start adds a subscriber whose config has been started. The first call starts
+// refreshing.
+func (r *refresher) start(sub *subscriber) {
 	r.mu.Lock()
-	r.users = append(r.users, u)
+	r.subscribers = append(r.subscribers, sub)
 	r.mu.Unlock()
-	r.starting.Do(func() {
+	r.startOnce.Do(func() {
 		for _, region := range r.regions {
-			u.logger.Info("using Intercom's addresses", zap.String("region", region.Region), zap.Inline(region.list.Load()))
+			sub.logger.Info("using Intercom's addresses", zap.String("region", region.Region), zap.Inline(region.list.Load()))
 			if r.setting.refresh > 0 {
-				r.running.Go(func() { r.keepFresh(region) })
+				r.loops.Go(func() { r.keepFresh(region) })
 			}
 		}
 	})
 }
 
-// latest returns the user of the config that runs. One that was started but then
-// failed to load all the same is released, and the one before it is the latest again.
-func (r *refresher) latest() *user {
+// latest returns the subscriber of the running config. If a config fails after it was
+// started, its subscriber is released, and the one before it is the latest again.
+func (r *refresher) latest() *subscriber {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.users[len(r.users)-1]
+	return r.subscribers[len(r.subscribers)-1]
 }
 
-// Destruct stops refreshing. It returns when nothing runs any more.
+// Destruct stops refreshing. It returns when all goroutines have ended.
 func (r *refresher) Destruct() error {
 	r.stop()
-	r.running.Wait()
+	r.loops.Wait()
 	return nil
 }
 
-func (r *refresher) ranges() []netip.Prefix { return *r.all.Load() }
+func (r *refresher) ranges() []netip.Prefix { return *r.combined.Load() }
 
-// keepFresh refreshes a region's list until the end.
-func (r *refresher) keepFresh(region *regionRanges) {
+// keepFresh refreshes the list of a region until the refresher is destructed.
+func (r *refresher) keepFresh(region *regionList) {
 	interval, retry := r.backoffFrom(r.setting.refresh), r.backoffFrom(firstRetry)
 	failures, lastReason := 0, ""
 	for {
@@ -162,14 +168,14 @@ func (r *refresher) keepFresh(region *regionRanges) {
 			failures++
 			pause = retry.NextBackOff()
 			reason := result
-			if result == refreshRefused { // other texts differ from one failed connection to the next
+			if result == refreshRefused { // the text of a failed connection is different each time
 				reason = err.Error()
 			}
 			level := zap.WarnLevel
-			if reason == lastReason { // one that lasts is told once; the age metric tells how long
+			if reason == lastReason { // log a lasting failure once; the age metric shows how long it lasts
 				level = zap.DebugLevel
 			}
-			logger.Log(level, "Intercom's addresses could not be refreshed, and stay as they are",
+			logger.Log(level, "Intercom's addresses could not be refreshed; the last good list stays in use",
 				zap.Error(err), zap.Inline(region.list.Load()))
 			lastReason = reason
 		}
@@ -196,11 +202,14 @@ func (r *refresher) backoffFrom(first time.Duration) *backoff.ExponentialBackOff
 	}
 }
 
-// refresh makes the list the newest that there is. Another instance may have stored
-// one, and may be able to reach Intercom where this one is not; Intercom is then asked
-// for the whole list, as it is after a failure, which may be that of a server that does
-// not understand whether the list has changed.
-func (r *refresher) refresh(region *regionRanges, afterFailure bool) (result string, err error) {
+// refresh replaces the list of a region with the newest one. It first looks into
+// storage, because another instance may reach Intercom when this one does not, and then
+// asks Intercom.
+//
+// It asks for the whole list, instead of for changes, if the list came from storage. It
+// does so after a failure, too: the server may have failed to tell whether the list has
+// changed.
+func (r *refresher) refresh(region *regionList, afterFailure bool) (result string, err error) {
 	stored, err := region.stored(r.ctx, r.latest().storage)
 	if err == nil && stored != nil && stored.Checked.After(region.list.Load().Checked) {
 		r.use(region, stored)
@@ -218,9 +227,9 @@ func (r *refresher) refresh(region *regionRanges, afterFailure bool) (result str
 		return refreshFailed, err
 	}
 	changed := r.use(region, list)
-	u := r.latest() // may be another one by now
-	if err := region.store(r.ctx, u.storage, list); err != nil && r.ctx.Err() == nil {
-		u.logger.Warn("Intercom's addresses could not be stored, and will not survive a restart", zap.String("region", region.Region), zap.Error(err))
+	sub := r.latest() // it may have changed during the fetch
+	if err := region.store(r.ctx, sub.storage, list); err != nil && r.ctx.Err() == nil {
+		sub.logger.Warn("Intercom's addresses could not be stored; they are lost at a restart", zap.String("region", region.Region), zap.Error(err))
 	}
 	if changed {
 		return refreshUpdated, nil
@@ -228,8 +237,8 @@ func (r *refresher) refresh(region *regionRanges, afterFailure bool) (result str
 	return refreshUnchanged, nil
 }
 
-// use puts a list in place of the one in use, and reports whether that differs.
-func (r *refresher) use(region *regionRanges, list *List) (changed bool) {
+// use replaces the list in use, and reports whether the ranges have changed.
+func (r *refresher) use(region *regionList, list *List) (changed bool) {
 	before := region.list.Swap(list)
 	added, removed := list.without(before), before.without(list)
 	if len(added) == 0 && len(removed) == 0 {
@@ -244,7 +253,7 @@ func (r *refresher) use(region *regionRanges, list *List) (changed bool) {
 	return true
 }
 
-// combine makes what requests read out of the lists of all the regions.
+// combine updates the ranges that requests read from the lists of all regions.
 func (r *refresher) combine() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -252,23 +261,23 @@ func (r *refresher) combine() {
 	for _, region := range r.regions {
 		all = append(all, region.list.Load().Ranges...)
 	}
-	r.all.Store(&all)
+	r.combined.Store(&all)
 }
 
-// onceStarted calls start when the config of ctx is started, or now if it is being
-// started already.
+// onceStarted calls start when the config of ctx is started, or now if its start has
+// begun.
 func onceStarted(ctx caddy.Context, start func()) error {
 	events, err := ctx.App("events")
 	if err != nil {
 		return err
 	}
 	if err := events.(*caddyevents.App).On("started", startHandler{start}); err != nil {
-		start() // it takes no handlers any more
+		start() // the app accepts no more handlers
 	}
 	return nil
 }
 
-// startHandler is a struct because Caddy logs event handlers as JSON.
+// startHandler is a struct because Caddy encodes event handlers as JSON for its log.
 type startHandler struct{ start func() }
 
 // Handle calls start.

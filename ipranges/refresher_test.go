@@ -73,9 +73,9 @@ func (i *intercom) pauses(unit time.Duration) []float64 {
 
 // refreshing makes a refresher of one region. Inside of a synctest bubble, the test
 // fails if anything is left running after it.
-func refreshing(t *testing.T, refresh time.Duration, u *user) (*refresher, *intercom) {
+func refreshing(t *testing.T, refresh time.Duration, sub *subscriber) (*refresher, *intercom) {
 	t.Helper()
-	r := newRefresher(setting{urls: [3]string{"http://intercom/us"}, refresh: refresh, timeout: 10 * time.Second}, u)
+	r := newRefresher(setting{urls: [3]string{"http://intercom/us"}, refresh: refresh, timeout: 10 * time.Second}, sub)
 	server := new(intercom)
 	server.answers(200, published("192.0.2.7"), nil)
 	r.client.Transport = server
@@ -83,14 +83,14 @@ func refreshing(t *testing.T, refresh time.Duration, u *user) (*refresher, *inte
 	return r, server
 }
 
-// silentUser is a user with storage of its own, whose log nobody reads.
-func silentUser(t *testing.T) *user {
-	return &user{emptyStorage(t), zap.NewNop()}
+// silentSubscriber is a user with storage of its own, whose log nobody reads.
+func silentSubscriber(t *testing.T) *subscriber {
+	return &subscriber{emptyStorage(t), zap.NewNop()}
 }
 
-func loggingUser(t *testing.T) (*user, *observer.ObservedLogs) {
+func loggingSubscriber(t *testing.T) (*subscriber, *observer.ObservedLogs) {
 	core, logs := observer.New(zap.InfoLevel)
-	return &user{emptyStorage(t), zap.New(core)}, logs
+	return &subscriber{emptyStorage(t), zap.New(core)}, logs
 }
 
 func emptyStorage(t *testing.T) certmagic.Storage {
@@ -103,9 +103,9 @@ func within(got, want []float64) bool {
 }
 
 func TestRefreshesAtOnceAndThenFromTimeToTime(t *testing.T) {
-	u := silentUser(t)
+	sub := silentSubscriber(t)
 	synctest.Test(t, func(t *testing.T) {
-		r, server := refreshing(t, time.Hour, u)
+		r, server := refreshing(t, time.Hour, sub)
 		if got := r.ranges(); !slices.Equal(got, compiledInList("us").Ranges) {
 			t.Errorf("serves %v before it is started", got)
 		}
@@ -115,8 +115,8 @@ func TestRefreshesAtOnceAndThenFromTimeToTime(t *testing.T) {
 		}
 
 		started := time.Now()
-		r.start(u)
-		r.start(u) // by another config
+		r.start(sub)
+		r.start(sub) // by another config
 		synctest.Wait()
 		if asked := server.requests(); len(asked) != 1 || !asked[0].Equal(started) {
 			t.Errorf("asked at %v, want once and at once", asked)
@@ -137,10 +137,10 @@ func TestRefreshesAtOnceAndThenFromTimeToTime(t *testing.T) {
 }
 
 func TestRefreshOfZeroIsNever(t *testing.T) {
-	u := silentUser(t)
+	sub := silentSubscriber(t)
 	synctest.Test(t, func(t *testing.T) {
-		r, server := refreshing(t, 0, u)
-		r.start(u)
+		r, server := refreshing(t, 0, sub)
+		r.start(sub)
 		time.Sleep(1000 * time.Hour)
 		if asked := server.requests(); len(asked) != 0 {
 			t.Errorf("asked at %v", asked)
@@ -152,11 +152,11 @@ func TestRefreshOfZeroIsNever(t *testing.T) {
 }
 
 func TestRefreshesSoonerAfterAFailure(t *testing.T) {
-	u := silentUser(t)
+	sub := silentSubscriber(t)
 	synctest.Test(t, func(t *testing.T) {
-		r, server := refreshing(t, time.Hour, u)
+		r, server := refreshing(t, time.Hour, sub)
 		server.answers(0, "", errors.New("unreachable"))
-		r.start(u)
+		r.start(sub)
 		time.Sleep(6 * time.Hour)
 		want := []float64{10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600}
 		if pauses := server.pauses(time.Second); !within(pauses[:len(want)], want) {
@@ -188,10 +188,10 @@ func TestRefreshesSoonerAfterAFailure(t *testing.T) {
 
 // A server that cannot tell whether the list has changed must not keep it forever.
 func TestAsksForTheWholeListAfterAFailure(t *testing.T) {
-	u := silentUser(t)
+	sub := silentSubscriber(t)
 	synctest.Test(t, func(t *testing.T) {
-		r, server := refreshing(t, time.Hour, u)
-		r.start(u)
+		r, server := refreshing(t, time.Hour, sub)
+		r.start(sub)
 		synctest.Wait()
 		server.mu.Lock()
 		server.answer = func(r *http.Request) (int, string, error) {
@@ -210,10 +210,10 @@ func TestAsksForTheWholeListAfterAFailure(t *testing.T) {
 
 // Each list that is not to be relied on leaves the last good one.
 func TestListIsNeverWorseThanBefore(t *testing.T) {
-	u := silentUser(t)
+	sub := silentSubscriber(t)
 	synctest.Test(t, func(t *testing.T) {
-		r, server := refreshing(t, time.Hour, u)
-		r.start(u)
+		r, server := refreshing(t, time.Hour, sub)
+		r.start(sub)
 		synctest.Wait()
 		for _, bad := range []string{"", "<html>", published(), published("0.0.0.0/0"), published("192.0.2.8", "nonsense"), published("10.0.0.1")} {
 			server.answers(200, bad, nil)
@@ -221,7 +221,7 @@ func TestListIsNeverWorseThanBefore(t *testing.T) {
 			if got := r.ranges(); !slices.Equal(got, prefixes("192.0.2.7/32")) {
 				t.Errorf("serves %v after %q", got, bad)
 			}
-			if stored, err := r.regions[0].stored(t.Context(), u.storage); err != nil || !slices.Equal(stored.Ranges, prefixes("192.0.2.7/32")) {
+			if stored, err := r.regions[0].stored(t.Context(), sub.storage); err != nil || !slices.Equal(stored.Ranges, prefixes("192.0.2.7/32")) {
 				t.Errorf("stored %v, %v after %q", stored, err, bad)
 			}
 		}
@@ -229,17 +229,17 @@ func TestListIsNeverWorseThanBefore(t *testing.T) {
 }
 
 func TestListOfAnotherInstanceIsTakenFromStorage(t *testing.T) {
-	u := silentUser(t)
+	sub := silentSubscriber(t)
 	synctest.Test(t, func(t *testing.T) {
-		r, server := refreshing(t, time.Hour, u)
+		r, server := refreshing(t, time.Hour, sub)
 		server.answers(0, "", errors.New("unreachable"))
 		time.Sleep(time.Until(compiledInDate.Add(time.Hour))) // later than the compiled-in list
-		r.start(u)
+		r.start(sub)
 		synctest.Wait()
 
 		store := func(age time.Duration, ranges ...string) {
 			list := &List{Ranges: prefixes(ranges...), Checked: now().Add(-age)}
-			if err := r.regions[0].store(t.Context(), u.storage, list); err != nil {
+			if err := r.regions[0].store(t.Context(), sub.storage, list); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -266,7 +266,7 @@ func TestWrongListInStorageHeals(t *testing.T) {
 	const right, wrong = "192.0.2.7/32", "198.51.100.7/32"
 	for name, late := range map[string]bool{"when it is found at the start": false, "when it is found later": true} {
 		t.Run(name, func(t *testing.T) {
-			u := silentUser(t)
+			sub := silentSubscriber(t)
 			synctest.Test(t, func(t *testing.T) {
 				time.Sleep(time.Until(compiledInDate.Add(time.Hour)))
 				var asked []string // with which ETag
@@ -281,21 +281,21 @@ func TestWrongListInStorageHeals(t *testing.T) {
 				store := func() {
 					stored := fmt.Sprintf(`{"ranges":[%q],"checked":%q,"etag":"\"`+strings.ReplaceAll(published(right), `"`, `\"`)+`\"","last_modified":"Mon, 02 Nov 2026 09:00:00 GMT"}`,
 						wrong, now().Format(time.RFC3339))
-					if err := u.storage.Store(t.Context(), setting{urls: [3]string{"http://intercom/us"}}.feeds()[0].storageKey(), []byte(stored)); err != nil {
+					if err := sub.storage.Store(t.Context(), setting{urls: [3]string{"http://intercom/us"}}.feeds()[0].storageKey(), []byte(stored)); err != nil {
 						t.Fatal(err)
 					}
 				}
 				if !late {
 					store()
 				}
-				r, server := refreshing(t, time.Hour, u)
+				r, server := refreshing(t, time.Hour, sub)
 				server.mu.Lock()
 				server.answer = answer
 				server.mu.Unlock()
 				if serves := r.ranges(); !late && !slices.Equal(serves, prefixes(wrong)) {
 					t.Fatalf("serves %v, not what was stored", serves)
 				}
-				r.start(u)
+				r.start(sub)
 				synctest.Wait()
 				if late {
 					time.Sleep(30 * time.Minute)
@@ -310,7 +310,7 @@ func TestWrongListInStorageHeals(t *testing.T) {
 				if last := asked[len(asked)-1]; last == "" {
 					t.Error("asks for the whole list though it has fetched the one that it has")
 				}
-				if stored, err := r.regions[0].stored(t.Context(), u.storage); err != nil || !slices.Equal(stored.Ranges, prefixes(right)) {
+				if stored, err := r.regions[0].stored(t.Context(), sub.storage); err != nil || !slices.Equal(stored.Ranges, prefixes(right)) {
 					t.Errorf("stored %+v, %v", stored, err)
 				}
 			})
@@ -324,10 +324,10 @@ type unwritable struct{ certmagic.Storage }
 func (unwritable) Store(context.Context, string, []byte) error { return errors.New("no room") }
 
 func TestListIsUsedEvenIfItCannotBeStored(t *testing.T) {
-	u := &user{unwritable{emptyStorage(t)}, zap.NewNop()}
+	sub := &subscriber{unwritable{emptyStorage(t)}, zap.NewNop()}
 	synctest.Test(t, func(t *testing.T) {
-		r, _ := refreshing(t, time.Hour, u)
-		r.start(u)
+		r, _ := refreshing(t, time.Hour, sub)
+		r.start(sub)
 		synctest.Wait()
 		if got := r.ranges(); !slices.Equal(got, prefixes("192.0.2.7/32")) {
 			t.Errorf("serves %v", got)
@@ -338,9 +338,9 @@ func TestListIsUsedEvenIfItCannotBeStored(t *testing.T) {
 // The storage and the log of a config that has been replaced, or that failed to load
 // after all, may not work any more.
 func TestStorageAndLogAreThoseOfTheConfigThatRuns(t *testing.T) {
-	replaced, replacedLog := loggingUser(t)
-	running, runningLog := loggingUser(t)
-	failed, failedLog := loggingUser(t)
+	replaced, replacedLog := loggingSubscriber(t)
+	running, runningLog := loggingSubscriber(t)
+	failed, failedLog := loggingSubscriber(t)
 	synctest.Test(t, func(t *testing.T) {
 		r, server := refreshing(t, time.Hour, replaced)
 		r.start(replaced)
@@ -362,7 +362,7 @@ func TestStorageAndLogAreThoseOfTheConfigThatRuns(t *testing.T) {
 			time.Sleep(2 * time.Hour)
 		}
 		for _, want := range []struct {
-			user    *user
+			user    *subscriber
 			log     *observer.ObservedLogs
 			stored  []netip.Prefix
 			changes int
@@ -384,15 +384,15 @@ func TestStorageAndLogAreThoseOfTheConfigThatRuns(t *testing.T) {
 
 // A trouble that lasts is told once, another one, or the same once more, again.
 func TestTroubleIsToldOnce(t *testing.T) {
-	u, log := loggingUser(t)
+	sub, log := loggingSubscriber(t)
 	synctest.Test(t, func(t *testing.T) {
-		r, server := refreshing(t, time.Hour, u)
+		r, server := refreshing(t, time.Hour, sub)
 		n := 0
 		server.answer = func(*http.Request) (int, string, error) {
 			n++
 			return 0, "", fmt.Errorf("read tcp 10.0.0.7:%d->192.0.2.1:443: connection reset by peer", 40000+n)
 		}
-		r.start(u)
+		r.start(sub)
 		for _, next := range []struct {
 			status int
 			body   string
@@ -427,9 +427,9 @@ func TestTroubleIsToldOnce(t *testing.T) {
 }
 
 func TestDestructWaits(t *testing.T) {
-	u := silentUser(t)
+	sub := silentSubscriber(t)
 	synctest.Test(t, func(t *testing.T) {
-		r, server := refreshing(t, time.Hour, u)
+		r, server := refreshing(t, time.Hour, sub)
 		ended := false
 		server.answer = func(r *http.Request) (int, string, error) {
 			<-r.Context().Done()
@@ -437,7 +437,7 @@ func TestDestructWaits(t *testing.T) {
 			ended = true
 			return 0, "", r.Context().Err()
 		}
-		r.start(u)
+		r.start(sub)
 		synctest.Wait()
 		r.Destruct()
 		if !ended {
@@ -448,15 +448,15 @@ func TestDestructWaits(t *testing.T) {
 
 // What is stored tells a restart how fresh the list is.
 func TestListIsStoredWhenItIsConfirmed(t *testing.T) {
-	u := silentUser(t)
+	sub := silentSubscriber(t)
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(time.Until(compiledInDate.Add(time.Hour)))
-		r, server := refreshing(t, time.Hour, u)
-		r.start(u)
+		r, server := refreshing(t, time.Hour, sub)
+		r.start(sub)
 		synctest.Wait()
 		server.answers(304, "", nil)
 		time.Sleep(100 * time.Hour)
-		stored, err := r.regions[0].stored(t.Context(), u.storage)
+		stored, err := r.regions[0].stored(t.Context(), sub.storage)
 		if err != nil || time.Since(stored.Checked) > 67*time.Minute {
 			t.Errorf("stored %+v, %v", stored, err)
 		}
@@ -478,9 +478,9 @@ func (stuck) Store(ctx context.Context, _ string, _ []byte) error {
 
 func TestStuckStorageIsNotWaitedForLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		u := &user{stuck{}, zap.NewNop()}
+		sub := &subscriber{stuck{}, zap.NewNop()}
 		begin := time.Now()
-		r := newRefresher(setting{urls: [3]string{"http://intercom/us", "http://intercom/eu", "http://intercom/au"}, refresh: time.Hour, timeout: time.Second}, u)
+		r := newRefresher(setting{urls: [3]string{"http://intercom/us", "http://intercom/eu", "http://intercom/au"}, refresh: time.Hour, timeout: time.Second}, sub)
 		t.Cleanup(func() { r.Destruct() })
 		if waited := time.Since(begin); waited > 2*time.Second {
 			t.Errorf("the start waited %s", waited)
@@ -488,7 +488,7 @@ func TestStuckStorageIsNotWaitedForLong(t *testing.T) {
 		server := new(intercom)
 		server.answers(200, published("192.0.2.7"), nil)
 		r.client.Transport = server
-		r.start(u)
+		r.start(sub)
 		time.Sleep(3 * time.Second)
 		synctest.Wait()
 		if got := r.ranges(); !slices.Equal(got, prefixes("192.0.2.7/32", "192.0.2.7/32", "192.0.2.7/32")) {
@@ -498,7 +498,7 @@ func TestStuckStorageIsNotWaitedForLong(t *testing.T) {
 }
 
 func TestRefreshesAreCounted(t *testing.T) {
-	u := silentUser(t)
+	sub := silentSubscriber(t)
 	count := func(result string) float64 {
 		return testutil.ToFloat64(refreshTotal.WithLabelValues("us", result))
 	}
@@ -519,7 +519,7 @@ func TestRefreshesAreCounted(t *testing.T) {
 		{0, "", errors.New("unreachable")},
 	}
 	synctest.Test(t, func(t *testing.T) {
-		r, server := refreshing(t, time.Hour, u)
+		r, server := refreshing(t, time.Hour, sub)
 		next := 0
 		server.answer = func(r *http.Request) (int, string, error) {
 			if next == len(answers) {
@@ -530,7 +530,7 @@ func TestRefreshesAreCounted(t *testing.T) {
 			return answers[next-1].status, answers[next-1].body, answers[next-1].err
 		}
 		r.regions[0].timeout = 1000 * time.Hour
-		r.start(u)
+		r.start(sub)
 		time.Sleep(10 * time.Hour)
 	})
 	for result, want := range map[string]float64{refreshUpdated: 1, refreshUnchanged: 2, refreshRefused: 2, refreshFailed: 1} {
@@ -580,7 +580,7 @@ func TestSharedRefresher(t *testing.T) {
 		io.WriteString(w, published("192.0.2."+string(rune('0'+n%10))))
 	}))
 	defer server.Close()
-	u := silentUser(t)
+	sub := silentSubscriber(t)
 	set := setting{refresh: time.Millisecond, timeout: 200 * time.Millisecond}
 	for i, region := range regions {
 		set.urls[i] = server.URL + "/" + region
@@ -588,11 +588,11 @@ func TestSharedRefresher(t *testing.T) {
 
 	var users []*refresher
 	for range 3 {
-		r, err := acquireRefresher(set, u)
+		r, err := acquireRefresher(set, sub)
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.start(u)
+		r.start(sub)
 		users = append(users, r)
 	}
 	if users[0] != users[1] || users[0] != users[2] {
@@ -600,7 +600,7 @@ func TestSharedRefresher(t *testing.T) {
 	}
 	other := set
 	other.refresh = 0
-	unlike, err := acquireRefresher(other, u)
+	unlike, err := acquireRefresher(other, sub)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -639,16 +639,16 @@ func TestSharedRefresher(t *testing.T) {
 		})
 	}
 	eventuallyAsked(7)
-	users[0].release(u)
-	users[1].release(u)
+	users[0].release(sub)
+	users[1].release(sub)
 	mu.Lock()
 	soFar := asked["/us"]
 	mu.Unlock()
 	eventuallyAsked(soFar + 2) // for the one who is left
 	stopReaders()
 
-	users[2].release(u)
-	unlike.release(u)
+	users[2].release(sub)
+	unlike.release(sub)
 	if left := running("ipranges.(*refresher)"); left != "" {
 		t.Errorf("left running:\n%s", left)
 	}
@@ -659,7 +659,7 @@ func TestSharedRefresher(t *testing.T) {
 }
 
 func TestGettingRangesAllocatesNothing(t *testing.T) {
-	source := &Source{refresher: newRefresher(setting{urls: [3]string{"http://intercom/us", "", "http://intercom/au"}}, silentUser(t))}
+	source := &Source{refresher: newRefresher(setting{urls: [3]string{"http://intercom/us", "", "http://intercom/au"}}, silentSubscriber(t))}
 	var got []netip.Prefix
 	if n := testing.AllocsPerRun(100, func() { got = source.GetIPRanges(nil) }); n != 0 {
 		t.Errorf("%v allocations", n)

@@ -123,8 +123,8 @@ func TestIPRangesAreFetched(t *testing.T) {
 
 func TestIPRangesOfWrongArguments(t *testing.T) {
 	for name, args := range map[string][]string{
-		`region "uk" is none`:               {"uk"},
-		"region us stands there twice":      {"us", "us"},
+		`region "uk" is not a region`:       {"uk"},
+		"region us is given twice":          {"us", "us"},
 		"url is the same for all":           {"--url", "http://127.0.0.1:1/list"},
 		"timeout must be from 1ms":          {"--timeout", "-1s"},
 		"1 year, as in \"10s\", and not 0s": {"--timeout", "0"},

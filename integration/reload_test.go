@@ -34,7 +34,7 @@ func TestReloadUnderLoad(t *testing.T) {
 		good.with(hubHeader, hubSignature(body, secret), hubSignature(body, secret)),
 		{method: "GET", header: good.header},
 		signed([]byte(`{"topic":"conversation.user.replied","topic":"ping"}`)),
-		signed(notification("conversation:user", "notif_hostile")),
+		signed(notification("conversation user", "notif_hostile")),
 		{body: notification(topic, "notif_hostile"), header: good.header},
 		{body: notification(topic, "notif_hostile"), header: good.header, chunked: true},
 	}

@@ -24,12 +24,12 @@ import (
 
 func init() {
 	httpcaddyfile.RegisterHandlerDirective("intercom_webhook", parseCaddyfile)
-	// In front of all directives that dispatch to backends, of which invoke is the
-	// first and handle, route and reverse_proxy follow: nothing unverified gets there.
+	// Before all directives that dispatch to backends, so that no unverified request gets
+	// there. invoke is the first of them; handle, route and reverse_proxy follow.
 	httpcaddyfile.RegisterDirectiveOrder("intercom_webhook", httpcaddyfile.Before, "invoke")
 }
 
-// subdirectives are those of intercom_webhook, in the order of its grammar.
+// subdirectives has the names for error messages, in the order of the grammar.
 var subdirectives = []string{"client_secret", "allow", "max_size", "timeout", "route", "app_requests", "queue"}
 
 // parseCaddyfile sets up the handler from Caddyfile tokens. Syntax:
@@ -52,8 +52,8 @@ var subdirectives = []string{"client_secret", "allow", "max_size", "timeout", "r
 //		queue [<engine>] ...
 //	}
 //
-// allow and route may be repeated. Options of a `route ... to` that concern
-// retries have defaults of their own, see retryOnNextUpstream.
+// allow and route may be repeated. In a `route ... to`, reverse_proxy's options for
+// retries have other defaults, see failover.SetDefaults.
 func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	handler := new(Handler)
 	var routes []caddyfile.Segment
@@ -84,12 +84,12 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 		case "timeout":
 			handler.Timeout, err = option.ParseDuration(h.Dispenser, option.UpTo(option.Year))
 		case "route":
-			// needs max_size, which may still follow
+			// parsed later, because it needs max_size, which may follow
 			routes = append(routes, h.NextSegment())
 		case "app_requests":
 			handler.AppRequests, err = parseDirectives(h, h.NextSegment())
 		case "queue":
-			// has options for lanes, which may still follow
+			// parsed later, because it checks the lanes of routes that may follow
 			queue = h.NextSegment()
 		default:
 			err = h.Errf("unknown subdirective %s of intercom_webhook: it has %s", name, option.Choices(name, subdirectives))
@@ -137,7 +137,7 @@ func parseSecrets(d *caddyfile.Dispenser) ([]string, error) {
 
 func parseSource(d *caddyfile.Dispenser) (json.RawMessage, error) {
 	if !d.NextArg() {
-		return nil, d.Err("allow: name an IP source, as in `allow static 192.0.2.0/24`")
+		return nil, d.Err("allow: the IP source is missing, as in `allow static 192.0.2.0/24`")
 	}
 	name := d.Val()
 	if name == "static" && d.CountRemainingArgs() == 0 {
@@ -158,7 +158,7 @@ func parseSource(d *caddyfile.Dispenser) (json.RawMessage, error) {
 	return caddyconfig.JSONModuleObject(module, "source", name, nil), nil
 }
 
-// isRange reports whether the IP source static takes this as a range.
+// isRange reports whether the IP source static accepts s as a range.
 func isRange(s string) bool {
 	if _, err := netip.ParseAddr(s); err == nil {
 		return true
@@ -184,7 +184,7 @@ const (
 	queueNamespace  = "http.intercom_webhook.queues"
 )
 
-// UnmarshalQueue parses `queue [<engine>] ...`, of which the first token was just read.
+// UnmarshalQueue parses `queue [<engine>] ...`. Its first token must be the current one.
 func UnmarshalQueue(d *caddyfile.Dispenser) (queue caddyfile.Unmarshaler, engine string, err error) {
 	engine = "sqlite"
 	if d.NextArg() {
@@ -200,8 +200,8 @@ func UnmarshalQueue(d *caddyfile.Dispenser) (queue caddyfile.Unmarshaler, engine
 
 var engineName = regexp.MustCompile(`^[a-zA-Z0-9_-]+$`)
 
-// unknownEngine explains what is wrong with the name of an engine. It quotes nothing
-// but a name: what looks otherwise may be a URL with a password.
+// unknownEngine returns the error for an engine that this Caddy does not have. It quotes
+// only what looks like a name: anything else may be a URL with a password.
 func unknownEngine(engine string) error {
 	engines := modulesIn(queueNamespace)
 	if len(engines) == 0 {
@@ -220,6 +220,7 @@ func unknownEngine(engine string) error {
 	}
 }
 
+// modulesIn returns the names of all modules in a namespace.
 func modulesIn(namespace string) []string {
 	var names []string
 	for _, module := range caddy.GetModules(namespace) {
@@ -228,7 +229,8 @@ func modulesIn(namespace string) []string {
 	return names
 }
 
-// parseQueue parses a segment with a queue.
+// parseQueue parses the segment of the queue subdirective, and checks the queue against the
+// lanes of the routes.
 func parseQueue(segment caddyfile.Segment, lanes map[string]bool) (json.RawMessage, error) {
 	d := caddyfile.NewDispenser(segment)
 	d.Next() // consume the subdirective name
@@ -247,8 +249,7 @@ func parseQueue(segment caddyfile.Segment, lanes map[string]bool) (json.RawMessa
 	return caddyconfig.JSONModuleObject(module, "engine", engine, nil), nil
 }
 
-// parseDirectives parses a segment that consists of its first token and a block of
-// HTTP directives.
+// parseDirectives parses a segment that has one token and a block of HTTP directives.
 func parseDirectives(h httpcaddyfile.Helper, segment caddyfile.Segment) (caddyhttp.RouteList, error) {
 	d := caddyfile.NewDispenser(segment)
 	parsed, err := httpcaddyfile.ParseSegmentAsSubroute(h.WithDispenser(d))
@@ -257,7 +258,7 @@ func parseDirectives(h httpcaddyfile.Helper, segment caddyfile.Segment) (caddyht
 	}
 	subroute, ok := parsed.(*caddyhttp.Subroute)
 	if !ok || len(subroute.Routes) == 0 {
-		return nil, d.Err("a block of directives is missing or empty; one that does nothing is { respond 200 }")
+		return nil, d.Err("the block of directives is missing or empty; to do nothing, write { respond 200 }")
 	}
 	return subroute.Routes, nil
 }
@@ -286,7 +287,5 @@ func (m *MatchTopic) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// Interface guards
-var (
-	_ caddyfile.Unmarshaler = (*MatchTopic)(nil)
-)
+// Interface guard
+var _ caddyfile.Unmarshaler = (*MatchTopic)(nil)

@@ -20,10 +20,11 @@ import (
 type routeParser struct {
 	httpcaddyfile.Helper
 	handler  *Handler
-	patterns []string // of the routes so far
-	lanes    map[string]bool
+	patterns []string        // of the routes so far
+	lanes    map[string]bool // of the routes so far
 }
 
+// parse parses the segment of a route subdirective.
 func (p *routeParser) parse(segment caddyfile.Segment) (Route, error) {
 	var route Route
 	var topics MatchTopic
@@ -42,9 +43,9 @@ func (p *routeParser) parse(segment caddyfile.Segment) (Route, error) {
 			if len(topics) > 0 {
 				given = join(segment[:last])
 			}
-			return Route{}, d.Errf("route: `to` is missing in front of the upstream, as in `%s to %s`", given, token)
+			return Route{}, d.Errf("route: `to` is missing before the upstream, as in `%s to %s`", given, token)
 		case route.Lane != "":
-			return Route{}, d.Errf("unexpected %q behind the lane: topics come first", token)
+			return Route{}, d.Errf("unexpected %q after the lane: topics must come before as", token)
 		case token == "as":
 			if !d.NextArg() {
 				return Route{}, d.Err("as: the name of the lane is missing")
@@ -59,13 +60,13 @@ func (p *routeParser) parse(segment caddyfile.Segment) (Route, error) {
 				return Route{}, d.WrapErr(err)
 			}
 			if slices.Contains(p.patterns, token) || slices.Contains(topics, token) {
-				return Route{}, d.Errf("topic pattern %q is routed already", token)
+				return Route{}, d.Errf("topic pattern %q already has a route", token)
 			}
 			topics = append(topics, token)
 		}
 	}
 	if len(topics) == 0 {
-		return Route{}, d.Err("route: no topic pattern; * is every topic")
+		return Route{}, d.Err("route: the topic pattern is missing; * fits every topic")
 	}
 	if err := checkReachable(topics, p.patterns); err != nil {
 		return Route{}, d.Errf("route %s %w", strings.Join(topics, " "), err)
@@ -87,7 +88,7 @@ func (p *routeParser) parse(segment caddyfile.Segment) (Route, error) {
 		}
 		route.HandlersRaw = []json.RawMessage{caddyconfig.JSONModuleObject(proxy, "handler", "reverse_proxy", nil)}
 	case len(rest) == 1:
-		return Route{}, d.Err("route: give it a backend with `to <upstreams...>`, or a block of directives")
+		return Route{}, d.Err("route: the backend is missing; add `to <upstreams...>` or a block of directives")
 	default:
 		routes, err := parseDirectives(p.Helper, rest)
 		if err != nil {
@@ -100,11 +101,12 @@ func (p *routeParser) parse(segment caddyfile.Segment) (Route, error) {
 	return route, nil
 }
 
-// isUpstream reports whether this can be an upstream and no topic pattern.
+// isUpstream reports whether the token can be an upstream, but not a topic pattern.
 func isUpstream(token string) bool {
 	return strings.ContainsAny(token, ":{") || strings.HasPrefix(token, "unix/")
 }
 
+// join returns the text of the tokens, with spaces between them.
 func join(tokens []caddyfile.Token) string {
 	words := make([]string, len(tokens))
 	for i, token := range tokens {
@@ -113,13 +115,14 @@ func join(tokens []caddyfile.Token) string {
 	return strings.Join(words, " ")
 }
 
-// claimLane checks what Provision checks too, but here the line is known.
+// claimLane checks the name of a lane. Provision checks it, too, but does not know the line
+// of the Caddyfile.
 func (p *routeParser) claimLane(name string) error {
 	if err := checkLane(name); err != nil {
 		return err
 	}
 	if p.lanes[name] {
-		return fmt.Errorf("lane %q is another route's already: give this one another with `as <lane>`", name)
+		return fmt.Errorf("another route already has the lane %q: give this one another lane with `as <lane>`", name)
 	}
 	p.lanes[name] = true
 	return nil
@@ -132,9 +135,9 @@ func (p *routeParser) parseProxy(segment caddyfile.Segment) (*reverseproxy.Handl
 	d.Next()
 	switch upstreams := d.RemainingArgs(); {
 	case len(upstreams) == 0:
-		return nil, d.Err("to: no upstream given")
+		return nil, d.Err("to: the upstream is missing")
 	case slices.Contains(upstreams, "as"):
-		return nil, d.Err("as <lane> stands in front of to")
+		return nil, d.Err("`as <lane>` must come before `to`")
 	}
 	d.Reset()
 	proxy := new(reverseproxy.Handler)

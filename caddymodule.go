@@ -1,6 +1,6 @@
-// Package intercomwebhook is a Caddy module that stands between Intercom and the
-// services that want its webhooks: it lets in only Intercom, proves each request's
-// signature, tags it with its topic and hands it to the right backend.
+// Package intercomwebhook is a Caddy module that receives Intercom's webhooks for other
+// services. It accepts requests from Intercom only, verifies their signature, tags them
+// with their topic, and sends each to the right backend.
 package intercomwebhook
 
 import (
@@ -28,73 +28,74 @@ func init() {
 	caddy.RegisterModule(new(Handler))
 }
 
-// Handler is the one endpoint of an Intercom app: it takes the webhooks of every
-// topic and every workspace, and gives each to the route that its topic fits.
+// Handler is the endpoint of an Intercom app. It receives the webhooks of all topics
+// and all workspaces, and sends each one to the route for its topic.
 //
-// It checks, in this order: the method, that the TLS handshake is complete, the source
-// address, the shape of the signature header, the size of the body, and the HMAC over
-// the body's raw bytes. A request that fails is refused with 405, 425, 403, 401, 413
-// or 400, as an error that `handle_errors` sees. HEAD, with which Intercom validates
-// the URL, is answered with 200.
+// It checks each request in this order: the method, that the TLS handshake is complete,
+// the source address, the form of the signature header, the size of the body, and the
+// HMAC of the body's raw bytes. It refuses a request that fails a check with 405, 425,
+// 403, 401, 413 or 400, as an error that `handle_errors` can handle. It answers HEAD
+// with 200, because Intercom validates the URL with it.
 //
-// A notification then goes to the first of the routes that fits, behind a shield:
-// Intercom sees 200 if the backend answered 2xx, and otherwise 502, 503 or 504,
-// because it would end the subscription on a 410 and throttle it on a 429. One that
-// fits no route is answered with 200, logged and counted; so is `ping`, which
-// Intercom sends to test the endpoint, unless a route names it. Without routes the
-// next handler is called, and its answer passes as it is.
+// The first route that fits a notification handles it. Intercom does not get the
+// backend's own answer, because it would end the subscription on 410 and throttle it on
+// 429. It gets 200 if the backend answered 2xx, or else 502, 503 or 504. A notification
+// that fits no route is answered with 200, logged and counted. A `ping`, which Intercom
+// sends to test the endpoint, is answered with 200 unless a route names it. Without
+// routes, the next handler is called, and its answer is not changed.
 //
 // An app request (health check, Canvas Kit, uninstall) goes to the routes for app
-// requests, whose answer passes as it is.
+// requests, and their answer is not changed.
 //
-// Headers named `X-Intercom-*` are taken off every request. Backends get verified
-// notifications with `X-Intercom-Topic`, `X-Intercom-App-Id` and
-// `X-Intercom-Notification-Id`, and otherwise unchanged. These placeholders are
-// set, and are fields of the access log:
+// Headers named `X-Intercom-*` are removed from every request. Verified notifications
+// get `X-Intercom-Topic`, `X-Intercom-App-Id` and `X-Intercom-Notification-Id`, and are
+// otherwise not changed. These placeholders are set, and are fields of the access log:
 //
 // Placeholder | Description
 // ------------|-------------
 // `{http.intercom_webhook.kind}` | `notification` or `app_request`
-// `{http.intercom_webhook.topic}` | The notification's topic
-// `{http.intercom_webhook.app_id}` | The workspace that it is about
-// `{http.intercom_webhook.id}` | Its id; empty for `ping`
-// `{http.intercom_webhook.created_at}` | When Intercom created it, in unix seconds; 0 if not given
-// `{http.intercom_webhook.delivery_attempts}` | How often Intercom has sent it; 0 if not given
+// `{http.intercom_webhook.topic}` | The topic of the notification
+// `{http.intercom_webhook.app_id}` | The workspace of the notification
+// `{http.intercom_webhook.id}` | The id of the notification; empty for `ping`
+// `{http.intercom_webhook.created_at}` | When Intercom created the notification, in Unix seconds; 0 if not given
+// `{http.intercom_webhook.delivery_attempts}` | How often Intercom has sent the notification; 0 if not given
 // `{http.intercom_webhook.reason}` | Why the request was refused
 type Handler struct {
-	// The client secrets of the Developer Hub app. Any of them may have signed a
-	// request, so that a secret can be changed without losing notifications.
-	// Placeholders such as `{env.*}` are expanded when the config is loaded.
+	// The client secrets of the app in Intercom's Developer Hub. A request is accepted
+	// if any of them has signed it, so that a secret can be changed without losing
+	// notifications. Placeholders such as `{env.*}` are expanded when the config is
+	// loaded.
 	//
-	// One that is a single `{file.*}` and nothing else stands for the secrets in
-	// that file, one a line, and follows it: while requests come, the file is looked
-	// at once a second at most, and read again if it has changed. A file that has
-	// become unreadable or empty leaves the secrets as they are, with a warning.
+	// A value that is a single `{file.*}` and nothing else means all secrets in that
+	// file, one a line. The file can be changed without a reload: while requests come,
+	// it is checked for changes at most once a second, and read again after a change.
+	// If the file becomes unreadable or empty, the secrets stay as they are, and a
+	// warning is logged.
 	//
 	// Required.
 	ClientSecrets []string `json:"client_secrets,omitempty"`
 
-	// Where requests may come from: any number of IP sources, of which one must
-	// have the client's address. Default: `intercom`, all regions.
+	// The IP sources that requests may come from. One of them must have the client's
+	// address. Default: `intercom`, all regions.
 	AllowRaw []json.RawMessage `json:"allow,omitempty" caddy:"namespace=http.ip_sources inline_key=source"`
 
-	// The largest body that is read, in bytes. Default: 4194304 (4 MiB).
+	// The size of the largest body that is accepted, in bytes. Default: 4194304 (4 MiB).
 	MaxSize int64 `json:"max_size,omitempty"`
 
-	// When to give up on the backend and answer 504, counted from the arrival of
-	// the request. Intercom waits for 5 s. Default: 4.5s.
+	// How long the backend may take, counted from the arrival of the request. After
+	// that, the answer is 504. Intercom waits for 5 s. Default: 4.5s.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 
-	// What to do with notifications: the first route whose matchers fit handles
-	// the notification, alone. Default: call the next handler.
+	// The routes for notifications. Only the first route whose matchers fit handles a
+	// notification. Default: call the next handler.
 	Routes []Route `json:"routes,omitempty"`
 
-	// What to do with app requests, which carry an X-Body-Signature and expect an
-	// answer of their own. Default: refuse them.
+	// The routes for app requests, which have an `X-Body-Signature` and expect an
+	// answer of their own. Default: refuse app requests.
 	AppRequests caddyhttp.RouteList `json:"app_requests,omitempty"`
 
-	// Stores notifications durably before they are answered, and delivers them
-	// to the routes later. Default: deliver first, then answer.
+	// The queue that stores notifications durably before they are answered, and
+	// delivers them to the routes later. Default: deliver first, then answer.
 	QueueRaw json.RawMessage `json:"queue,omitempty" caddy:"namespace=http.intercom_webhook.queues inline_key=engine"`
 
 	verifier   *verifier
@@ -105,7 +106,8 @@ type Handler struct {
 	server     *caddyhttp.Server // nil outside of a server
 
 	logger *zap.Logger
-	// floodLogger writes each message once a second, for what strangers can cause.
+	// floodLogger writes each message at most once a second. It is for events that
+	// anybody on the internet can cause.
 	floodLogger *zap.Logger
 }
 
@@ -167,7 +169,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// Validate refuses limits that no request could meet.
+// Validate refuses limits that are out of range.
 func (h *Handler) Validate() error {
 	if h.MaxSize < 0 {
 		return fmt.Errorf("max_size must be positive, not %d", h.MaxSize)
@@ -176,7 +178,7 @@ func (h *Handler) Validate() error {
 		return err
 	}
 	if time.Duration(h.Timeout) >= intercom.AnswerTimeout {
-		h.logger.Warn("timeout is not below the time that Intercom waits, so it will see no answer of a slow backend",
+		h.logger.Warn("timeout is not below the time that Intercom waits: if a backend is slow, Intercom gets no answer; set a shorter timeout",
 			zap.Duration("timeout", time.Duration(h.Timeout)),
 			zap.Duration("intercom_waits", intercom.AnswerTimeout))
 	}
@@ -243,13 +245,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	return nil
 }
 
-// refuse turns a request away, so that Caddy's error handling answers it.
+// refuse logs and counts the refusal of a request, and returns the error with which
+// Caddy answers it.
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, t *tag, why *refusal) error {
 	t.reason = why.reason
 	closeConnection(w, r)
 	refusedTotal.WithLabelValues(why.reason).Inc()
 	switch why.reason {
-	case reasonMethod, reasonEarlyData, reasonSource: // of senders that may be anybody
+	case reasonMethod, reasonEarlyData, reasonSource: // not proven to come from Intercom
 	default:
 		watchAnswer(why.status, h.logger)
 	}
@@ -268,9 +271,9 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, t *tag, why *re
 	return caddyhttp.Error(why.status, why)
 }
 
-// pass calls the next handler, and only watches what it answers.
+// pass calls the next handler, and counts the answer that it gives.
 func (h *Handler) pass(w http.ResponseWriter, r *http.Request, t *tag, next caddyhttp.Handler, start time.Time) error {
-	status := http.StatusInternalServerError // unless the next handler comes to an end
+	status := http.StatusInternalServerError // if the next handler panics
 	defer func() { h.observe(t, outcomeOf(status), status, time.Since(start)) }()
 
 	recorder := caddyhttp.NewResponseRecorder(w, nil, nil)
@@ -278,17 +281,17 @@ func (h *Handler) pass(w http.ResponseWriter, r *http.Request, t *tag, next cadd
 	if handlerErr, ok := errors.AsType[caddyhttp.HandlerError](err); ok {
 		status = handlerErr.StatusCode
 	} else if err == nil {
-		status = cmp.Or(recorder.Status(), http.StatusOK) // which net/http writes if nobody does
+		status = cmp.Or(recorder.Status(), http.StatusOK) // net/http writes 200 if no handler writes a status
 	}
 	return err
 }
 
-// runUnshielded runs handlers whose answer passes as it is. If they panic, the answer
-// is a 502, or, once another answer has begun, the end of the connection.
+// runUnshielded runs handlers and does not change their answer. If one panics, the answer
+// is 502. If an answer has begun by then, the connection is closed.
 func (h *Handler) runUnshielded(w caddyhttp.ResponseRecorder, r *http.Request, t *tag, handler caddyhttp.Handler) error {
 	err := serve(handler, w, r)
-	if err == errCutShort { //nolint:errorlint // serve's own
-		panic(http.ErrAbortHandler) // net/http then ends the connection
+	if err == errCutShort { //nolint:errorlint // returned by serve itself
+		panic(http.ErrAbortHandler) // net/http closes the connection
 	}
 	panicked, ok := errors.AsType[*panicError](err)
 	if !ok {

@@ -19,7 +19,7 @@ the intercom_webhook directive.
 `,
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.AddCommand(cli.Commands()...)
-			cmd.Args = cobra.NoArgs // a mistyped command is an error, not a request for help
+			cmd.Args = cobra.NoArgs // so that a mistyped command is an error
 			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 		},
 	})

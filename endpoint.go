@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
+// loadQueue loads the queue, if there is one, and attaches the handler to it.
 func (h *Handler) loadQueue(ctx caddy.Context) error {
 	if h.QueueRaw == nil {
 		return nil
@@ -35,13 +36,13 @@ func (h *Handler) loadQueue(ctx caddy.Context) error {
 	return nil
 }
 
-var errQueueWithoutRoute = errors.New("queue: there is no route to deliver to; route * is for every topic")
+var errQueueWithoutRoute = errors.New("queue: there is no route to deliver to; add one, such as route * for every topic")
 
 // Lanes implements Endpoint.
 func (h *Handler) Lanes() []string {
 	lanes := make([]string, len(h.routes))
 	for i, route := range h.routes {
-		lanes[i] = route.name
+		lanes[i] = route.lane
 	}
 	return lanes
 }
@@ -49,16 +50,18 @@ func (h *Handler) Lanes() []string {
 // ConfigHash implements Endpoint.
 func (h *Handler) ConfigHash() [sha256.Size]byte { return h.configHash }
 
-// hashConfig takes the hash of the config, whose parts are gone once they are loaded.
+// hashConfig computes the hash of the config. It must run before the modules in the config
+// are loaded, because Caddy clears their raw JSON then.
 func (h *Handler) hashConfig() error {
-	config, err := json.Marshal(h) //nolint:gosec // of which nothing but the hash is kept
+	config, err := json.Marshal(h) //nolint:gosec // only the hash is kept
 	h.configHash = sha256.Sum256(config)
 	return err
 }
 
-// store puts a notification into the queue, and returns what Intercom is told of it.
+// store puts a notification into the queue, and returns the outcome and the status for
+// Intercom.
 func (h *Handler) store(r *http.Request, t *tag, body []byte) (outcome string, status int) {
-	// An error of a matcher comes again when the notification is delivered, and is told then.
+	// An error of a matcher is not reported here: it comes again at the delivery.
 	lane, _ := h.findRoute(r, t)
 	duplicate, err := h.queue.Store(r, Notification{Topic: t.topic, Kind: topicLabel(t.topic), AppID: t.appID, ID: t.id, Lane: lane, Body: body})
 	switch {
@@ -89,8 +92,8 @@ func (h *Handler) Route(r *http.Request, body []byte, attempt int) (lane string,
 	return lane, func() Delivery { return run().Delivery }
 }
 
-// prepare does to a request what Caddy's server does before it runs handlers, and what
-// those in front of this one did to its method and URI.
+// prepare makes a request look as it did when it first came to this handler: prepared by
+// Caddy's server, and then with the method and URI that earlier handlers gave it.
 func (h *Handler) prepare(r *http.Request) *http.Request {
 	method, target, uri := r.Method, r.URL, r.RequestURI
 	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {

@@ -11,9 +11,9 @@ import (
 	"github.com/romshark/jscan/v2"
 )
 
-// envelope holds the top-level fields of a notification that are of use to a
-// gateway. A field other than the topic is left empty if it is missing, null or
-// not of its documented type: no notification is lost over it.
+// envelope has the top-level fields of a notification that this module uses. A field other
+// than the topic is empty if it is missing, null or not of its documented type, so that no
+// notification is lost because of it.
 // Source: https://developers.intercom.com/docs/references/webhooks/webhook-models
 type envelope struct {
 	topic            string
@@ -24,10 +24,11 @@ type envelope struct {
 }
 
 const (
-	// maxDepth bounds the nesting of a notification; the deepest one seen had 9 levels.
+	// maxDepth is the deepest nesting that is accepted. The deepest known notification has
+	// 9 levels.
 	maxDepth = 1000
-	// maxHeaderValue bounds, in bytes, what becomes a header; the longest known topic
-	// has 37.
+	// maxHeaderValue is the longest text that becomes a header, in bytes. The longest
+	// known topic has 37.
 	maxHeaderValue = 255
 )
 
@@ -40,20 +41,19 @@ var (
 	errFieldCase     = errors.New("a top-level field differs from one of the envelope only in case")
 )
 
-// parseEnvelope reads the envelope of a notification. The body must be one
-// strictly valid JSON object, of which only the top level is looked at: the
-// notification's data holds look-alikes of every field. Invalid UTF-8 inside
-// strings is let pass, as encoding/json does.
+// parseEnvelope reads the envelope of a notification. The body must be one strictly valid
+// JSON object. Only its top level is read, because the data of a notification may have
+// fields with the same names. Invalid UTF-8 in strings is accepted, as in encoding/json.
 func parseEnvelope(body []byte) (envelope, error) {
 	var e envelope
 	var seen fieldSet
-	err := errNoObject // until the root value proves to be one
+	err := errNoObject // until the root value is an object
 	syntax := jscan.Scan(body, func(i *jscan.Iterator[[]byte]) (stop bool) {
 		switch level := i.Level(); {
-		case level > 1: // most values, so nothing else is done here
+		case level > 1: // most values are here, so this must be fast
 			return level > maxDepth
 		case level == 1:
-			err = e.take(i, &seen)
+			err = e.set(i, &seen)
 		case i.ValueType() == jscan.ValueTypeObject:
 			err = nil
 		}
@@ -65,7 +65,7 @@ func parseEnvelope(body []byte) (envelope, error) {
 	case syntax.Code == jscan.ErrorCodeCallback:
 		return envelope{}, errTooDeep
 	case syntax.IsErr():
-		// not its text, which quotes the body
+		// The text of syntax is not used, because it quotes the body.
 		return envelope{}, fmt.Errorf("body is not valid JSON at byte %d", syntax.Index)
 	case e.topic == "":
 		return envelope{}, errTopicMissing
@@ -73,12 +73,12 @@ func parseEnvelope(body []byte) (envelope, error) {
 	return e, nil
 }
 
-// envelopeFields are the keys of the fields that take reads.
+// envelopeFields has the keys of the fields that set reads.
 var envelopeFields = [][]byte{
 	[]byte("topic"), []byte("id"), []byte("app_id"), []byte("created_at"), []byte("delivery_attempts"),
 }
 
-// fieldSet remembers the fields of an envelope that were met.
+// fieldSet is the set of the fields that were found.
 type fieldSet uint8
 
 const (
@@ -97,11 +97,11 @@ func (s *fieldSet) add(field fieldSet) error {
 	return nil
 }
 
-// take keeps the top-level member that the iterator stands on, if it is one of
-// the envelope's fields. A repeated field is refused, and one that differs only in
-// case: parsers differ on which one counts, and the backend must not see another topic
-// than the one it was routed by.
-func (e *envelope) take(i *jscan.Iterator[[]byte], seen *fieldSet) (err error) {
+// set reads the current member of the top level, if it is a field of the envelope. It
+// refuses a repeated field, and a field that differs from another only in case. Parsers
+// differ on which one they use, and the backend must not read another topic than the one
+// that decided the route.
+func (e *envelope) set(i *jscan.Iterator[[]byte], seen *fieldSet) (err error) {
 	key := i.Key()
 	name := key[1 : len(key)-1]
 	if bytes.IndexByte(name, '\\') >= 0 {
@@ -128,9 +128,9 @@ func (e *envelope) take(i *jscan.Iterator[[]byte], seen *fieldSet) (err error) {
 	return err
 }
 
-// foldsToField reports whether encoding/json, which ignores case, would take the key
-// for a field of the envelope. Unicode's case folding includes ſ (U+017F) for s and
-// K (U+212A) for k.
+// foldsToField reports whether encoding/json, which ignores case, would read the key as a
+// field of the envelope. In Unicode, ſ (U+017F) and s are equal but for case, and so are
+// K (U+212A) and k.
 func foldsToField(key []byte) bool {
 	return slices.ContainsFunc(envelopeFields, func(field []byte) bool { return bytes.EqualFold(key, field) })
 }
@@ -146,7 +146,8 @@ func topicValue(i *jscan.Iterator[[]byte]) (string, error) {
 	return topic, nil
 }
 
-// idValue returns a string that is fit to be a header value, or else nothing.
+// idValue returns the value if it is a string that can be a header value, or else an empty
+// string.
 func idValue(i *jscan.Iterator[[]byte]) string {
 	if i.ValueType() != jscan.ValueTypeString {
 		return ""
@@ -174,12 +175,12 @@ func intValue(i *jscan.Iterator[[]byte]) int64 {
 	return n
 }
 
-// unquote returns the text of a JSON string that jscan has found to be valid.
+// unquote returns the text of a JSON string, which jscan has validated.
 func unquote(quoted []byte) string {
 	if bytes.IndexByte(quoted, '\\') < 0 {
 		return string(quoted[1 : len(quoted)-1])
 	}
 	var text string
-	_ = json.Unmarshal(quoted, &text) // cannot fail, see above
+	_ = json.Unmarshal(quoted, &text) // cannot fail: the string is valid
 	return text
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/metrics"
 )
 
-// The vectors live as long as the process, and each config's registry gets them
-// anew: Caddy makes a fresh registry at every load, and counts must not start over.
+// The metrics live as long as the process, so that counters do not start over when Caddy
+// makes a new registry for each config.
 var (
 	notificationsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: metrics.Namespace, Subsystem: metrics.Subsystem,
@@ -33,7 +33,7 @@ var (
 		Namespace: metrics.Namespace, Subsystem: metrics.Subsystem,
 		Name: "answer_seconds",
 		Help: "How long Intercom waited for the answer to a notification: over 0.5 s costs priority, after 5 s it gives up.",
-		// Intercom's limits are bounds, and there is one just below each.
+		// Both limits of Intercom, 0.5 and 5, are bounds, and so is a value below each.
 		Buckets: []float64{.005, .01, .025, .05, .1, .25, .4, .5, .75, 1, 2.5, 4.5, 5, 10},
 	})
 
@@ -56,15 +56,15 @@ var (
 	}, []string{"secret"})
 )
 
-// What can come of a verified notification, as the outcome label.
+// The outcomes of a verified notification, as the outcome label.
 const (
-	outcomeDelivered = "delivered" // taken by a backend
-	outcomeFailed    = "failed"    // not taken, or no backend reached
-	outcomeTimeout   = "timeout"   // not taken in time
-	outcomePing      = "ping"      // answered here
+	outcomeDelivered = "delivered" // the backend answered 2xx
+	outcomeFailed    = "failed"    // the backend answered something else, or not at all
+	outcomeTimeout   = "timeout"   // the backend did not answer in time
+	outcomePing      = "ping"      // answered by the handler itself
 	outcomeUnrouted  = "unrouted"  // no route fits
 	outcomeQueued    = "queued"    // stored, to be delivered later
-	outcomeDuplicate = "duplicate" // stored already
+	outcomeDuplicate = "duplicate" // already stored
 	outcomeUnqueued  = "unqueued"  // could not be stored
 )
 
@@ -73,7 +73,8 @@ func registerMetrics(registry *prometheus.Registry) error {
 		backendResponsesTotal, consecutiveErrors, secretMatchesTotal)
 }
 
-// topicLabel bounds the label: topics are chosen outside.
+// topicLabel returns the label of a topic. Senders can choose any topic, so unknown ones
+// share the label other.
 func topicLabel(topic string) string {
 	if intercom.IsKnown(topic) {
 		return topic
@@ -81,7 +82,8 @@ func topicLabel(topic string) string {
 	return "other"
 }
 
-// codeLabel bounds the label: status codes are chosen outside, too.
+// codeLabel returns the label of what a backend answered. Backends can choose any status
+// code, so unusual ones share the label other.
 func codeLabel(status int, err error) string {
 	switch {
 	case err != nil && !errors.Is(err, errStatus):
@@ -93,34 +95,35 @@ func codeLabel(status int, err error) string {
 	}
 }
 
-// errorStreak counts the answers since the last good one to a sender that is
-// allowed, over all handlers of the process.
+// errorStreak counts the error answers since the last good one, over all handlers of the
+// process. Only answers to allowed senders count.
 var errorStreak atomic.Int64
 
-// watchAnswer keeps the streak, and warns while there is still time to act.
-// Source of the limit: https://developers.intercom.com/docs/webhooks/webhook-notifications
+// watchAnswer counts an answer in errorStreak, and warns before Intercom's limit
+// (intercom.MaxErrors) is reached.
 func watchAnswer(status int, logger *zap.Logger) {
 	if intercom.Accepts(status) {
 		errorStreak.Store(0)
 		return
 	}
 	if n := errorStreak.Add(1); n == 500 || n == 900 {
-		logger.Warn("many error answers in a row: at 1,000 within 15 minutes Intercom pauses all notifications",
+		logger.Warn("many error answers in a row: at 1,000 within 15 minutes Intercom pauses all notifications; check the backends",
 			zap.Int64("consecutive_errors", n),
 			zap.Int("last_status", status))
 	}
 }
 
-// observe counts a notification by what came of it and what Intercom was answered.
+// observe counts a notification by its outcome, and the answer by its status and time.
 func (h *Handler) observe(t *tag, outcome string, status int, waited time.Duration) {
 	answerSeconds.Observe(waited.Seconds())
 	if status == http.StatusGatewayTimeout {
-		outcome = outcomeTimeout // even if the handlers came to another end later
+		outcome = outcomeTimeout // whatever the handlers did after the answer
 	}
 	notificationsTotal.WithLabelValues(topicLabel(t.topic), outcome).Inc()
 	watchAnswer(status, h.logger)
 }
 
+// outcomeOf returns the outcome of a delivery after which Intercom got this status.
 func outcomeOf(status int) string {
 	if intercom.Accepts(status) {
 		return outcomeDelivered

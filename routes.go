@@ -18,31 +18,31 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 )
 
-// Route is an ordinary route of Caddy for notifications, usually with an
-// `intercom_topic` matcher, and with a name.
+// Route is an ordinary route of Caddy for notifications, with a lane. Usually it has an
+// `intercom_topic` matcher.
 type Route struct {
 	caddyhttp.Route
 
 	// The name of the route in logs and metrics, and of its lane in a queue:
-	// lower-case letters and digits, joined by single `-` or `_`, 64 at most.
-	// Default: made from the first topic pattern, as in `conversation-user` for
-	// `conversation.user.*`; `default` for `*`.
+	// lower-case letters and digits, joined by single `-` or `_`, at most 64 characters.
+	// Default: a name made from the first topic pattern, such as `conversation-user`
+	// for `conversation.user.*`, and `default` for `*`.
 	Lane string `json:"lane,omitempty"`
 }
 
-// laneName is what a queue of River, and so a lane, may be called.
+// laneName matches the names that River allows for its queues. A lane is one.
 var laneName = regexp.MustCompile(`^[a-z0-9]+([_-][a-z0-9]+)*$`)
 
 const maxLaneLength = 64
 
 func checkLane(name string) error {
 	if len(name) > maxLaneLength || !laneName.MatchString(name) {
-		return fmt.Errorf("lane %q: give it a name of lower-case letters and digits, joined by single - or _, %d at most", name, maxLaneLength)
+		return fmt.Errorf("lane %q: the name must be lower-case letters and digits, joined by single - or _, at most %d characters", name, maxLaneLength)
 	}
 	return nil
 }
 
-// namelessLane is the default name where a route has nothing to make one from.
+// namelessLane is the lane of a route that has neither a lane nor a topic pattern.
 const namelessLane = "route"
 
 var severalSeparators = regexp.MustCompile(`[_-]{2,}`)
@@ -59,18 +59,18 @@ func defaultLane(pattern string) string {
 	return cmp.Or(name, namelessLane)
 }
 
-// route is a Route ready to run.
+// route is a Route that is ready to run.
 type route struct {
-	name      string
+	lane      string
 	matchers  caddyhttp.MatcherSets
 	handler   caddyhttp.Handler
 	namesPing bool
 }
 
-// provisionRoutes sets up the routes, and names those that have no lane.
+// provisionRoutes makes the routes ready to run. A route without a lane gets one.
 func provisionRoutes(ctx caddy.Context, configured []Route) ([]route, error) {
 	routes := make([]route, 0, len(configured))
-	var taken []string // topic patterns of the routes so far that ask for nothing else
+	var taken []string // topic patterns that always go to one of the routes so far
 	for i := range configured {
 		c := &configured[i]
 		if err := c.Provision(ctx, nil); err != nil {
@@ -85,11 +85,11 @@ func provisionRoutes(ctx caddy.Context, configured []Route) ([]route, error) {
 			name = defaultLane(patterns[0])
 		}
 		name = cmp.Or(name, namelessLane)
-		duplicate := slices.ContainsFunc(routes, func(r route) bool { return r.name == name })
+		duplicate := slices.ContainsFunc(routes, func(r route) bool { return r.lane == name })
 		if duplicate && c.Lane == "" {
 			name = fmt.Sprintf("%s-%d", name, i)
 		} else if duplicate {
-			return nil, fmt.Errorf("route %d: lane %q is another route's already", i, name)
+			return nil, fmt.Errorf("route %d: another route already has the lane %q: give one of them another lane", i, name)
 		}
 		if err := checkLane(name); err != nil {
 			return nil, fmt.Errorf("route %d: %w", i, err)
@@ -99,8 +99,8 @@ func provisionRoutes(ctx caddy.Context, configured []Route) ([]route, error) {
 	return routes, nil
 }
 
-// compile makes a handler that runs the route without asking its matchers again,
-// and never anything behind it.
+// compile returns a handler that runs the handlers of the route. It does not evaluate the
+// matchers again, and calls no handler after the route.
 func (r Route) compile() caddyhttp.Handler {
 	r.MatcherSets, r.Group, r.Terminal = nil, "", false
 	return r.Compile(unhandled)
@@ -124,8 +124,8 @@ func patternsIn(set caddyhttp.MatcherSet) []string {
 	return nil
 }
 
-// wanted returns patterns that cover all topics that can fit the route, whatever
-// its other matchers ask for.
+// wanted returns patterns of all topics that can fit the route. Its other matchers may
+// still exclude some.
 func (r Route) wanted() []string {
 	if len(r.MatcherSets) == 0 {
 		return []string{"*"}
@@ -141,8 +141,8 @@ func (r Route) wanted() []string {
 	return patterns
 }
 
-// taken returns the patterns of the topics that always fit the route, because
-// nothing but the topic is asked for.
+// taken returns patterns of the topics that always fit the route, because it has no other
+// matcher.
 func (r Route) taken() []string {
 	if len(r.MatcherSets) == 0 {
 		return []string{"*"}
@@ -159,7 +159,7 @@ func (r Route) taken() []string {
 	return patterns
 }
 
-// checkReachable refuses a route whose topics all go to earlier routes.
+// checkReachable returns an error if earlier routes take all topics of a route.
 func checkReachable(wanted, taken []string) error {
 	var covered []string
 	for _, pattern := range wanted {
@@ -172,14 +172,14 @@ func checkReachable(wanted, taken []string) error {
 	return fmt.Errorf("can never be reached: earlier routes take all its topics (%s); put it before them", strings.Join(covered, ", "))
 }
 
-// covers reports whether each topic that fits the pattern goes to an earlier route
-// with the pattern cover.
+// covers reports whether every topic that fits the pattern goes to an earlier route with
+// the pattern cover.
 //
-// The pattern itself, taken as a topic, is the hardest to fit of all topics that fit
-// the pattern: its * are segments that no other pattern names, and one at its end is
-// a single segment. A pattern that fits it fits all the others. So the patterns of
-// earlier routes can be looked at one by one: they cover nothing together that none
-// of them covers alone.
+// It matches the pattern as if it were a topic. Of all topics that fit the pattern, this
+// one is the hardest to match: no other pattern can name its * segments, and a * at the
+// end is only one segment. If cover matches it, cover matches all topics of the pattern.
+// So it is enough to check earlier patterns one by one: several of them together never
+// cover a pattern that none of them covers alone.
 func covers(cover, pattern string) bool {
 	if pattern == intercom.TopicPing {
 		return cover == intercom.TopicPing
@@ -210,7 +210,7 @@ func (r result) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 func (h *Handler) findRoute(r *http.Request, t *tag) (lane string, run func() result) {
 	route, err := routeFor(h.routes, r, t.topic)
 	if route != nil {
-		lane = route.name
+		lane = route.lane
 	}
 	return lane, func() result {
 		ran := result{lane: lane}
@@ -232,8 +232,8 @@ func (h *Handler) findRoute(r *http.Request, t *tag) (lane string, run func() re
 	}
 }
 
-// routeFor returns the first route that fits the request, or nil. A ping is only
-// for routes that name it.
+// routeFor returns the first route that fits the request, or nil. A ping fits only routes
+// that name it.
 func routeFor(routes []route, r *http.Request, topic string) (fitting *route, err error) {
 	defer catchPanic(&err)
 	for i := range routes {
@@ -241,8 +241,8 @@ func routeFor(routes []route, r *http.Request, topic string) (fitting *route, er
 			continue
 		}
 		fits, err := routes[i].matchers.AnyMatchWithError(r)
-		if err != nil { // whose text may quote the request
-			return nil, fmt.Errorf("a matcher of route %s failed", routes[i].name)
+		if err != nil { // its text is not used, because it may quote the request
+			return nil, fmt.Errorf("a matcher of route %s failed", routes[i].lane)
 		}
 		if fits {
 			return &routes[i], nil

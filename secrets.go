@@ -23,59 +23,59 @@ import (
 )
 
 const (
-	// lookInterval is the least time between two looks at the files, and the longest
-	// that requests wait for one, because a file system can hang.
+	// lookInterval is the shortest time between two checks of the files. It is also the
+	// longest time that a request waits for a check, because a file system can hang.
 	lookInterval = time.Second
 
-	// maxSecretFile is the size of the largest file that is read, in bytes, as for
-	// Caddy's own {file.*}.
+	// maxSecretFile is the size of the largest file that is accepted, in bytes. Caddy's
+	// own {file.*} has the same limit.
 	maxSecretFile = 1 << 20
 
-	// maxSecretsInFile bounds the work for a wrong signature, and the values of a
-	// metric's label, if the wrong file is named.
+	// maxSecretsInFile limits the work for a wrong signature, and the values of a
+	// metric's label, if the config names a wrong file.
 	maxSecretsInFile = 100
 
-	// timeGranularity is that of the coarsest modification times of files (FAT has 2 s).
+	// timeGranularity is the coarsest one that modification times of files have (2 s on
+	// FAT).
 	timeGranularity = 2 * time.Second
 )
 
 var (
 	errNoSecret        = errors.New("client_secret is missing: give the client secret of the app, from Developer Hub > Basic information")
-	errSecretFileEmpty = errors.New("the file has no secret in it")
+	errSecretFileEmpty = errors.New("the file has no secret")
 	errSecretFileKind  = errors.New("not a regular file")
 	errSecretFileSize  = fmt.Errorf("the file is larger than %d bytes", maxSecretFile)
 	errSecretFileLines = fmt.Errorf("the file has more than %d lines with a secret", maxSecretsInFile)
 )
 
 var (
-	// tellable is a placeholder whose name may be told.
-	tellable = regexp.MustCompile(`\{(env|file)\.[^{}]*\}`)
+	// printable matches placeholders that may be printed.
+	printable = regexp.MustCompile(`\{(env|file)\.[^{}]*\}`)
 
-	// onlyFile is a secret that follows its file.
+	// onlyFile matches a value that is a single {file.*}.
 	onlyFile = regexp.MustCompile(`^\{file\.([^{}]+)\}$`)
 )
 
-// clientSecrets are the secrets that may have signed a request. Those that were read
-// from a file follow it: they are read again when it has changed.
+// clientSecrets are the secrets that may sign requests. A file with secrets is read again
+// when it has changed.
 type clientSecrets struct {
 	logger  *zap.Logger
 	sources []secretSource // in the order of the config
-	follows bool           // whether there is a file among them
+	follows bool           // whether one of them is a file
 	keys    atomic.Pointer[[]map[*scheme]*macPool]
 
 	mu     sync.Mutex
-	latest *look // the one under way, or else the last one; nil before the first
+	latest *look // the current or last one; nil before the first
 }
 
-// secretSource is one argument of client_secret. Only the look under way uses it.
+// secretSource is one value of client_secret. Only the current look uses it.
 type secretSource struct {
 	secrets []string
 	file    *secretFile // nil if the secrets never change
 }
 
-// newClientSecrets returns the secrets that the arguments of client_secret stand for.
-// They are not kept in an exported field, which would show them in Caddy's /config/
-// and in traces.
+// newClientSecrets reads the secrets that the values of client_secret mean. The caller must
+// not store them in an exported field, because /config/ and traces show those.
 func newClientSecrets(configured []string, logger *zap.Logger) (*clientSecrets, error) {
 	if len(configured) == 0 {
 		return nil, errNoSecret
@@ -90,7 +90,7 @@ func newClientSecrets(configured []string, logger *zap.Logger) (*clientSecrets, 
 			return nil, fmt.Errorf("client_secret %d is empty", i+1)
 		}
 		if source.file == nil && source.secrets[0] == text {
-			logger.Warn("client_secret stands in the config itself, where /config/ and the autosave show it; better is {env.NAME} or {file./path}",
+			logger.Warn("client_secret is in the config itself, where /config/ and the autosave show it; use {env.NAME} or {file./path} instead",
 				zap.Int("secret", i+1))
 		}
 		s.sources = append(s.sources, source)
@@ -110,46 +110,46 @@ func newSecretSource(text string) (secretSource, error) {
 	return secretSource{secrets: []string{secret}}, err
 }
 
-// expandSecret replaces the placeholders. An unset variable must be an error: an empty
-// key is one that everybody knows.
+// expandSecret replaces the placeholders. An unset variable must be an error, because
+// everybody knows the empty key.
 func expandSecret(text string) (string, error) {
 	secret, err := caddy.NewReplacer().ReplaceOrErr(text, true, true)
 	if err != nil {
-		// not its text, which quotes all that is in braces, be it a secret
-		names := strings.Join(tellable.FindAllString(text, -1), " ")
-		return "", fmt.Errorf("no value for %s: is the variable set, the file there?", cmp.Or(names, "what is in braces"))
+		// The text of err is not used: it quotes everything in braces, which may be a secret.
+		names := strings.Join(printable.FindAllString(text, -1), " ")
+		return "", fmt.Errorf("no value for %s: set the variable, or create the file", cmp.Or(names, "a placeholder"))
 	}
 	return secret, nil
 }
 
-// use puts the secrets of all sources in place of those in use.
+// use puts the secrets of all sources into use.
 func (s *clientSecrets) use() {
 	var all []string
 	for _, source := range s.sources {
 		all = append(all, source.secrets...)
 	}
-	for i := range all { // from now on, so that one that is never used shows as 0
+	for i := range all { // so that the counter of a secret that is never used is 0
 		secretMatches(i)
 	}
 	keys := newKeys(all)
 	s.keys.Store(&keys)
 }
 
-// secretMatches returns the counter of the secret at a place.
+// secretMatches returns the counter of the secret at a place, counted from 0.
 func secretMatches(place int) prometheus.Counter {
 	return secretMatchesTotal.WithLabelValues(strconv.Itoa(place + 1))
 }
 
-// look is one look at all the files.
+// look is one check of all files for changes.
 type look struct {
 	began time.Time
 	done  chan struct{} // closed when the look has ended
-	late  sync.Once     // for the warning that it has not
+	late  sync.Once     // for the warning that it takes too long
 }
 
-// current returns the keys in use, by the place of their secret. If the last look at
-// the files is a second old, it first looks again. A request that comes meanwhile
-// waits for that look too, because it may be signed with a secret just added.
+// current returns the keys in use, by the place of their secret. If the last look is older
+// than a second, it looks at the files first. Other requests wait for the same look,
+// because they may be signed with a secret that was just added.
 func (s *clientSecrets) current() []map[*scheme]*macPool {
 	if s.follows {
 		s.wait(s.dueLook())
@@ -157,8 +157,8 @@ func (s *clientSecrets) current() []map[*scheme]*macPool {
 	return *s.keys.Load()
 }
 
-// dueLook returns the look that a request has to wait for, and begins it if it is due.
-// There is never more than one under way.
+// dueLook returns the look that a request must wait for. It starts a new one if the last
+// one is too old. Only one look runs at a time.
 func (s *clientSecrets) dueLook() *look {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -178,8 +178,8 @@ func (l *look) ended() bool {
 	}
 }
 
-// wait returns when the look has ended, or takes too long. Then the secrets stay as
-// they are, and no more requests wait.
+// wait returns when the look has ended, or after lookInterval. A look that takes longer
+// leaves the secrets as they are, and later requests do not wait for it.
 func (s *clientSecrets) wait(l *look) {
 	if l.ended() {
 		return
@@ -188,13 +188,13 @@ func (s *clientSecrets) wait(l *look) {
 	case <-l.done:
 	case <-time.After(time.Until(l.began.Add(lookInterval))):
 		l.late.Do(func() {
-			s.logger.Warn("files of client_secret cannot be looked at: the file system does not answer; the secrets stay as they are",
+			s.logger.Warn("files of client_secret could not be checked: the file system does not answer; the secrets stay as they are",
 				zap.Duration("waited", lookInterval))
 		})
 	}
 }
 
-// look reads again the files that have changed.
+// look reads the files that have changed.
 func (s *clientSecrets) look(l *look) {
 	defer close(l.done)
 	changed := false
@@ -216,15 +216,15 @@ func (s *clientSecrets) look(l *look) {
 type secretFile struct {
 	path    string
 	version fileVersion // as it was read last
-	trouble string      // why it could not be read at the last look
+	trouble string      // why the last look could not read it, empty if it could
 }
 
-// fileVersion tells whether a file has changed since it was read.
+// fileVersion identifies the content of a file, to find changes.
 type fileVersion struct {
 	fs.FileInfo
 
-	// settled is false if the file was so new when it was read that a later change
-	// may have left it with the same time.
+	// settled is false if the file was so new when it was read that a later change may
+	// have the same modification time.
 	settled bool
 }
 
@@ -232,8 +232,8 @@ func (v fileVersion) is(info fs.FileInfo) bool {
 	return v.FileInfo != nil && os.SameFile(v.FileInfo, info) && v.ModTime().Equal(info.ModTime()) && v.Size() == info.Size()
 }
 
-// follow returns the secrets that are in the file now, and true, if it was written
-// since it was read last, or can be read again. It logs that, and each trouble once.
+// follow reads the file if it may have changed. It returns true and the secrets if they
+// are new, or if the file is readable again. It logs that, and each trouble once.
 func (f *secretFile) follow(before []string, logger *zap.Logger) (secrets []string, read bool) {
 	last := f.version
 	info, err := os.Stat(f.path)
@@ -243,27 +243,27 @@ func (f *secretFile) follow(before []string, logger *zap.Logger) (secrets []stri
 	secrets, err = f.read()
 	if err != nil {
 		if f.trouble != err.Error() {
-			logger.Warn("file of client_secret cannot be used, and what was read before stays",
+			logger.Warn("file of client_secret could not be read; the secrets that were read before stay in use",
 				zap.String("file", f.path), zap.Error(err))
 		}
 		f.trouble = err.Error()
 		return nil, false
 	}
 	if f.trouble == "" && last.is(f.version.FileInfo) && slices.Equal(secrets, before) {
-		return nil, false // it was read only because it was not settled
+		return nil, false // it has not changed
 	}
 	f.trouble = ""
 	logger.Info("file of client_secret was read again", zap.String("file", f.path), zap.Int("secrets", len(secrets)))
 	return secrets, true
 }
 
-// read returns the secrets that are in the file, and remembers its version.
+// read returns the secrets in the file, and stores its version.
 func (f *secretFile) read() ([]string, error) {
 	info, err := os.Stat(f.path)
 	if err != nil {
 		return nil, err
 	}
-	if !info.Mode().IsRegular() { // to open a named pipe could take for ever
+	if !info.Mode().IsRegular() { // opening a named pipe could block for ever
 		return nil, errSecretFileKind
 	}
 	file, err := os.Open(f.path)
@@ -271,7 +271,7 @@ func (f *secretFile) read() ([]string, error) {
 		return nil, err
 	}
 	defer file.Close()
-	// The version is of before the content, so that what is written meanwhile is a change.
+	// The version is taken before the content, so that a write in between is found later.
 	if info, err = file.Stat(); err != nil {
 		return nil, err
 	}
@@ -288,7 +288,7 @@ func (f *secretFile) read() ([]string, error) {
 	return secrets, nil
 }
 
-// parseSecretFile returns the secrets of a file's content, of which there is at least one.
+// parseSecretFile returns the secrets in the content of a file: at least one.
 func parseSecretFile(content []byte) ([]string, error) {
 	if len(content) > maxSecretFile {
 		return nil, errSecretFileSize

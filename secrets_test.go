@@ -77,12 +77,12 @@ func TestNewClientSecrets(t *testing.T) {
 		"fail/unset beside a literal":  {configured: []string{"x{env.NO_SUCH_VARIABLE}"}, err: "no value for {env.NO_SUCH_VARIABLE}: "},
 		"fail/empty variable":          {configured: []string{"{env.EMPTY}"}, err: "no value for {env.EMPTY}: "},
 		"fail/missing file":            {configured: []string{"{file." + dir + "/none}"}, err: "client_secret 1: stat " + dir + "/none: no such file"},
-		"fail/missing file and more":   {configured: []string{"{file." + dir + "/none}!"}, err: "the file there?"},
-		"fail/empty file":              {configured: []string{"a", "{file." + dir + "/empty}"}, err: "client_secret 2: the file has no secret in it"},
+		"fail/missing file and more":   {configured: []string{"{file." + dir + "/none}!"}, err: "create the file"},
+		"fail/empty file":              {configured: []string{"a", "{file." + dir + "/empty}"}, err: "client_secret 2: the file has no secret"},
 		"fail/many in a file":          {configured: []string{"{file." + dir + "/many}"}, err: "more than 100 lines"},
 		"fail/large file":              {configured: []string{"{file." + dir + "/large}"}, err: "larger than 1048576 bytes"},
 		"fail/directory":               {configured: []string{"{file." + dir + "}"}, err: "not a regular file"},
-		"fail/literal in curly braces": {configured: []string{"a{private}b"}, err: "client_secret 1: no value for what is in braces"},
+		"fail/literal in curly braces": {configured: []string{"a{private}b"}, err: "client_secret 1: no value for a placeholder"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			core, logs := observer.New(zap.WarnLevel)

@@ -40,8 +40,8 @@ func newShield() *shield { return &shield{header: make(http.Header)} }
 
 func (s *shield) Header() http.Header { return s.header }
 
-// WriteHeader keeps the first final status. Interim ones (1xx) announce another
-// answer; switching protocols (101) does not, it takes its place.
+// WriteHeader keeps the first final status. After an interim status (1xx) another one
+// follows, except after 101 (switching protocols), which is final.
 func (s *shield) WriteHeader(status int) {
 	if s.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
 		s.status = status
@@ -54,13 +54,13 @@ func (s *shield) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Flush is there for handlers that stream, and does nothing.
+// Flush does nothing. Handlers that stream need it.
 func (s *shield) Flush() {}
 
-// Why there was no whole answer. These texts go to logs and into the queue. Errors of
-// handlers and of net/http do not: they may quote the answer or the notification.
+// The errors of a delivery. Their texts go to logs and into the queue. Errors of handlers
+// and of net/http do not, because they may quote the answer or the notification.
 var (
-	errStatus      = errors.New("backend answered") // with a status that is not 2xx, which follows
+	errStatus      = errors.New("backend answered") // followed by a status that is not 2xx
 	errTimeout     = errors.New("backend did not answer in time")
 	errNoAnswer    = errors.New("backend gave no valid answer")
 	errMalformed   = errors.New("backend's answer is not valid HTTP")
@@ -74,9 +74,8 @@ var (
 	errHandler     = errors.New("a handler of the route failed")
 )
 
-// panicError is a panic of a handler or a matcher. The panic's value is not kept, as it
-// may quote the notification; only its type and, if it is one of the runtime's errors,
-// its text.
+// panicError is the panic of a handler or a matcher. value is the type of the panic's value
+// or, for an error of the Go runtime, its text. Other texts may quote the notification.
 type panicError struct {
 	value string
 	stack []byte
@@ -84,7 +83,7 @@ type panicError struct {
 
 func (*panicError) Error() string { return "a handler of the route panicked" }
 
-// catchPanic, when it is deferred, turns a panic into an error.
+// catchPanic must be deferred. It turns a panic into an error.
 func catchPanic(err *error) {
 	switch p := recover().(type) {
 	case nil:
@@ -92,8 +91,8 @@ func catchPanic(err *error) {
 		*err = &panicError{value: p.Error(), stack: debug.Stack()}
 	default:
 		if p == http.ErrAbortHandler { //nolint:errorlint // a panic's value, compared as net/http does
-			// With this panic reverse_proxy reports that an answer broke off midway,
-			// and the abort directive that there shall be none.
+			// reverse_proxy panics with this value if an answer broke off, and the
+			// abort directive if there is to be no answer.
 			*err = errCutShort
 			return
 		}
@@ -101,10 +100,10 @@ func catchPanic(err *error) {
 	}
 }
 
-// unhandledVar is the variable that Caddy itself sets when no handler has answered.
+// unhandledVar is the variable that Caddy sets, too, when no handler has answered.
 const unhandledVar = "unhandled"
 
-// unhandled ends the handlers of a route.
+// unhandled is the handler after the last one of a route.
 var unhandled caddyhttp.Handler = caddyhttp.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
 	caddyhttp.SetVar(r.Context(), unhandledVar, true)
 	return nil
@@ -156,14 +155,14 @@ func upstream(r *http.Request) string {
 	return address
 }
 
-// serve runs a handler, and returns a panic of it as an error: errCutShort if it is
-// http.ErrAbortHandler, else a panicError.
+// serve runs a handler. If it panics, serve returns errCutShort for http.ErrAbortHandler,
+// and a panicError for any other value.
 func serve(handler caddyhttp.Handler, w http.ResponseWriter, r *http.Request) (err error) {
 	defer catchPanic(&err)
 	return handler.ServeHTTP(w, r)
 }
 
-// failure returns the error to tell instead of one that a handler returned.
+// failure returns an error that is safe to log, for one that a handler returned.
 func failure(err error) error {
 	network, _ := errors.AsType[net.Error](err)
 	operation, _ := errors.AsType[*net.OpError](err)
@@ -186,7 +185,7 @@ func failure(err error) error {
 	case !ok:
 		return errHandler
 	case !strings.HasPrefix(handlerErr.Trace, "reverseproxy."), handlerErr.Err == nil:
-		// where it was made, as its text may not be told
+		// The text may quote the notification, so this names the place in the code instead.
 		return fmt.Errorf("%w: status %d from %s", errHandler, handlerErr.StatusCode, handlerErr.Trace)
 	}
 	text := handlerErr.Err.Error()
@@ -200,8 +199,8 @@ func failure(err error) error {
 	}
 }
 
-// dialFailures are the endings of texts of dial errors, which reverse_proxy does not
-// let unwrap. What is in front of them may come from a placeholder.
+// dialFailures are endings of the texts of dial errors, which reverse_proxy does not let
+// unwrap. The rest of the text is not safe to log: it may come from a placeholder.
 var dialFailures = []string{
 	syscall.ECONNREFUSED.Error(), syscall.ECONNRESET.Error(), syscall.EHOSTUNREACH.Error(), syscall.ENETUNREACH.Error(),
 	syscall.EADDRNOTAVAIL.Error(), syscall.EACCES.Error(), syscall.ENOENT.Error(), syscall.EMFILE.Error(),
@@ -247,11 +246,11 @@ func shieldedStatus(d Delivery) int {
 	}
 }
 
-// parseRetryAfter reads the value of a Retry-After header: seconds, or a date. Of one
-// that is malformed, or in the past, it makes 0.
+// parseRetryAfter reads the value of a Retry-After header: seconds, or a date. It returns 0
+// for a malformed value, and for a date in the past.
 // Source: https://www.rfc-editor.org/rfc/rfc9110#field.retry-after
 func parseRetryAfter(value string, now time.Time) time.Duration {
-	const most = 365 * 24 * time.Hour // keeps the product in bounds
+	const most = 365 * 24 * time.Hour // so that the product does not overflow
 	if seconds, err := strconv.ParseUint(strings.TrimSpace(value), 10, 32); err == nil {
 		return min(time.Duration(seconds)*time.Second, most)
 	}
@@ -261,7 +260,7 @@ func parseRetryAfter(value string, now time.Time) time.Duration {
 	return 0
 }
 
-// answer is the one answer that Intercom gets, from whoever gives it first.
+// answer is the answer that Intercom gets. Only the first call that gives one counts.
 type answer struct {
 	w      http.ResponseWriter
 	once   sync.Once
@@ -275,14 +274,14 @@ func (a *answer) give(status int) (int, time.Time) {
 	return a.status, a.at
 }
 
-// giveWhenDue answers 504 as soon as the deadline has passed, even if the handlers
-// do not heed it: Intercom waits for 5 s and no longer. (HTTP/2 and 3 then still end
-// the stream when the handlers return.) The returned function must be called before
-// the ResponseWriter's own handler returns.
+// giveWhenDue answers 504 when the deadline has passed, even if the handlers do not obey
+// it, because Intercom waits only 5 s. (With HTTP/2 and 3, the stream still ends only when
+// the handlers return.) The caller must call the returned function before ServeHTTP
+// returns.
 func (a *answer) giveWhenDue(deadline time.Time, protoMajor int) (release func()) {
 	clock := time.AfterFunc(time.Until(deadline), func() {
 		a.once.Do(func() {
-			if protoMajor == 1 { // the connection stays busy until the handlers return
+			if protoMajor == 1 { // the connection cannot be reused until the handlers return
 				a.w.Header()["Connection"] = []string{"close"}
 			}
 			a.write(http.StatusGatewayTimeout)
@@ -291,7 +290,7 @@ func (a *answer) giveWhenDue(deadline time.Time, protoMajor int) (release func()
 	})
 	return func() {
 		clock.Stop()
-		a.once.Do(func() {}) // waits for an answer being given, and prevents a later one
+		a.once.Do(func() {}) // waits for an answer in progress, and prevents a later one
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 
 var errNoRange = errors.New("allow static: no address range given, as in `allow static 192.0.2.0/24`")
 
+// loadSources loads the IP sources that requests may come from.
 func (h *Handler) loadSources(ctx caddy.Context) ([]caddyhttp.IPRangeSource, error) {
 	if len(h.AllowRaw) == 0 {
 		h.AllowRaw = []json.RawMessage{caddyconfig.JSONModuleObject(new(ipranges.Source), "source", "intercom", nil)}
@@ -33,19 +34,22 @@ func (h *Handler) loadSources(ctx caddy.Context) ([]caddyhttp.IPRangeSource, err
 	return sources, nil
 }
 
+// warnOfForgeableSource warns of a server that reads the client's address from a part of
+// X-Forwarded-For that anybody can write.
 func (h *Handler) warnOfForgeableSource() {
 	if h.server == nil || h.server.TrustedProxiesStrict > 0 {
 		return
 	}
 	if h.server.TrustedProxiesUnix || hasTrustedProxies(h.server) {
 		h.logger.Warn("source addresses can be forged: with trusted_proxies but without trusted_proxies_strict " +
-			"the leftmost address of X-Forwarded-For counts, which the sender writes; add trusted_proxies_strict to the server's options")
+			"Caddy uses the leftmost address of X-Forwarded-For, which the sender writes; add trusted_proxies_strict to the server's options")
 	}
 }
 
-// hasTrustedProxies reports whether a caddyhttp.Server trusts proxies. TrustedProxiesRaw
-// is cleared by the time that handlers are provisioned, and the field that it is loaded
-// into is not exported: another Caddy may have none, or one of another type.
+// hasTrustedProxies reports whether a caddyhttp.Server trusts proxies. It reads the
+// unexported field trustedProxies, because Caddy clears TrustedProxiesRaw before it
+// provisions handlers. In another version of Caddy, the field may be missing or have
+// another type.
 func hasTrustedProxies(server any) bool {
 	trusted := reflect.ValueOf(server).Elem().FieldByName("trustedProxies")
 	return trusted.Kind() == reflect.Interface && !trusted.IsNil()

@@ -11,7 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// What a verified request can be, as in {http.intercom_webhook.kind}.
+// The kinds of verified requests, as in {http.intercom_webhook.kind}.
 const (
 	kindNotification = "notification"
 	kindAppRequest   = "app_request"
@@ -22,31 +22,31 @@ const (
 	logField          = "intercom_webhook"
 	headerPrefix      = "X-Intercom-"
 
-	// tagVar is the variable that holds the request's tag, for the matcher.
+	// tagVar is the variable that holds the tag of the request, for matchers.
 	tagVar = "intercom_webhook.tag"
 )
 
-// tag is what this module knows of a request. Handlers, matchers and the access
-// log see it as placeholders and log fields, backends see it as headers. It is
-// empty until the request is verified.
+// tag has what this module knows about a request. Other handlers can read it as
+// placeholders, backends as headers, and it is in the access log. It is empty until the
+// request is verified.
 type tag struct {
 	kind   string
-	reason string // of the refusal, if it was refused
+	reason string // why the request was refused, empty if it was not
 	envelope
 
 	attempt string // number of the delivery attempt of a queue; empty without a queue
 	result  result // for the access log, once the route has run
 
-	headerValues [4]string // spares an allocation for each header
+	headerValues [4]string // saves an allocation for each header
 }
 
-// hopHeaders concern the connection to Intercom and must not reach further: by
-// Connection the sender could have reverse_proxy drop any header, a tag or the
-// signature too, and the other two ask for what is no notification's business.
+// hopHeaders are headers about the connection to Intercom. They are removed: with
+// Connection, a sender could make reverse_proxy drop any header, including a tag or the
+// signature. Upgrade and Incremental ask for features that no notification needs.
 var hopHeaders = []string{"Connection", "Upgrade", "Incremental"}
 
-// newTag attaches an empty tag to the request. It takes away the headers with which
-// a sender could have tagged it itself, or kept a tag from the backend.
+// newTag attaches an empty tag to the request. It removes the headers with which a sender
+// could forge a tag, or keep a tag from the backend.
 func newTag(r *http.Request) *tag {
 	for _, name := range hopHeaders {
 		delete(r.Header, name)
@@ -65,9 +65,9 @@ func newTag(r *http.Request) *tag {
 	return t
 }
 
-// spoofsTag reports whether a backend could take the header for one of ours. CGI
-// and its heirs read a _ or . in its name as a -; Caddy drops these names by
-// default, but can be told to expect them.
+// spoofsTag reports whether a backend could confuse the header with one of ours. CGI and
+// similar interfaces read _ and . in a name as -. By default Caddy drops headers with
+// such names, but it can be configured to keep them.
 func spoofsTag(name string) bool {
 	if len(name) < len(headerPrefix) {
 		return false
@@ -77,7 +77,7 @@ func spoofsTag(name string) bool {
 		if got == '_' || got == '.' {
 			got = '-'
 		}
-		if got|0x20 != want|0x20 { // the bit that tells lower from upper case
+		if got|0x20 != want|0x20 { // the bit that differs between upper and lower case
 			return false
 		}
 	}
@@ -91,8 +91,8 @@ func (t *tag) setNotification(header http.Header, e envelope) {
 	t.setHeaders(header)
 }
 
-// setHeaders tells the backend what the notification is, so that it need not
-// parse the body to dispatch it.
+// setHeaders sets the headers that tell a backend the topic, so that it can dispatch the
+// notification without parsing the body.
 func (t *tag) setHeaders(header http.Header) {
 	t.headerValues = [...]string{t.topic, t.appID, t.id, t.attempt}
 	header["X-Intercom-Topic"] = t.headerValues[0:1:1]
@@ -107,6 +107,7 @@ func (t *tag) setHeaders(header http.Header) {
 	}
 }
 
+// placeholder returns the value of a placeholder. It is a caddy.ReplacerFunc.
 func (t *tag) placeholder(key string) (any, bool) {
 	name, ours := strings.CutPrefix(key, placeholderPrefix)
 	if !ours {
@@ -131,7 +132,7 @@ func (t *tag) placeholder(key string) (any, bool) {
 	return nil, false
 }
 
-// number returns a number of the envelope, or nothing where there is no envelope.
+// number returns a number of the envelope, or an empty string if there is no envelope.
 func (t *tag) number(n int64) any {
 	if t.kind != kindNotification {
 		return ""
@@ -139,7 +140,7 @@ func (t *tag) number(n int64) any {
 	return n
 }
 
-// MarshalLogObject writes the tag to the access log.
+// MarshalLogObject writes the tag to a log.
 func (t *tag) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	addString := func(name, value string) {
 		if value != "" {

@@ -43,7 +43,7 @@ func validSegment(s string) bool {
 	return s != ""
 }
 
-// checkPattern explains what is wrong with a topic pattern, if anything is.
+// checkPattern returns an error if a topic pattern is malformed.
 func checkPattern(pattern string) error {
 	for segment := range strings.SplitSeq(pattern, ".") {
 		switch {
@@ -53,14 +53,14 @@ func checkPattern(pattern string) error {
 		case strings.Contains(segment, "*"):
 			return fmt.Errorf("topic pattern %q: a * must be a whole segment, as in conversation.*", pattern)
 		default:
-			return fmt.Errorf("topic pattern %q: segment %q has other characters than [A-Za-z0-9_-]", pattern, segment)
+			return fmt.Errorf("topic pattern %q: segment %q has characters other than [A-Za-z0-9_-]", pattern, segment)
 		}
 	}
 	return nil
 }
 
-// matchPattern reports whether a topic fits a valid pattern: in its middle a *
-// stands for exactly one segment, at its end for one or more.
+// matchPattern reports whether a topic fits a valid pattern. A * in the middle of the
+// pattern stands for exactly one segment, and a * at the end for one or more.
 func matchPattern(pattern, topic string) bool {
 	for {
 		want, restPattern, morePattern := strings.Cut(pattern, ".")
@@ -77,14 +77,14 @@ func matchPattern(pattern, topic string) bool {
 	}
 }
 
-// MatchTopic matches verified notifications by their topic. It takes any number
-// of patterns, of which one must fit: a topic such as `conversation.user.replied`,
-// where `*` as a segment stands for exactly one segment or, at the end, for one or
-// more, and `*` alone for every topic. So `conversation.*` fits
-// `conversation.user.replied` but not `conversation_part.redacted`.
+// MatchTopic matches verified notifications by their topic. It takes one or more
+// patterns, and the topic must fit one of them. A pattern is a topic such as
+// `conversation.user.replied`, in which segments may be `*`. A `*` stands for exactly one
+// segment or, at the end, for one or more. `*` alone fits every topic. So
+// `conversation.*` fits `conversation.user.replied`, but not `conversation_part.redacted`.
 //
-// It matches nothing in front of an `intercom_webhook` handler, and nothing that
-// is not a notification.
+// It does not match requests that have not passed an `intercom_webhook` handler, and
+// requests that are not notifications.
 type MatchTopic []string
 
 // CaddyModule returns the Caddy module information.
@@ -95,7 +95,7 @@ func (*MatchTopic) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision warns of patterns that fit no known topic. They are not an error:
+// Provision warns of patterns that fit no known topic. They are not an error, because
 // Intercom adds topics.
 func (m *MatchTopic) Provision(ctx caddy.Context) error {
 	for _, pattern := range *m {
@@ -137,8 +137,8 @@ func fitsKnownTopic(pattern string) bool {
 	return false
 }
 
-// nearestPattern returns the pattern nearest to one that fits no known topic:
-// a known topic with a * wherever the given one has it.
+// nearestPattern returns a pattern that fits a known topic and has the nearest spelling. It
+// has a * where the given pattern has one.
 func nearestPattern(pattern string) string {
 	segments := strings.Split(pattern, ".")
 	var candidates []string

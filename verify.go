@@ -23,8 +23,8 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 )
 
-// scheme is one of the two ways in which Intercom signs a request. Each has a
-// header of its own, and a signature counts only in the header of its scheme.
+// scheme is one of the two ways in which Intercom signs requests. Each has its own header,
+// and a signature in the other header is not accepted.
 type scheme struct {
 	header  string
 	prefix  string
@@ -39,8 +39,8 @@ var (
 	bodySignature = &scheme{header: intercom.BodySignature, newHash: sha256.New, size: sha256.Size}
 )
 
-// The reasons for which a request is refused, as they appear in logs, metrics
-// and {http.intercom_webhook.reason}.
+// The reasons for a refusal, as they are in logs, in metrics and in
+// {http.intercom_webhook.reason}.
 const (
 	reasonMethod             = "method"
 	reasonEarlyData          = "early_data"
@@ -53,8 +53,8 @@ const (
 	reasonEnvelope           = "envelope"
 )
 
-// refusal is why a request is not let in. Its text goes to logs and to
-// {http.error.message}: it never holds anything that the sender wrote, and so never
+// refusal is the error for a request that is refused. Its text goes to logs and to
+// {http.error.message}. It never contains anything that the sender wrote. So it never
 // wraps an error of net/http, which may quote the request.
 type refusal struct {
 	status int
@@ -69,31 +69,32 @@ func newRefusal(status int, reason, format string, args ...any) *refusal {
 	return &refusal{status: status, reason: reason, err: fmt.Errorf(format, args...)}
 }
 
-// verifier lets in only what Intercom sent and signed.
+// verifier accepts only requests that Intercom sent and signed.
 type verifier struct {
 	sources []caddyhttp.IPRangeSource
-	keys    func() []map[*scheme]*macPool // those of now, by place of the secret
+	keys    func() []map[*scheme]*macPool // the current keys, by place of the secret
 	maxSize int64
 
-	// appRequests enables bodySignature.
+	// appRequests enables the scheme bodySignature.
 	appRequests bool
 }
 
-// signedRequest is what is left of a request once it is proven to be Intercom's.
+// signedRequest is the result of a successful verification.
 type signedRequest struct {
 	scheme *scheme
 	secret int // place of the secret that matched
 	body   []byte
 }
 
-// admit checks all that can be judged before the body is read, cheapest first,
-// and returns the signature that the body has to match.
+// admit makes all checks that do not need the body, the cheapest first. It returns the
+// signature that the body must match.
 func (v *verifier) admit(r *http.Request) (signature, *refusal) {
 	if r.Method != http.MethodPost {
 		return signature{}, newRefusal(http.StatusMethodNotAllowed, reasonMethod, "method is not POST")
 	}
 	if r.TLS != nil && !r.TLS.HandshakeComplete {
-		// QUIC's 0-RTT: until the handshake completes, the source address may be forged.
+		// This is 0-RTT of QUIC: the source address may be forged until the handshake is
+		// complete.
 		return signature{}, newRefusal(http.StatusTooEarly, reasonEarlyData, "request came before the TLS handshake was complete")
 	}
 	if !v.allows(r) {
@@ -109,15 +110,15 @@ func (v *verifier) admit(r *http.Request) (signature, *refusal) {
 	return claimed, nil
 }
 
-// allows judges the address that Caddy found to be the client's, which honors
-// trusted_proxies. It fails closed: no address, or none that parses, is not allowed.
+// allows reports whether a source has the client's address, as Caddy found it with
+// trusted_proxies. It fails closed: a missing or invalid address is not allowed.
 func (v *verifier) allows(r *http.Request) bool {
 	client, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
 	addr, err := netip.ParseAddr(client)
 	if err != nil {
 		return false
 	}
-	addr = addr.Unmap() // ::ffff:192.0.2.1 is 192.0.2.1, which is how ranges are written
+	addr = addr.Unmap() // ::ffff:192.0.2.1 becomes 192.0.2.1, the form that ranges have
 	for _, source := range v.sources {
 		for _, prefix := range source.GetIPRanges(r) {
 			if prefix.Contains(addr) {
@@ -128,8 +129,8 @@ func (v *verifier) allows(r *http.Request) bool {
 	return false
 }
 
-// findSignature finds the one signature of the request. Two of them, be it in one
-// header or in both, are refused: picking one would let the sender choose.
+// findSignature returns the signature of the request. It refuses two signatures, in the
+// same header or in both, because the sender must not choose which one is checked.
 func (v *verifier) findSignature(header http.Header) (signature, *refusal) {
 	hub, body := header[hubSignature.header], header[bodySignature.header]
 	switch {
@@ -147,16 +148,16 @@ func (v *verifier) findSignature(header http.Header) (signature, *refusal) {
 	}
 }
 
-// signature is what a request claims to be signed with.
+// signature is the signature that a request claims to have.
 type signature struct {
 	scheme *scheme
-	sum    [sha256.Size]byte // of which the first scheme.size bytes count
+	sum    [sha256.Size]byte // only the first scheme.size bytes are used
 }
 
-// decode takes the signature out of its header value.
+// decode reads the signature from the value of its header.
 func (s *scheme) decode(value string) (signature, *refusal) {
 	claimed := signature{scheme: s}
-	var digits [2 * sha256.Size]byte // on the stack, which a conversion would not be
+	var digits [2 * sha256.Size]byte // on the stack; a conversion to []byte would be on the heap
 	text, ok := strings.CutPrefix(value, s.prefix)
 	if ok && len(text) == hex.EncodedLen(s.size) {
 		n := copy(digits[:], text)
@@ -168,14 +169,15 @@ func (s *scheme) decode(value string) (signature, *refusal) {
 		"%s is not %q and %d hex digits", s.header, s.prefix, hex.EncodedLen(s.size))
 }
 
-// verify reads the body and proves that one of the secrets signed it. The
-// deadline ends a body that never comes to its end.
+// verify checks the request, reads its body, and proves that one of the secrets signed it.
+// It stops reading at the deadline.
 func (v *verifier) verify(w http.ResponseWriter, r *http.Request, deadline time.Time) (signedRequest, *refusal) {
 	claimed, refused := v.admit(r)
 	var body []byte
 	var keys []map[*scheme]*macPool
 	if refused == nil {
-		// before the body comes: a request keeps the secrets that it began with
+		// Before the body is read, so that a change of the secrets during a slow body does
+		// not concern it.
 		keys = v.keys()
 		body, refused = v.readBody(w, r, deadline)
 	}
@@ -191,18 +193,19 @@ func (v *verifier) verify(w http.ResponseWriter, r *http.Request, deadline time.
 	return signedRequest{}, newRefusal(http.StatusUnauthorized, reasonSignatureMismatch, "signature matches no secret")
 }
 
-// preallocatedBody bounds what a Content-Length alone makes us allocate, in bytes.
-// Notifications seen so far had up to 17 KB.
+// preallocatedBody is the most memory that is allocated because of a Content-Length alone,
+// in bytes. The largest known notification has 17 KB.
 const preallocatedBody = 64 << 10
 
+// readBody reads the whole body, up to maxSize bytes.
 func (v *verifier) readBody(w http.ResponseWriter, r *http.Request, deadline time.Time) ([]byte, *refusal) {
-	// Not every ResponseWriter has deadlines (HTTP/1, 2 and 3 have); Caddy's
-	// own idle timeouts then remain.
+	// The ResponseWriters of HTTP/1, 2 and 3 have deadlines. For others, only Caddy's own
+	// timeouts apply.
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(deadline)
 
 	limited := http.MaxBytesReader(w, r.Body, v.maxSize)
-	// ReadFrom wants room left at the end, to see the EOF without growing
+	// ReadFrom needs free space at the end, or it grows the buffer to read the EOF.
 	size := bytes.MinRead + max(0, min(r.ContentLength, preallocatedBody))
 	buf := bytes.NewBuffer(make([]byte, 0, size))
 	if _, err := buf.ReadFrom(limited); err != nil {
@@ -216,8 +219,8 @@ func (v *verifier) readBody(w http.ResponseWriter, r *http.Request, deadline tim
 	return buf.Bytes(), nil
 }
 
-// bodyFailure says why a body could not be read. The error's own text may quote what
-// was sent, such as a malformed trailer.
+// bodyFailure describes why a body could not be read. The text of the error itself is not
+// used, because it may quote the request, such as a malformed trailer.
 func bodyFailure(err error) string {
 	timeout, ok := errors.AsType[net.Error](err)
 	switch {
@@ -230,26 +233,27 @@ func bodyFailure(err error) string {
 	}
 }
 
-// closeConnection has net/http close an HTTP/1 connection after the answer, so that a
-// sender that was refused does not keep it.
+// closeConnection makes net/http close an HTTP/1 connection after the answer, so that a
+// refused sender does not keep it open.
 func closeConnection(w http.ResponseWriter, r *http.Request) {
 	if r.ProtoMajor == 1 {
 		w.Header()["Connection"] = []string{"close"}
 	}
 }
 
-// abandonBody ends an HTTP/1 connection with the answer, if the request announced a
-// body that was not read. net/http would otherwise read on, before the answer and
-// after it, for as long as the sender likes.
+// abandonBody makes net/http close an HTTP/1 connection together with the answer, if the
+// request announced a body that was not read. Otherwise, net/http would read the body,
+// before the answer and after it, for as long as the sender wants.
 func abandonBody(w http.ResponseWriter, r *http.Request) {
 	if r.ProtoMajor != 1 || r.ContentLength == 0 {
 		return
 	}
 	closeConnection(w, r)
-	_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) // the past: reads fail at once
-	// A body over its limit makes net/http send the end of the connection at once, but
-	// close the socket a little later. Otherwise the kernel may reset the connection
-	// because of what was sent and not read, and the sender would miss the answer.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) // in the past: reads fail immediately
+	// After a body over its limit, net/http ends its side of the connection immediately,
+	// and closes the socket a little later. If it closed the socket immediately, the kernel
+	// could reset the connection because of unread data, and the sender would not get the
+	// answer.
 	overLimit := http.MaxBytesReader(innermost(w), io.NopCloser(strings.NewReader("x")), 0)
 	_, _ = overLimit.Read(make([]byte, 1))
 }
@@ -269,10 +273,10 @@ func (v *verifier) tooLarge() *refusal {
 	return newRefusal(http.StatusRequestEntityTooLarge, reasonTooLarge, "body is larger than %d bytes", v.maxSize)
 }
 
-// restoreBody gives the bytes that were read back to the request, so that any
-// handler behind can read them, and net/http can read them again when it has to
-// repeat the request on a new connection. The bytes must not be reused: a
-// transport may still read them after its handler has returned.
+// restoreBody puts the body back into the request, so that later handlers can read it, and
+// so that net/http can read it again when it repeats the request on a new connection. The
+// caller must not change the bytes later: a transport may still read them after its
+// handler has returned.
 func restoreBody(r *http.Request, body []byte) {
 	r.Body = newReplay(body)
 	r.GetBody = func() (io.ReadCloser, error) { return newReplay(body), nil }
@@ -280,13 +284,13 @@ func restoreBody(r *http.Request, body []byte) {
 		r.ContentLength = int64(len(body))
 		r.Header["Content-Length"] = []string{strconv.Itoa(len(body))}
 	}
-	// a chunked body has become one of known length, and trailers would turn it back
+	// The length is known now. Trailers would make net/http send the body in chunks again.
 	r.TransferEncoding = nil
 	r.Trailer = nil
 }
 
-// replay is a body that is in memory. Closing it does nothing, so that a handler
-// that closes it leaves it to the next.
+// replay is a body in memory. Close does nothing, so that the next handler can still read
+// a body that one has closed.
 type replay struct{ bytes.Reader }
 
 func newReplay(body []byte) *replay {
@@ -297,20 +301,20 @@ func newReplay(body []byte) *replay {
 
 func (*replay) Close() error { return nil }
 
-// macPool holds keyed HMAC states of one secret, because keying one costs as
-// much as hashing a small body.
+// macPool has HMAC states with the key of one secret. Setting the key costs as much as
+// hashing a small body.
 type macPool struct{ pool sync.Pool }
 
 type keyedMAC struct {
 	hash.Hash
-	sum [sha256.Size]byte // room for the result
+	sum [sha256.Size]byte // memory for the result
 }
 
 func newMACPool(newHash func() hash.Hash, secret []byte) *macPool {
 	return &macPool{sync.Pool{New: func() any { return &keyedMAC{Hash: hmac.New(newHash, secret)} }}}
 }
 
-// signed reports, in constant time, whether the body has the signature claimed.
+// signed reports, in constant time, whether the claimed signature is that of the body.
 func (p *macPool) signed(body []byte, claimed signature) bool {
 	mac := p.pool.Get().(*keyedMAC)
 	defer p.pool.Put(mac)
@@ -319,7 +323,7 @@ func (p *macPool) signed(body []byte, claimed signature) bool {
 	return hmac.Equal(mac.Sum(mac.sum[:0]), claimed.sum[:claimed.scheme.size])
 }
 
-// newKeys returns the keys of the secrets, by place.
+// newKeys returns the keys of the secrets, in the same order.
 func newKeys(secrets []string) []map[*scheme]*macPool {
 	keys := make([]map[*scheme]*macPool, len(secrets))
 	for i, secret := range secrets {

@@ -157,7 +157,7 @@ func TestSecretsAndBodiesAreShownNowhere(t *testing.T) {
 
 func TestSecretInTheConfigItselfIsWarnedOf(t *testing.T) {
 	g := start(t, setup{})
-	lines := g.warnings("client_secret stands in the config itself")
+	lines := g.warnings("client_secret is in the config itself")
 	if len(lines) != 1 {
 		t.Fatalf("%d warnings, want 1", len(lines))
 	}

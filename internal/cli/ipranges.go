@@ -24,24 +24,24 @@ func newIPRangesCommand() *cobra.Command {
 		Use:   "ip-ranges [regions...]",
 		Short: "Prints the addresses that Intercom sends from",
 		Long: `
-Prints the lists of Intercom's addresses that are in use, one range on a line, and
-above each list a line that starts with # and tells the region, when the list was
-last known to be the published one, and where it came from. Regions are us, eu and
-au; all of them are printed if none is named.
+Prints the lists of Intercom's addresses that are in use, one range on a line. A line
+above each list starts with # and has the region, when the list was last known to be
+the published one, and where it came from. The regions are us, eu and au. Without an
+argument, all of them are printed.
 
-The list in use is the newer one of that in Caddy's storage, where Caddy puts what
-Intercom publishes, and that compiled in. The storage is the default one of the
-user who runs the command or, with --config, the one of that config.
+The list in use is the newer one of two: the list in Caddy's storage, where Caddy
+stores what Intercom publishes, and the list compiled in. The storage is the default
+storage of the user who runs the command or, with --config, the storage of that config.
 
-With --fetch, Intercom is asked first, and what it publishes is stored. A Caddy that
-runs takes it over at its next refresh. Run this as the user that Caddy runs as, or
-else Caddy may be unable to read what is stored.
+With --fetch, Intercom is asked first, and what it publishes is stored. A running Caddy
+uses it from its next refresh on. Run the command as the user that runs Caddy, or Caddy
+may be unable to read what is stored.
 
-With --url, the lists are those of a config that has this url for the IP source
-intercom.
+With --url, the lists are those of a config in which the IP source intercom has this
+url.
 
-The exit code is 0 if all lists could be read and, if so wished, fetched and stored,
-3 if not, and 1 if the command line does not make sense.
+The exit code is 0 if all lists could be read and, with --fetch, fetched and stored, 3
+if not, and 1 if the arguments are wrong.
 
 Examples:
 
@@ -52,8 +52,8 @@ Examples:
 		ValidArgs: ipranges.Regions(), // for shell completion only
 	}
 	flags := cmd.Flags()
-	flags.Bool("fetch", false, "Ask Intercom first")
-	flags.StringP("config", "c", "", "Config whose storage is used")
+	flags.Bool("fetch", false, "Ask Intercom for the lists first, and store them")
+	flags.StringP("config", "c", "", "Config file whose storage is used")
 	flags.StringP("adapter", "a", "", "Name of the config adapter to apply to --config")
 	flags.String("url", ipranges.DefaultURL, "Where the lists are published")
 	flags.Duration("timeout", ipranges.DefaultTimeout, "How long to wait for each list")
@@ -63,10 +63,10 @@ Examples:
 	return cmd
 }
 
-// runIPRanges prints the lists that the arguments ask for.
+// runIPRanges prints the lists of the regions in the arguments.
 func runIPRanges(cmd *cobra.Command, fl caddycmd.Flags) (int, error) {
 	timeout := fl.Duration("timeout")
-	if err := option.CheckDuration("timeout", timeout, option.Year); err != nil { // in a config, 0 would be the default
+	if err := option.CheckDuration("timeout", timeout, option.Year); err != nil { // in a config, 0 is the default
 		return caddy.ExitCodeFailedStartup, err
 	}
 	source := &ipranges.Source{Regions: fl.Args(), URL: fl.String("url"), Timeout: caddy.Duration(timeout)}
@@ -109,8 +109,8 @@ func runIPRanges(cmd *cobra.Command, fl caddycmd.Flags) (int, error) {
 	return caddy.ExitCodeSuccess, nil
 }
 
-// configuredStorage returns the storage of a config, or Caddy's default one if no
-// config is named.
+// configuredStorage returns the storage of a config, or Caddy's default storage if config is
+// empty. The caller must call release after the last use.
 func configuredStorage(config, adapter string) (storage certmagic.Storage, release func(), err error) {
 	if config == "" {
 		return caddy.DefaultStorage, func() {}, nil

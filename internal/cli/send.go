@@ -29,31 +29,31 @@ func newSendCommand() *cobra.Command {
 		Short: "Sends a signed notification, as Intercom would",
 		Long: `
 Sends a notification of the given topic to the given URL, signed as Intercom signs
-it, and prints the answer's status, the time it took and the size sent. The
-notification is made from a sample of the object that the topic carries; every
-topic that Intercom is known to send has one.
+it, and prints the status of the answer, the time it took, and the size sent. The
+notification is made from a sample of the object that the topic carries. There is a
+sample for every known topic.
 
-The secret is the client_secret of the Developer Hub app. It is taken from the
-first of --secret, --secret-file (less one trailing line break) and the
-environment variable ` + secretEnv + `. Other users of the machine may see
-the flag's value in the list of processes, so prefer the other two.
+The secret is the client secret of the app in Intercom's Developer Hub. It is taken
+from the first one given of --secret, --secret-file (without one trailing line break)
+and the environment variable ` + secretEnv + `. Other users of the machine may
+see the value of the flag in the list of processes, so prefer the other two.
 
-With --body, the file is sent as it is ("-" is standard input) and signed. The
-topic may then be left out, or be one that is not known; it is only printed.
+With --body, the file ("-" is standard input) is signed and sent without changes.
+The topic is then only printed: it is optional, and may be unknown.
 
-With --header, requests carry another header or, with an empty value, lack one.
-The signature header is no exception, so that refusals can be tested. A header
-that is given twice is sent twice.
+With --header, requests have another header or, with an empty value, do not have it.
+This includes the signature header, so that refusals can be tested. A header that is
+given twice is sent twice.
 
-With --count, many notifications are sent, each with an id of its own (with --body,
-all are the same) and each as soon as the one before it is answered. With --rate,
-they are sent at that many per second whether or not answers have come, with at
-most ` + fmt.Sprint(maxInFlight) + ` on the way. The summary counts the answers by status and marks those
-that are too late for Intercom: after 500ms it gives the endpoint a lower priority,
-after 5s it gives up.
+With --count, several notifications are sent, one after the other, each when the one
+before it is answered. Each has its own id; with --body, all are the same. With --rate,
+this many are sent per second, even if earlier ones are not answered yet, but at most
+` + fmt.Sprint(maxInFlight) + ` wait for their answer at the same time. The summary counts the answers by
+status, and those that are too late for Intercom: after 500ms it gives the endpoint a
+lower priority, and after 5s it gives up.
 
 Redirects are not followed. The exit code is 0 if every notification was answered
-with a 2xx, 3 if one was not, and 1 if the command line does not permit to send.
+with a 2xx, 3 if one was not, and 1 if the arguments are wrong.
 
 Examples:
 
@@ -82,7 +82,7 @@ Examples:
 	return cmd
 }
 
-// runSend sends what the flags ask for and prints how it was answered.
+// runSend sends the notifications and prints the answers.
 func runSend(cmd *cobra.Command, fl caddycmd.Flags) (int, error) {
 	s, err := newSender(fl, cmd.InOrStdin())
 	if err != nil {
@@ -115,7 +115,7 @@ func runSend(cmd *cobra.Command, fl caddycmd.Flags) (int, error) {
 	return caddy.ExitCodeSuccess, nil
 }
 
-// newSender makes a sender as the arguments and flags want it.
+// newSender makes a sender from the arguments and flags.
 func newSender(fl caddycmd.Flags, stdin io.Reader) (*sender, error) {
 	topic, target, err := sendArgs(fl)
 	if err != nil {
@@ -151,8 +151,8 @@ func newSender(fl caddycmd.Flags, stdin io.Reader) (*sender, error) {
 	}, nil
 }
 
-// sendArgs returns the topic and the URL. The topic is one that has a sample,
-// unless there is a body: then it may be any, or left out.
+// sendArgs returns the topic and the URL. The topic must be a known one. With --body, it
+// may be any, and is optional.
 func sendArgs(fl caddycmd.Flags) (topic, target string, err error) {
 	body := fl.String("body")
 	switch args := fl.Args(); {
@@ -164,7 +164,7 @@ func sendArgs(fl caddycmd.Flags) (topic, target string, err error) {
 		return "", "", fmt.Errorf("got %d arguments: expecting <topic> <url>, or --body <file> <url>", len(args))
 	}
 	if !intercom.IsKnown(topic) && body == "" {
-		return "", "", fmt.Errorf("topic %q is not known: nearest are %s; to send it anyway, give its body with --body",
+		return "", "", fmt.Errorf("topic %q is not known: the nearest topics are %s; to send it anyway, give its body with --body",
 			topic, strings.Join(intercom.NearestTopics(topic, 3), ", "))
 	}
 	if u, err := url.Parse(target); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
@@ -173,9 +173,8 @@ func sendArgs(fl caddycmd.Flags) (topic, target string, err error) {
 	return topic, target, nil
 }
 
-// clientSecret returns the secret of the first source that is given. An empty one
-// is an error rather than a reason to look further: it is a mistake, and whatever
-// the next source holds was not meant.
+// clientSecret returns the secret from the first source that is given. An empty secret is
+// an error: it is a mistake, and the user did not mean the secret of the next source.
 func clientSecret(fl caddycmd.Flags) ([]byte, error) {
 	var secret []byte
 	var source string
@@ -200,7 +199,7 @@ func clientSecret(fl caddycmd.Flags) ([]byte, error) {
 	return secret, nil
 }
 
-// givenBody reads the body that is to be sent as it is. It is nil if none is given.
+// givenBody reads the body of --body. It returns nil without --body.
 func givenBody(file string, stdin io.Reader) (body []byte, err error) {
 	switch file {
 	case "":
@@ -208,7 +207,7 @@ func givenBody(file string, stdin io.Reader) (body []byte, err error) {
 	case "-":
 		body, err = io.ReadAll(stdin)
 	default:
-		body, err = os.ReadFile(file) //nolint:gosec // the user's own choice
+		body, err = os.ReadFile(file) //nolint:gosec // named by the user
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the body of --body: %w", err)
@@ -216,9 +215,9 @@ func givenBody(file string, stdin io.Reader) (body []byte, err error) {
 	return body, nil
 }
 
-// parseHeaders reads fields of the form "Name: value". A header without a value
-// comes out as nil, which net/http sends not at all; were it just absent, net/http
-// would send a User-Agent of its own.
+// parseHeaders reads fields of the form "Name: value". A header without a value becomes
+// nil, so that net/http does not send it. If it were missing instead, net/http would send
+// its own User-Agent.
 func parseHeaders(fields []string) (http.Header, error) {
 	headers := make(http.Header)
 	for _, field := range fields {

@@ -22,7 +22,7 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 )
 
-// maxAnswerShown bounds how much of an answer's body is kept to be shown.
+// maxAnswerShown is how much of an answer's body is printed, in bytes.
 const maxAnswerShown = 1 << 10
 
 // sender sends notifications to one URL, as Intercom would.
@@ -30,24 +30,24 @@ type sender struct {
 	client  *http.Client
 	url     string
 	topic   string
-	body    []byte // sent as it is; if nil, each request gets a sample of the topic
+	body    []byte // if nil, each request gets a sample of the topic
 	secret  []byte
-	headers http.Header // replace the usual ones of their names
+	headers http.Header // replace the usual headers with the same names
 }
 
-// sendResult is how one notification was answered.
+// sendResult is the answer to one notification.
 type sendResult struct {
 	name   string // what was sent
 	size   int    // of the body sent
 	status int
-	answer []byte // the beginning of its body
+	answer []byte // the beginning of the answer's body
 	took   time.Duration
-	err    error // if there was no whole answer
+	err    error // set if there was no complete answer
 }
 
 func newSendClient(timeout time.Duration, insecure bool) *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: insecure} //nolint:gosec // only if asked for
+	transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: insecure} //nolint:gosec // only with --insecure
 	transport.MaxIdleConnsPerHost = maxInFlight
 	transport.DisableCompression = true // Intercom is not known to send Accept-Encoding
 	return &http.Client{
@@ -57,7 +57,7 @@ func newSendClient(timeout time.Duration, insecure bool) *http.Client {
 	}
 }
 
-// send sends one notification and waits for the whole answer.
+// send sends one notification and waits for the complete answer.
 func (s *sender) send(ctx context.Context) sendResult {
 	name, body, err := s.notification()
 	if err != nil {
@@ -74,7 +74,7 @@ func (s *sender) send(ctx context.Context) sendResult {
 	return r
 }
 
-// notification returns the body of the next request, and a name to print for it.
+// notification returns the body of the next request, and the name to print for it.
 func (s *sender) notification() (name string, body []byte, err error) {
 	if s.body != nil {
 		return s.topic, s.body, nil
@@ -91,8 +91,8 @@ func (s *sender) notification() (name string, body []byte, err error) {
 	return name, body, err
 }
 
-// request makes a request with the headers of Intercom's documented sample, signs
-// it, and lets the given headers have the last word.
+// request makes a signed request with the headers of Intercom's documented sample. The
+// headers of --header replace them, including the signature.
 func (s *sender) request(ctx context.Context, body []byte) (*http.Request, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url, bytes.NewReader(body))
 	if err != nil {
@@ -129,7 +129,7 @@ func (s *sender) roundTrip(req *http.Request) (status int, answer []byte, err er
 	return resp.StatusCode, answer, nil
 }
 
-// explain says what can be done about a request that got no whole answer.
+// explain adds to an error what the user can do about it.
 func (s *sender) explain(err error) error {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
@@ -146,24 +146,25 @@ func (s *sender) explain(err error) error {
 // ok reports whether the answer was a 2xx.
 func (r sendResult) ok() bool { return intercom.Accepts(r.status) }
 
-// report prints the answer in one line, and what a refusal says below it.
+// report prints one line for the answer and, if it is not a 2xx, its body.
 func (r sendResult) report(w io.Writer) {
 	fmt.Fprintf(w, "%s in %s%s, %s bytes sent", statusText(r.status), roundTime(r.took), lateness(r.took), comma(r.size))
 	if r.name != "" {
 		fmt.Fprintf(w, ", %s", r.name)
 	}
 	fmt.Fprintln(w)
-	if text := harmless(r.answer); !r.ok() && text != "" {
+	if text := printable(r.answer); !r.ok() && text != "" {
 		fmt.Fprintln(w, text)
 	}
 }
 
-// statusText does not use the server's own wording, which may hold anything.
+// statusText returns the status with the standard text. The server's own text is not used,
+// because it may not be safe to print.
 func statusText(status int) string {
 	return strings.TrimSpace(fmt.Sprintf("%d %s", status, http.StatusText(status)))
 }
 
-// lateness says what Intercom makes of an answer that takes so long.
+// lateness says how Intercom reacts to an answer that takes so long.
 func lateness(took time.Duration) string {
 	switch {
 	case took > intercom.AnswerTimeout:
@@ -179,8 +180,8 @@ func comma(n int) string { return humanize.Comma(int64(n)) }
 
 func roundTime(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }
 
-// harmless makes text from a server safe to print on a terminal.
-func harmless(text []byte) string {
+// printable makes text from a server safe to print on a terminal.
+func printable(text []byte) string {
 	return strings.TrimSpace(strings.Map(func(r rune) rune {
 		if r == '\n' || r == '\t' || unicode.IsPrint(r) {
 			return r

@@ -18,10 +18,10 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 )
 
-// maxInFlight bounds how many notifications wait for their answer at once.
+// maxInFlight is how many notifications may wait for their answer at the same time.
 const maxInFlight = 32
 
-// sendLoad is a number of notifications, sent one after the other or at a rate.
+// sendLoad sends a number of notifications, one after the other or at a rate.
 type sendLoad struct {
 	count int
 	rate  float64 // per second; 0: each when the one before it is answered
@@ -38,8 +38,8 @@ func newSendLoad(fl caddycmd.Flags) (sendLoad, error) {
 	return l, nil
 }
 
-// run sends the load, shows its progress, and returns the tally of all that was
-// sent. It ends early, without the results cut short, when ctx is done.
+// run sends the load, prints the progress, and returns the tally. When ctx is done, it ends
+// early, and does not count the requests that were interrupted.
 func (l sendLoad) run(ctx context.Context, s *sender, progress io.Writer) *sendTally {
 	t := &sendTally{statuses: make(map[int]int)}
 	start := time.Now()
@@ -66,7 +66,8 @@ func (l sendLoad) run(ctx context.Context, s *sender, progress io.Writer) *sendT
 func (l sendLoad) start(ctx context.Context, s *sender) <-chan sendResult {
 	limiter, senders := rate.NewLimiter(rate.Inf, 0), 1
 	if l.rate > 0 {
-		// bursts of 10ms, because timers are too coarse for one by one at high rates
+		// A burst has the notifications of 10ms: timers are too coarse to send each at its
+		// own time at high rates.
 		limiter, senders = rate.NewLimiter(rate.Limit(l.rate), max(1, int(l.rate/100))), maxInFlight
 	}
 

@@ -15,13 +15,15 @@ func init() {
 	caddy.RegisterModule(new(nextUpstream))
 }
 
-// nextUpstream is a load-balancing policy by which a retry goes to an upstream that
-// the request has not been sent to yet, until all were tried. With Caddy's own
-// policies it does so only if the failed upstream is taken to be down for a while
-// (fail_duration), and then one notification that breaks every backend would stop
-// all others for that while.
+// nextUpstream is a load-balancing policy that sends each retry to an upstream that the
+// request has not been sent to yet, until all have been tried.
+//
+// Caddy's own policies do so only if the failed upstream then counts as down for some time
+// (fail_duration). With them, one notification that breaks every backend would stop all
+// other notifications for that time.
 type nextUpstream struct {
-	// How to choose among the upstreams that were not tried. Default: round_robin.
+	// The policy that chooses among the upstreams that have not been tried. Default:
+	// round_robin.
 	ChooseByRaw json.RawMessage `json:"choose_by,omitempty" caddy:"namespace=http.reverse_proxy.selection_policies inline_key=policy"`
 
 	chooseBy reverseproxy.Selector
@@ -49,7 +51,7 @@ func (p *nextUpstream) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// triedVar is the variable that holds the addresses a request has been sent to.
+// triedVar is the variable that holds the addresses that a request has been sent to.
 const triedVar = "intercom_webhook.tried_upstreams"
 
 // Select implements reverseproxy.Selector.
@@ -62,7 +64,7 @@ func (p *nextUpstream) Select(pool reverseproxy.UpstreamPool, r *http.Request, w
 		})
 	}
 	chosen := p.chooseBy.Select(untried, r, w)
-	if chosen == nil { // all that are available were tried, so start over
+	if chosen == nil { // all available upstreams have been tried: start over
 		tried, chosen = nil, p.chooseBy.Select(pool, r, w)
 	}
 	if chosen != nil {

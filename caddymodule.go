@@ -225,11 +225,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	defer func() { *r = *r.WithContext(outer) }()
 
 	if len(h.routes) == 0 {
-		return h.pass(w, r, t, next, start)
+		return h.callNext(w, r, t, next, start)
 	}
 
 	a := &answer{w: w}
-	defer a.giveWhenDue(deadline, r.ProtoMajor)()
+	defer a.giveAtDeadline(deadline, r.ProtoMajor)()
 	var outcome string
 	var status int
 	switch {
@@ -271,8 +271,8 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, t *tag, why *re
 	return caddyhttp.Error(why.status, why)
 }
 
-// pass calls the next handler, and counts the answer that it gives.
-func (h *Handler) pass(w http.ResponseWriter, r *http.Request, t *tag, next caddyhttp.Handler, start time.Time) error {
+// callNext calls the next handler, and counts the answer that it gives.
+func (h *Handler) callNext(w http.ResponseWriter, r *http.Request, t *tag, next caddyhttp.Handler, start time.Time) error {
 	status := http.StatusInternalServerError // if the next handler panics
 	defer func() { h.observe(t, outcomeOf(status), status, time.Since(start)) }()
 

@@ -42,10 +42,10 @@ func checkLane(name string) error {
 	return nil
 }
 
-// namelessLane is the lane of a route that has neither a lane nor a topic pattern.
-const namelessLane = "route"
+// fallbackLane is the lane of a route that has neither a lane nor a topic pattern.
+const fallbackLane = "route"
 
-var severalSeparators = regexp.MustCompile(`[_-]{2,}`)
+var repeatedSeparators = regexp.MustCompile(`[_-]{2,}`)
 
 // defaultLane makes a valid name from a valid topic pattern.
 func defaultLane(pattern string) string {
@@ -54,9 +54,9 @@ func defaultLane(pattern string) string {
 	}
 	name := strings.ToLower(strings.TrimSuffix(pattern, ".*"))
 	name = strings.NewReplacer(".", "-", "*", "any").Replace(name)
-	name = strings.Trim(severalSeparators.ReplaceAllString(name, "-"), "_-")
+	name = strings.Trim(repeatedSeparators.ReplaceAllString(name, "-"), "_-")
 	name = strings.TrimRight(name[:min(len(name), maxLaneLength)], "_-")
-	return cmp.Or(name, namelessLane)
+	return cmp.Or(name, fallbackLane)
 }
 
 // route is a Route that is ready to run.
@@ -76,15 +76,15 @@ func provisionRoutes(ctx caddy.Context, configured []Route) ([]route, error) {
 		if err := c.Provision(ctx, nil); err != nil {
 			return nil, fmt.Errorf("route %d: %w", i, err)
 		}
-		if err := checkReachable(c.wanted(), taken); err != nil {
+		if err := checkReachable(c.possibleTopics(), taken); err != nil {
 			return nil, fmt.Errorf("route %d %w", i, err)
 		}
-		taken = append(taken, c.taken()...)
+		taken = append(taken, c.certainTopics()...)
 		name := c.Lane
 		if patterns := c.patterns(); name == "" && len(patterns) > 0 {
 			name = defaultLane(patterns[0])
 		}
-		name = cmp.Or(name, namelessLane)
+		name = cmp.Or(name, fallbackLane)
 		duplicate := slices.ContainsFunc(routes, func(r route) bool { return r.lane == name })
 		if duplicate && c.Lane == "" {
 			name = fmt.Sprintf("%s-%d", name, i)
@@ -124,9 +124,9 @@ func patternsIn(set caddyhttp.MatcherSet) []string {
 	return nil
 }
 
-// wanted returns patterns of all topics that can fit the route. Its other matchers may
+// possibleTopics returns patterns of all topics that can fit the route. Its other matchers may
 // still exclude some.
-func (r Route) wanted() []string {
+func (r Route) possibleTopics() []string {
 	if len(r.MatcherSets) == 0 {
 		return []string{"*"}
 	}
@@ -141,9 +141,9 @@ func (r Route) wanted() []string {
 	return patterns
 }
 
-// taken returns patterns of the topics that always fit the route, because it has no other
+// certainTopics returns patterns of the topics that always fit the route, because it has no other
 // matcher.
-func (r Route) taken() []string {
+func (r Route) certainTopics() []string {
 	if len(r.MatcherSets) == 0 {
 		return []string{"*"}
 	}
@@ -160,9 +160,9 @@ func (r Route) taken() []string {
 }
 
 // checkReachable returns an error if earlier routes take all topics of a route.
-func checkReachable(wanted, taken []string) error {
+func checkReachable(topics, taken []string) error {
 	var covered []string
-	for _, pattern := range wanted {
+	for _, pattern := range topics {
 		i := slices.IndexFunc(taken, func(earlier string) bool { return covers(earlier, pattern) })
 		if i < 0 {
 			return nil
@@ -208,7 +208,7 @@ func (r result) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 // lane, empty if no route fits or a matcher failed, and a function that runs the route
 // once and returns the result.
 func (h *Handler) findRoute(r *http.Request, t *tag) (lane string, run func() result) {
-	route, err := routeFor(h.routes, r, t.topic)
+	route, err := matchRoute(h.routes, r, t.topic)
 	if route != nil {
 		lane = route.lane
 	}
@@ -232,9 +232,9 @@ func (h *Handler) findRoute(r *http.Request, t *tag) (lane string, run func() re
 	}
 }
 
-// routeFor returns the first route that fits the request, or nil. A ping fits only routes
+// matchRoute returns the first route that fits the request, or nil. A ping fits only routes
 // that name it.
-func routeFor(routes []route, r *http.Request, topic string) (fitting *route, err error) {
+func matchRoute(routes []route, r *http.Request, topic string) (fitting *route, err error) {
 	defer catchPanic(&err)
 	for i := range routes {
 		if topic == intercom.TopicPing && !routes[i].namesPing {

@@ -23,9 +23,9 @@ import (
 )
 
 const (
-	// lookInterval is the shortest time between two checks of the files. It is also the
+	// checkInterval is the shortest time between two checks of the files. It is also the
 	// longest time that a request waits for a check, because a file system can hang.
-	lookInterval = time.Second
+	checkInterval = time.Second
 
 	// maxSecretFile is the size of the largest file that is accepted, in bytes. Caddy's
 	// own {file.*} has the same limit.
@@ -65,10 +65,10 @@ type clientSecrets struct {
 	keys    atomic.Pointer[[]map[*scheme]*macPool]
 
 	mu     sync.Mutex
-	latest *look // the current or last one; nil before the first
+	latest *fileCheck // the current or last one; nil before the first
 }
 
-// secretSource is one value of client_secret. Only the current look uses it.
+// secretSource is one value of client_secret. Only the current check uses it.
 type secretSource struct {
 	secrets []string
 	file    *secretFile // nil if the secrets never change
@@ -140,63 +140,63 @@ func secretMatches(place int) prometheus.Counter {
 	return secretMatchesTotal.WithLabelValues(strconv.Itoa(place + 1))
 }
 
-// look is one check of all files for changes.
-type look struct {
+// fileCheck is one check of all files for changes.
+type fileCheck struct {
 	began time.Time
-	done  chan struct{} // closed when the look has ended
+	done  chan struct{} // closed when the check has ended
 	late  sync.Once     // for the warning that it takes too long
 }
 
-// current returns the keys in use, by the place of their secret. If the last look is older
-// than a second, it looks at the files first. Other requests wait for the same look,
+// current returns the keys in use, by the place of their secret. If the last check of the
+// files is older than a second, it checks them first. Other requests wait for the same check,
 // because they may be signed with a secret that was just added.
 func (s *clientSecrets) current() []map[*scheme]*macPool {
 	if s.follows {
-		s.wait(s.dueLook())
+		s.wait(s.dueCheck())
 	}
 	return *s.keys.Load()
 }
 
-// dueLook returns the look that a request must wait for. It starts a new one if the last
-// one is too old. Only one look runs at a time.
-func (s *clientSecrets) dueLook() *look {
+// dueCheck returns the check that a request must wait for. It starts a new one if the last
+// one is too old. Only one check runs at a time.
+func (s *clientSecrets) dueCheck() *fileCheck {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.latest == nil || s.latest.ended() && time.Since(s.latest.began) >= lookInterval {
-		s.latest = &look{began: time.Now(), done: make(chan struct{})}
-		go s.look(s.latest)
+	if s.latest == nil || s.latest.ended() && time.Since(s.latest.began) >= checkInterval {
+		s.latest = &fileCheck{began: time.Now(), done: make(chan struct{})}
+		go s.checkFiles(s.latest)
 	}
 	return s.latest
 }
 
-func (l *look) ended() bool {
+func (c *fileCheck) ended() bool {
 	select {
-	case <-l.done:
+	case <-c.done:
 		return true
 	default:
 		return false
 	}
 }
 
-// wait returns when the look has ended, or after lookInterval. A look that takes longer
+// wait returns when the check has ended, or after checkInterval. A check that takes longer
 // leaves the secrets as they are, and later requests do not wait for it.
-func (s *clientSecrets) wait(l *look) {
-	if l.ended() {
+func (s *clientSecrets) wait(c *fileCheck) {
+	if c.ended() {
 		return
 	}
 	select {
-	case <-l.done:
-	case <-time.After(time.Until(l.began.Add(lookInterval))):
-		l.late.Do(func() {
+	case <-c.done:
+	case <-time.After(time.Until(c.began.Add(checkInterval))):
+		c.late.Do(func() {
 			s.logger.Warn("files of client_secret could not be checked: the file system does not answer; the secrets stay as they are",
-				zap.Duration("waited", lookInterval))
+				zap.Duration("waited", checkInterval))
 		})
 	}
 }
 
-// look reads the files that have changed.
-func (s *clientSecrets) look(l *look) {
-	defer close(l.done)
+// checkFiles reads the files that have changed.
+func (s *clientSecrets) checkFiles(c *fileCheck) {
+	defer close(c.done)
 	changed := false
 	for i := range s.sources {
 		source := &s.sources[i]
@@ -216,7 +216,7 @@ func (s *clientSecrets) look(l *look) {
 type secretFile struct {
 	path    string
 	version fileVersion // as it was read last
-	trouble string      // why the last look could not read it, empty if it could
+	trouble string      // why the last check could not read it, empty if it could
 }
 
 // fileVersion identifies the content of a file, to find changes.

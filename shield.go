@@ -136,7 +136,7 @@ func (s *shield) run(handler caddyhttp.Handler, r *http.Request) Delivery {
 	case err == errCutShort: //nolint:errorlint // returned by serve itself
 		d.Err = err
 	case err != nil:
-		d.Err = failure(err)
+		d.Err = safeError(err)
 	case s.status == 0 && fellThrough:
 		d.Err = fmt.Errorf("%w: no handler of the route answered", ErrUnrouted)
 	case s.status == 0:
@@ -162,8 +162,8 @@ func serve(handler caddyhttp.Handler, w http.ResponseWriter, r *http.Request) (e
 	return handler.ServeHTTP(w, r)
 }
 
-// failure returns an error that is safe to log, for one that a handler returned.
-func failure(err error) error {
+// safeError returns an error that is safe to log, for one that a handler returned.
+func safeError(err error) error {
 	network, _ := errors.AsType[net.Error](err)
 	operation, _ := errors.AsType[*net.OpError](err)
 	errno, hasErrno := errors.AsType[syscall.Errno](err)
@@ -274,11 +274,11 @@ func (a *answer) give(status int) (int, time.Time) {
 	return a.status, a.at
 }
 
-// giveWhenDue answers 504 when the deadline has passed, even if the handlers do not obey
+// giveAtDeadline answers 504 when the deadline has passed, even if the handlers do not obey
 // it, because Intercom waits only 5 s. (With HTTP/2 and 3, the stream still ends only when
 // the handlers return.) The caller must call the returned function before ServeHTTP
 // returns.
-func (a *answer) giveWhenDue(deadline time.Time, protoMajor int) (release func()) {
+func (a *answer) giveAtDeadline(deadline time.Time, protoMajor int) (release func()) {
 	clock := time.AfterFunc(time.Until(deadline), func() {
 		a.once.Do(func() {
 			if protoMajor == 1 { // the connection cannot be reused until the handlers return

@@ -123,7 +123,7 @@ func (r *refresher) start(sub *subscriber) {
 		for _, region := range r.regions {
 			sub.logger.Info("using Intercom's addresses", zap.String("region", region.Region), zap.Inline(region.list.Load()))
 			if r.setting.refresh > 0 {
-				r.loops.Go(func() { r.keepFresh(region) })
+				r.loops.Go(func() { r.refreshLoop(region) })
 			}
 		}
 	})
@@ -146,8 +146,8 @@ func (r *refresher) Destruct() error {
 
 func (r *refresher) ranges() []netip.Prefix { return *r.combined.Load() }
 
-// keepFresh refreshes the list of a region until the refresher is destructed.
-func (r *refresher) keepFresh(region *regionList) {
+// refreshLoop refreshes the list of a region until the refresher is destructed.
+func (r *refresher) refreshLoop(region *regionList) {
 	interval, retry := r.backoffFrom(r.setting.refresh), r.backoffFrom(firstRetry)
 	failures, lastReason := 0, ""
 	for {
@@ -212,7 +212,7 @@ func (r *refresher) backoffFrom(first time.Duration) *backoff.ExponentialBackOff
 func (r *refresher) refresh(region *regionList, afterFailure bool) (result string, err error) {
 	stored, err := region.stored(r.ctx, r.latest().storage)
 	if err == nil && stored != nil && stored.Checked.After(region.list.Load().Checked) {
-		r.use(region, stored)
+		r.replace(region, stored)
 	}
 
 	last := region.list.Load()
@@ -226,7 +226,7 @@ func (r *refresher) refresh(region *regionList, afterFailure bool) (result strin
 	if err != nil {
 		return refreshFailed, err
 	}
-	changed := r.use(region, list)
+	changed := r.replace(region, list)
 	sub := r.latest() // it may have changed during the fetch
 	if err := region.store(r.ctx, sub.storage, list); err != nil && r.ctx.Err() == nil {
 		sub.logger.Warn("Intercom's addresses could not be stored; they are lost at a restart", zap.String("region", region.Region), zap.Error(err))
@@ -237,8 +237,8 @@ func (r *refresher) refresh(region *regionList, afterFailure bool) (result strin
 	return refreshUnchanged, nil
 }
 
-// use replaces the list in use, and reports whether the ranges have changed.
-func (r *refresher) use(region *regionList, list *List) (changed bool) {
+// replace puts a list into use, and reports whether the ranges have changed.
+func (r *refresher) replace(region *regionList, list *List) (changed bool) {
 	before := region.list.Swap(list)
 	added, removed := list.without(before), before.without(list)
 	if len(added) == 0 && len(removed) == 0 {

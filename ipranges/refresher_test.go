@@ -1,7 +1,6 @@
 package ipranges
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,7 +9,6 @@ import (
 	"net/netip"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -18,89 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zaptest/observer"
-
-	"github.com/caddyserver/certmagic"
 )
-
-// intercom is Intercom's server as it is told to be, without a network.
-type intercom struct {
-	mu     sync.Mutex
-	answer func(*http.Request) (status int, body string, err error)
-	asked  []time.Time
-}
-
-func (i *intercom) answers(status int, body string, err error) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.answer = func(*http.Request) (int, string, error) { return status, body, err }
-}
-
-func (i *intercom) RoundTrip(r *http.Request) (*http.Response, error) {
-	i.mu.Lock()
-	i.asked = append(i.asked, time.Now())
-	answer := i.answer
-	i.mu.Unlock()
-	status, body, err := answer(r)
-	if err != nil {
-		return nil, err
-	}
-	return &http.Response{
-		StatusCode: status,
-		Header:     http.Header{"Etag": {`"` + body + `"`}},
-		Body:       io.NopCloser(strings.NewReader(body)),
-	}, nil
-}
-
-// requests returns when there was one since it was last called.
-func (i *intercom) requests() []time.Time {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	asked := i.asked
-	i.asked = nil
-	return asked
-}
-
-// pauses returns the times between the requests, as multiples of a unit.
-func (i *intercom) pauses(unit time.Duration) []float64 {
-	var pauses []float64
-	asked := i.requests()
-	for n := 1; n < len(asked); n++ {
-		pauses = append(pauses, float64(asked[n].Sub(asked[n-1]))/float64(unit))
-	}
-	return pauses
-}
-
-// refreshing makes a refresher of one region. Inside of a synctest bubble, the test
-// fails if anything is left running after it.
-func refreshing(t *testing.T, refresh time.Duration, sub *subscriber) (*refresher, *intercom) {
-	t.Helper()
-	r := newRefresher(setting{urls: [3]string{"http://intercom/us"}, refresh: refresh, timeout: 10 * time.Second}, sub)
-	server := new(intercom)
-	server.answers(200, published("192.0.2.7"), nil)
-	r.client.Transport = server
-	t.Cleanup(func() { r.Destruct() })
-	return r, server
-}
-
-// silentSubscriber is a user with storage of its own, whose log nobody reads.
-func silentSubscriber(t *testing.T) *subscriber {
-	return &subscriber{emptyStorage(t), zap.NewNop()}
-}
-
-func loggingSubscriber(t *testing.T) (*subscriber, *observer.ObservedLogs) {
-	core, logs := observer.New(zap.InfoLevel)
-	return &subscriber{emptyStorage(t), zap.New(core)}, logs
-}
-
-func emptyStorage(t *testing.T) certmagic.Storage {
-	return &certmagic.FileStorage{Path: t.TempDir()}
-}
-
-// within reports whether each number is that of want, give or take a tenth.
-func within(got, want []float64) bool {
-	return slices.EqualFunc(got, want, func(g, w float64) bool { return g >= 0.9*w && g <= 1.1*w })
-}
 
 func TestRefreshesAtOnceAndThenFromTimeToTime(t *testing.T) {
 	sub := silentSubscriber(t)
@@ -228,160 +144,6 @@ func TestListIsNeverWorseThanBefore(t *testing.T) {
 	})
 }
 
-func TestListOfAnotherInstanceIsTakenFromStorage(t *testing.T) {
-	sub := silentSubscriber(t)
-	synctest.Test(t, func(t *testing.T) {
-		r, server := refreshing(t, time.Hour, sub)
-		server.answers(0, "", errors.New("unreachable"))
-		time.Sleep(time.Until(compiledInDate.Add(time.Hour))) // later than the compiled-in list
-		r.start(sub)
-		synctest.Wait()
-
-		store := func(age time.Duration, ranges ...string) {
-			list := &List{Ranges: prefixes(ranges...), Checked: now().Add(-age)}
-			if err := r.regions[0].store(t.Context(), sub.storage, list); err != nil {
-				t.Fatal(err)
-			}
-		}
-		store(0, "192.0.2.7/32")
-		time.Sleep(2 * time.Hour)
-		if got := r.ranges(); !slices.Equal(got, prefixes("192.0.2.7/32")) {
-			t.Errorf("serves %v when another instance got it", got)
-		}
-		store(24*time.Hour, "192.0.2.8/32")
-		time.Sleep(2 * time.Hour)
-		if got := r.ranges(); !slices.Equal(got, prefixes("192.0.2.7/32")) {
-			t.Errorf("serves %v when an older one is stored", got)
-		}
-		store(-240*time.Hour, "192.0.2.9/32")
-		time.Sleep(2 * time.Hour)
-		if got := r.ranges(); !slices.Equal(got, prefixes("192.0.2.7/32")) {
-			t.Errorf("serves %v when one from the future is stored", got)
-		}
-	})
-}
-
-// If a wrong list is in storage, Intercom's "not modified" must not confirm it.
-func TestWrongListInStorageHeals(t *testing.T) {
-	const right, wrong = "192.0.2.7/32", "198.51.100.7/32"
-	for name, late := range map[string]bool{"when it is found at the start": false, "when it is found later": true} {
-		t.Run(name, func(t *testing.T) {
-			sub := silentSubscriber(t)
-			synctest.Test(t, func(t *testing.T) {
-				time.Sleep(time.Until(compiledInDate.Add(time.Hour)))
-				var asked []string // with which ETag
-				answer := func(r *http.Request) (int, string, error) {
-					asked = append(asked, r.Header.Get("If-None-Match"))
-					if r.Header.Get("If-None-Match") != "" || r.Header.Get("If-Modified-Since") != "" {
-						return 304, "", nil
-					}
-					return 200, published(right), nil
-				}
-				// as an earlier version stored it
-				store := func() {
-					stored := fmt.Sprintf(`{"ranges":[%q],"checked":%q,"etag":"\"`+strings.ReplaceAll(published(right), `"`, `\"`)+`\"","last_modified":"Mon, 02 Nov 2026 09:00:00 GMT"}`,
-						wrong, now().Format(time.RFC3339))
-					if err := sub.storage.Store(t.Context(), setting{urls: [3]string{"http://intercom/us"}}.feeds()[0].storageKey(), []byte(stored)); err != nil {
-						t.Fatal(err)
-					}
-				}
-				if !late {
-					store()
-				}
-				r, server := refreshing(t, time.Hour, sub)
-				server.mu.Lock()
-				server.answer = answer
-				server.mu.Unlock()
-				if serves := r.ranges(); !late && !slices.Equal(serves, prefixes(wrong)) {
-					t.Fatalf("serves %v, not what was stored", serves)
-				}
-				r.start(sub)
-				synctest.Wait()
-				if late {
-					time.Sleep(30 * time.Minute)
-					store()
-					time.Sleep(time.Hour)
-				}
-				if got := r.ranges(); !slices.Equal(got, prefixes(right)) {
-					t.Errorf("serves %v", got)
-				}
-				time.Sleep(3 * time.Hour)
-				synctest.Wait()
-				if last := asked[len(asked)-1]; last == "" {
-					t.Error("asks for the whole list though it has fetched the one that it has")
-				}
-				if stored, err := r.regions[0].stored(t.Context(), sub.storage); err != nil || !slices.Equal(stored.Ranges, prefixes(right)) {
-					t.Errorf("stored %+v, %v", stored, err)
-				}
-			})
-		})
-	}
-}
-
-// unwritable is storage that is full, say.
-type unwritable struct{ certmagic.Storage }
-
-func (unwritable) Store(context.Context, string, []byte) error { return errors.New("no room") }
-
-func TestListIsUsedEvenIfItCannotBeStored(t *testing.T) {
-	sub := &subscriber{unwritable{emptyStorage(t)}, zap.NewNop()}
-	synctest.Test(t, func(t *testing.T) {
-		r, _ := refreshing(t, time.Hour, sub)
-		r.start(sub)
-		synctest.Wait()
-		if got := r.ranges(); !slices.Equal(got, prefixes("192.0.2.7/32")) {
-			t.Errorf("serves %v", got)
-		}
-	})
-}
-
-// The storage and the log of a config that has been replaced, or that failed to load
-// after all, may not work any more.
-func TestStorageAndLogAreThoseOfTheConfigThatRuns(t *testing.T) {
-	replaced, replacedLog := loggingSubscriber(t)
-	running, runningLog := loggingSubscriber(t)
-	failed, failedLog := loggingSubscriber(t)
-	synctest.Test(t, func(t *testing.T) {
-		r, server := refreshing(t, time.Hour, replaced)
-		r.start(replaced)
-		synctest.Wait()
-		for _, next := range []struct {
-			address   string
-			meanwhile func() // while the list is on its way
-		}{
-			{"192.0.2.8", func() { r.start(running); r.release(replaced) }},
-			{"192.0.2.9", func() { r.start(failed); r.release(failed) }},
-		} {
-			meanwhile := sync.OnceFunc(next.meanwhile)
-			server.mu.Lock()
-			server.answer = func(*http.Request) (int, string, error) {
-				meanwhile()
-				return 200, published(next.address), nil
-			}
-			server.mu.Unlock()
-			time.Sleep(2 * time.Hour)
-		}
-		for _, want := range []struct {
-			user    *subscriber
-			log     *observer.ObservedLogs
-			stored  []netip.Prefix
-			changes int
-		}{
-			{replaced, replacedLog, prefixes("192.0.2.7/32"), 1},
-			{running, runningLog, prefixes("192.0.2.9/32"), 2},
-			{failed, failedLog, nil, 0},
-		} {
-			stored, err := r.regions[0].stored(t.Context(), want.user.storage)
-			if err != nil || (stored == nil) != (want.stored == nil) || stored != nil && !slices.Equal(stored.Ranges, want.stored) {
-				t.Errorf("stored %v, %v; want %v", stored, err, want.stored)
-			}
-			if n := want.log.FilterMessage("Intercom's addresses have changed").Len(); n != want.changes {
-				t.Errorf("logged %d changes, want %d", n, want.changes)
-			}
-		}
-	})
-}
-
 // A trouble that lasts is told once, another one, or the same once more, again.
 func TestTroubleIsToldOnce(t *testing.T) {
 	sub, log := loggingSubscriber(t)
@@ -446,57 +208,6 @@ func TestDestructWaits(t *testing.T) {
 	})
 }
 
-// What is stored tells a restart how fresh the list is.
-func TestListIsStoredWhenItIsConfirmed(t *testing.T) {
-	sub := silentSubscriber(t)
-	synctest.Test(t, func(t *testing.T) {
-		time.Sleep(time.Until(compiledInDate.Add(time.Hour)))
-		r, server := refreshing(t, time.Hour, sub)
-		r.start(sub)
-		synctest.Wait()
-		server.answers(304, "", nil)
-		time.Sleep(100 * time.Hour)
-		stored, err := r.regions[0].stored(t.Context(), sub.storage)
-		if err != nil || time.Since(stored.Checked) > 67*time.Minute {
-			t.Errorf("stored %+v, %v", stored, err)
-		}
-	})
-}
-
-// stuck is storage that answers when it is given up.
-type stuck struct{ certmagic.Storage }
-
-func (stuck) Load(ctx context.Context, _ string) ([]byte, error) {
-	<-ctx.Done()
-	return nil, ctx.Err()
-}
-
-func (stuck) Store(ctx context.Context, _ string, _ []byte) error {
-	<-ctx.Done()
-	return ctx.Err()
-}
-
-func TestStuckStorageIsNotWaitedForLong(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		sub := &subscriber{stuck{}, zap.NewNop()}
-		begin := time.Now()
-		r := newRefresher(setting{urls: [3]string{"http://intercom/us", "http://intercom/eu", "http://intercom/au"}, refresh: time.Hour, timeout: time.Second}, sub)
-		t.Cleanup(func() { r.Destruct() })
-		if waited := time.Since(begin); waited > 2*time.Second {
-			t.Errorf("the start waited %s", waited)
-		}
-		server := new(intercom)
-		server.answers(200, published("192.0.2.7"), nil)
-		r.client.Transport = server
-		r.start(sub)
-		time.Sleep(3 * time.Second)
-		synctest.Wait()
-		if got := r.ranges(); !slices.Equal(got, prefixes("192.0.2.7/32", "192.0.2.7/32", "192.0.2.7/32")) {
-			t.Errorf("serves %v", got)
-		}
-	})
-}
-
 func TestRefreshesAreCounted(t *testing.T) {
 	sub := silentSubscriber(t)
 	count := func(result string) float64 {
@@ -540,31 +251,8 @@ func TestRefreshesAreCounted(t *testing.T) {
 	}
 }
 
-// running returns the stacks of the goroutines that have some text in them.
-func running(text string) string {
-	stacks := make([]byte, 1<<20)
-	stacks = stacks[:runtime.Stack(stacks, true)]
-	var found []string
-	for stack := range strings.SplitSeq(string(stacks), "\n\n") {
-		if strings.Contains(stack, text) {
-			found = append(found, stack)
-		}
-	}
-	return strings.Join(found, "\n\n")
-}
-
-// eventually waits until a condition holds.
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !condition(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("waited 10s in vain for: %s", what)
-		}
-	}
-}
-
 // Real connections, and requests that read meanwhile: for the race detector, and for
-// what is left when the last user is gone.
+// what is left when the last subscriber is gone.
 func TestSharedRefresher(t *testing.T) {
 	var mu sync.Mutex
 	asked := make(map[string]int)

@@ -125,7 +125,7 @@ func newSender(fl caddycmd.Flags, stdin io.Reader) (*sender, error) {
 	if err != nil {
 		return nil, err
 	}
-	body, err := givenBody(fl.String("body"), stdin)
+	body, err := readBody(fl.String("body"), stdin)
 	if err != nil {
 		return nil, err
 	}
@@ -199,8 +199,8 @@ func clientSecret(fl caddycmd.Flags) ([]byte, error) {
 	return secret, nil
 }
 
-// givenBody reads the body of --body. It returns nil without --body.
-func givenBody(file string, stdin io.Reader) (body []byte, err error) {
+// readBody reads the body of --body. It returns nil without --body.
+func readBody(file string, stdin io.Reader) (body []byte, err error) {
 	switch file {
 	case "":
 		return nil, nil

@@ -217,9 +217,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 
 	ctx, cancel := context.WithDeadline(r.Context(), deadline)
 	defer cancel()
-	// The request must stay the same object, because Caddy's placeholders read from it.
-	// From a copy they would not see what a handler changes, and {http.request.body}
-	// would read the copy's body to its end.
+	// The request must stay the same object, because Caddy's placeholders read from it. If
+	// handlers got a copy, the placeholders would not see their changes, and
+	// {http.request.body} would leave the copy with an empty body.
 	outer := r.Context()
 	*r = *r.WithContext(ctx)
 	defer func() { *r = *r.WithContext(outer) }()

@@ -19,7 +19,7 @@ const dialTimeout = time.Second
 
 // SetDefaults gives reverse_proxy the options that it needs to send a notification to
 // the next upstream when one is down or hangs up. Options that the user has set stay.
-// Without them, reverse_proxy does not retry a POST and cannot send its body twice.
+// Without these defaults, reverse_proxy does not retry a POST, and cannot send a body twice.
 //
 // There is no pause between retries: Intercom wants an answer within 500 ms, and a
 // reload of the config would end a pause without another try.

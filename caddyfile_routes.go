@@ -39,6 +39,9 @@ func (p *routeParser) parse(segment caddyfile.Segment) (Route, error) {
 		case token == "to":
 			proxied = true
 		case isUpstream(token):
+			if slices.Contains(d.RemainingArgs(), "to") {
+				return Route{}, d.WrapErr(checkPattern(token))
+			}
 			given := "route <topics...>"
 			if len(topics) > 0 {
 				given = join(segment[:last])

@@ -21,6 +21,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/logging"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
 )
 
@@ -127,9 +128,7 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 // Provision loads the guest modules and expands the secrets.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger = ctx.Logger()
-	h.floodLogger = h.logger.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
-		return zapcore.NewSamplerWithOptions(core, time.Second, 1, 0)
-	}))
+	h.floodLogger = logging.OncePerSecond(h.logger)
 	if err := h.hashConfig(); err != nil {
 		return err
 	}

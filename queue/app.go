@@ -7,30 +7,31 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	intercomwebhook "github.com/caddy-intercom/caddy-intercom-webhook"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/logging"
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/jobdb"
 )
 
 func init() {
 	caddy.RegisterModule(new(app))
 }
 
-// loggerName is that of what belongs to no config.
+// loggerName is the logger's name for code that runs for several configs.
 const loggerName = "http.intercom_webhook.queues"
 
-// app starts the queues of a config together with it. Nothing is opened, locked or
-// changed before, so that a config can be validated beside a Caddy that runs. It is
-// loaded by the queues themselves.
+// app opens the queues of a config when Caddy starts the config. Nothing is opened, locked
+// or changed before, so that a config can be validated while another Caddy runs. The queues
+// and their web UIs load it; it has no config of its own.
 type app struct {
 	ctx    caddy.Context
-	queues []*endpoint
+	queues []*attachment
 	uis    []*UI
-	grace  time.Duration // 0 if Caddy waits for as long as it takes
-	used   map[*engine]endpoints
+	grace  time.Duration               // Caddy's grace_period; 0: there is no limit
+	used   map[*dispatcher]attachments // what Start has attached, for Stop
 }
 
 // CaddyModule returns the Caddy module information.
@@ -55,67 +56,57 @@ func appOf(ctx caddy.Context) (*app, error) {
 	return loaded.(*app), nil
 }
 
-// endpoint is a handler's use of a queue.
-type endpoint struct {
+// attachment is a handler's use of a queue.
+type attachment struct {
 	location    location
 	options     *Options
 	target      intercomwebhook.Endpoint
 	logger      *zap.Logger
-	floodLogger *zap.Logger // writes each message once a second
+	floodLogger *zap.Logger // writes each message at most once a second
 
-	opened chan struct{} // closed once there is an engine
-	engine *engine       // set before
-	held   bool          // the engine is acquired, and not released
+	acquired   chan struct{} // closed when dispatcher is set and has the config
+	dispatcher *dispatcher
+	held       bool // whether release must be called for the dispatcher
 }
 
-// location tells where a database is, and opens it.
+// location is where a database is, and how to open it.
 type location struct {
-	key        string // the same for the same database
-	name       string // for people
-	committers int    // groups that are stored at once
-	open       func(context.Context) (database, error)
+	key  string // equal for equal databases; may have a password in it
+	name string // for logs and errors
+	open func(context.Context) (jobdb.DB, error)
 }
 
-func newEndpoint(ctx caddy.Context, at location, options *Options) *endpoint {
+func newAttachment(ctx caddy.Context, at location, options *Options) *attachment {
 	logger := ctx.Logger()
-	return &endpoint{
-		location: at,
-		options:  options,
-		logger:   logger,
-		floodLogger: logger.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
-			return zapcore.NewSamplerWithOptions(core, time.Second, 1, 0)
-		})),
-		opened: make(chan struct{}),
+	return &attachment{
+		location:    at,
+		options:     options,
+		logger:      logger,
+		floodLogger: logging.OncePerSecond(logger),
+		acquired:    make(chan struct{}),
 	}
 }
 
-// acquire opens the database, or joins those who have it open.
-func (e *endpoint) acquire() error {
-	shared, _, err := engines.LoadOrNew(e.location.key, func() (caddy.Destructor, error) {
-		ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
-		defer cancel()
-		db, err := e.location.open(ctx)
-		if err != nil {
-			return nil, err
-		}
-		return newEngine(e.location.name, db, e.location.committers), nil
+// acquire opens the database, or shares it with the configs and handlers that have it open.
+func (a *attachment) acquire() error {
+	shared, _, err := dispatchers.LoadOrNew(a.location.key, func() (caddy.Destructor, error) {
+		return newDispatcher(a.location)
 	})
 	if err != nil {
-		return fmt.Errorf("queue %s: %w", e.location.name, err)
+		return fmt.Errorf("queue %s: %w", a.location.name, err)
 	}
-	e.engine, e.held = shared.(*engine), true
-	close(e.opened)
+	a.dispatcher, a.held = shared.(*dispatcher), true
 	return nil
 }
 
-// release closes the database if nobody else has it open. It comes after all servers
-// of the config have stopped.
-func (e *endpoint) release() error {
-	if e == nil || !e.held {
+// release closes the database if no other config or handler uses it. It must be called
+// after all servers of the config have stopped. Further calls do nothing.
+func (a *attachment) release() error {
+	if a == nil || !a.held {
 		return nil
 	}
-	e.held = false
-	_, err := engines.Delete(e.location.key)
+	a.held = false
+	_, err := dispatchers.Delete(a.location.key)
 	return err
 }
 
@@ -128,20 +119,21 @@ func (a *app) Start() error {
 	if loaded, err := a.ctx.AppIfConfigured("http"); err == nil {
 		a.grace = time.Duration(loaded.(*caddyhttp.App).GracePeriod)
 	}
-	for _, e := range a.queues {
-		if err := e.acquire(); err != nil {
+	for _, attachment := range a.queues {
+		if err := attachment.acquire(); err != nil {
 			return a.abandon(err)
 		}
 	}
-	a.used = make(map[*engine]endpoints)
+	a.used = make(map[*dispatcher]attachments)
 	for _, set := range sets {
-		for _, e := range set { // all of which have the same engine
-			a.used[e.engine] = set
-			if err := e.engine.use(set); err != nil {
-				return a.abandon(fmt.Errorf("queue %s: %w", e.location.name, err))
-			}
+		for _, attachment := range set { // all have the same dispatcher, so one is enough
+			a.used[attachment.dispatcher] = set
+			attachment.dispatcher.attach(set)
 			break
 		}
+	}
+	for _, attachment := range a.queues {
+		close(attachment.acquired)
 	}
 	for _, ui := range a.uis {
 		if err := ui.start(a); err != nil {
@@ -151,36 +143,36 @@ func (a *app) Start() error {
 	return nil
 }
 
-// abandon undoes what Start has done, as Stop will not be called.
+// abandon undoes what Start has done. Caddy does not call Stop if Start fails.
 func (a *app) abandon(err error) error {
 	return errors.Join(err, a.Stop())
 }
 
-// byDatabase sorts the endpoints by their databases. Handlers that are the same, as
-// those of a site with several ports, are one endpoint.
-func (a *app) byDatabase() (map[string]endpoints, error) {
-	sets := make(map[string]endpoints)
-	for _, e := range a.queues {
-		set := sets[e.location.key]
+// byDatabase groups the handlers by database. Handlers with the same name must have the
+// same config, and become one endpoint: a site with several ports has one handler for each.
+func (a *app) byDatabase() (map[string]attachments, error) {
+	sets := make(map[string]attachments)
+	for _, one := range a.queues {
+		set := sets[one.location.key]
 		if set == nil {
-			set = make(endpoints)
-			sets[e.location.key] = set
+			set = make(attachments)
+			sets[one.location.key] = set
 		}
-		other := set[e.options.Name]
+		other := set[one.options.Name]
 		if other == nil {
-			set[e.options.Name] = e
+			set[one.options.Name] = one
 			continue
 		}
-		if e.target.ConfigHash() != other.target.ConfigHash() {
-			return nil, fmt.Errorf("queue %s: two handlers that are not the same both have the name %q in it: give one of them another with `name`",
-				e.location.name, e.options.Name)
+		if one.target.ConfigHash() != other.target.ConfigHash() {
+			return nil, fmt.Errorf("queue %s: two different handlers have the name %q: give one of them another name with `name`",
+				one.location.name, one.options.Name)
 		}
 	}
 	return sets, nil
 }
 
-// Stop implements caddy.App. If no other config has taken over, it waits for the
-// deliveries that run, as Caddy does for requests.
+// Stop implements caddy.App. If no other config uses a database, Stop waits until the
+// running deliveries have ended, or the grace period is over.
 func (a *app) Stop() error {
 	ctx := context.Background()
 	if a.grace > 0 {
@@ -191,8 +183,8 @@ func (a *app) Stop() error {
 	for _, ui := range a.uis {
 		ui.stop()
 	}
-	for engine, set := range a.used {
-		engine.leave(ctx, set)
+	for dispatcher, set := range a.used {
+		dispatcher.detach(ctx, set)
 	}
 	return nil
 }

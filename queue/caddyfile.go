@@ -5,8 +5,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -14,12 +12,13 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	intercomwebhook "github.com/caddy-intercom/caddy-intercom-webhook"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
 )
 
 func init() {
 	httpcaddyfile.RegisterDirective("intercom_queue_ui", parseUI)
-	// In front of intercom_webhook, which would take the requests for it, and behind
-	// all that authenticates.
+	// It must be before intercom_webhook, which would handle its requests, and after all
+	// directives that authenticate.
 	httpcaddyfile.RegisterDirectiveOrder("intercom_queue_ui", httpcaddyfile.Before, "templates")
 }
 
@@ -28,6 +27,7 @@ func init() {
 //	queue [sqlite] [{
 //		path             <file>
 //		name             <endpoint name>
+//		adopt            <endpoint names...>
 //		workers          <n>
 //		lane <name> {
 //			workers <n>
@@ -41,7 +41,7 @@ func init() {
 func (q *SQLite) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume the name of the engine
 	if d.NextArg() {
-		return d.Errf("queue sqlite takes no %q: the file is named in the block, with path", d.Val())
+		return d.Errf("queue sqlite has no argument %q: name the file with path in its block", d.Val())
 	}
 	return q.unmarshal(d, "path", &q.Path, nil)
 }
@@ -58,8 +58,8 @@ func (q *Postgres) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		return d.WrapErr(errNoURL)
 	}
 	q.URL = d.Val()
-	if !strings.Contains(q.URL, "{") { // or else it is to be expanded first
-		if _, err := pgxpool.ParseConfig(q.URL); err != nil {
+	if !strings.Contains(q.URL, "{") { // placeholders are not expanded yet
+		if _, err := parsePostgresURL(q.URL); err != nil {
 			return d.WrapErr(err)
 		}
 	}
@@ -74,7 +74,13 @@ func (q *Postgres) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	})
 }
 
-// unmarshal parses the block of options, in which each engine has one of its own.
+// commonOptions are the options that the queues of all engines have.
+var commonOptions = []string{
+	"name", "adopt", "workers", "lane", "delivery_timeout", "max_attempts", "max_age", "keep_delivered", "keep_dead",
+}
+
+// unmarshal parses the block of options. ownName is the one option that only this engine
+// has; its value is checked by checkOwn, which may be nil, and stored in own.
 func (o *Options) unmarshal(d *caddyfile.Dispenser, ownName string, own *string, checkOwn func(string) error) error {
 	seen := make(map[string]bool)
 	for d.NextBlock(0) {
@@ -98,26 +104,40 @@ func (o *Options) unmarshal(d *caddyfile.Dispenser, ownName string, own *string,
 				return d.ArgErr()
 			}
 			err = at(d, checkName(o.Name))
+		case "adopt":
+			err = o.unmarshalAdopt(d)
 		case "workers":
 			o.Workers, err = parseNumber(d, maxWorkers)
 		case "lane":
 			err = o.unmarshalLane(d)
 		case "delivery_timeout":
-			o.DeliveryTimeout, err = parseDuration(d, time.Hour)
+			o.DeliveryTimeout, err = option.ParseDuration(d, option.UpTo(time.Hour))
 		case "max_attempts":
 			o.MaxAttempts, err = parseNumber(d, maxAttempts)
 		case "max_age":
-			o.MaxAge, err = parseDuration(d, year)
+			o.MaxAge, err = option.ParseDuration(d, option.UpTo(option.Year))
 		case "keep_delivered":
-			o.KeepDelivered, err = parseDuration(d, 10*year)
+			o.KeepDelivered, err = option.ParseDuration(d, option.UpTo(10*option.Year))
 		case "keep_dead":
-			o.KeepDead, err = parseDuration(d, 10*year)
+			o.KeepDead, err = option.ParseDuration(d, option.UpTo(10*option.Year))
 		default:
-			err = d.Errf("unknown option %s of queue: it has %s, name, workers, lane, delivery_timeout, max_attempts, max_age, keep_delivered and keep_dead",
-				name, ownName)
+			err = d.Errf("unknown option %s of queue: it has %s", name, option.Choices(name, append([]string{ownName}, commonOptions...)))
 		}
 		if err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+func (o *Options) unmarshalAdopt(d *caddyfile.Dispenser) error {
+	o.Adopt = d.RemainingArgs()
+	if len(o.Adopt) == 0 {
+		return d.ArgErr()
+	}
+	for _, name := range o.Adopt {
+		if err := checkName(name); err != nil {
+			return d.WrapErr(err)
 		}
 	}
 	return nil
@@ -134,7 +154,7 @@ func (o *Options) unmarshalLane(d *caddyfile.Dispenser) error {
 	var lane Lane
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		if d.Val() != "workers" {
-			return d.Errf("unknown option %s of a lane: it has workers", d.Val())
+			return d.Errf("unknown option %s of a lane: it has %s", d.Val(), option.Choices(d.Val(), []string{"workers"}))
 		}
 		if lane.Workers != 0 {
 			return d.Err("workers is given twice")
@@ -145,7 +165,7 @@ func (o *Options) unmarshalLane(d *caddyfile.Dispenser) error {
 		}
 	}
 	if lane.Workers == 0 {
-		return d.Errf("lane %s: nothing is said of it, as in { workers 4 }", name)
+		return d.Errf("lane %s has no option: give it one, as in { workers 4 }", name)
 	}
 	if o.Lanes == nil {
 		o.Lanes = make(map[string]Lane)
@@ -154,7 +174,7 @@ func (o *Options) unmarshalLane(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// at adds the place in the Caddyfile to an error, if there is one.
+// at adds the file and the line to an error. It returns nil for nil.
 func at(d *caddyfile.Dispenser, err error) error {
 	if err == nil {
 		return nil
@@ -173,19 +193,6 @@ func parseNumber(d *caddyfile.Dispenser, most int) (int, error) {
 		return 0, d.Errf("%s %q is not a number", name, text)
 	}
 	return n, at(d, checkNumber(name, n, most))
-}
-
-func parseDuration(d *caddyfile.Dispenser, most time.Duration) (caddy.Duration, error) {
-	name := d.Val()
-	var text string
-	if !d.AllArgs(&text) {
-		return 0, d.ArgErr()
-	}
-	duration, err := caddy.ParseDuration(text)
-	if err != nil {
-		return 0, d.Errf("%s %q is not a duration such as 30s or 3d", name, text)
-	}
-	return caddy.Duration(duration), at(d, checkDuration(name, duration, most))
 }
 
 // parseUI sets up the web UI from Caddyfile tokens. Syntax:
@@ -226,7 +233,7 @@ func parseUI(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 			}
 			ui.Unauthenticated = true
 		default:
-			return nil, h.Errf("unknown option %s of intercom_queue_ui: it has queue and unauthenticated", h.Val())
+			return nil, h.Errf("unknown option %s of intercom_queue_ui: it has %s", h.Val(), option.Choices(h.Val(), []string{"queue", "unauthenticated"}))
 		}
 	}
 	var matcher caddy.ModuleMap

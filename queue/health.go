@@ -7,45 +7,46 @@ import (
 	"go.uber.org/zap"
 )
 
-// laneHealth tells, once each, that the backend of a lane has gone bad and that it is
-// back.
+// laneHealth logs once when deliveries of a lane begin to fail, and once when they succeed
+// again.
 type laneHealth struct {
-	mu       sync.Mutex
-	bad      bool
-	failures int       // since it is bad
-	since    time.Time // it is bad
-	lastGood time.Time // when a delivery last succeeded
-	told     time.Time // of the last warning
+	mu           sync.Mutex
+	failing      bool
+	failingSince time.Time
+	failures     int       // while it is failing
+	lastSuccess  time.Time // of a delivery
+	lastWarning  time.Time
 }
 
-// warnAgainAfter keeps a lane quiet in which single notifications fail time and again.
+// warnAgainAfter is the shortest time between two warnings. Without it, a lane in which
+// only some notifications fail would log a warning for each.
 const warnAgainAfter = time.Minute
 
 func (h *laneHealth) succeeded(logger *zap.Logger, lane string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.lastGood = time.Now()
-	if !h.bad {
+	h.lastSuccess = time.Now()
+	if !h.failing {
 		return
 	}
 	logger.Info("lane delivers again", zap.String("lane", lane),
-		zap.Int("failed_attempts", h.failures), zap.Duration("after", h.lastGood.Sub(h.since)))
-	h.bad, h.failures = false, 0
+		zap.Int("failed_attempts", h.failures), zap.Duration("after", h.lastSuccess.Sub(h.failingSince)))
+	h.failing, h.failures = false, 0
 }
 
-// failed notes a failure of a delivery that began at some time. One that began before
-// the last success says nothing of the backend since.
-func (h *laneHealth) failed(logger *zap.Logger, lane string, began time.Time, err error) {
+// failed records that a delivery has failed. If the lane is not failing yet, it ignores a
+// delivery that started before the last success: the backend may be back since.
+func (h *laneHealth) failed(logger *zap.Logger, lane string, started time.Time, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.bad {
+	if h.failing {
 		h.failures++
 		return
 	}
 	now := time.Now()
-	if began.Before(h.lastGood) || now.Sub(h.told) < warnAgainAfter {
+	if started.Before(h.lastSuccess) || now.Sub(h.lastWarning) < warnAgainAfter {
 		return
 	}
-	h.bad, h.failures, h.since, h.told = true, 1, now, now
+	h.failing, h.failures, h.failingSince, h.lastWarning = true, 1, now, now
 	logger.Warn("lane does not deliver: notifications are kept, and tried again", zap.String("lane", lane), zap.Error(err))
 }

@@ -10,11 +10,12 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// riverLog lets River write to Caddy's log. It outlives configs, so it asks for the
-// logger of the running one each time. What River tells of each job at INFO is DEBUG
-// here: lanes have lines of their own.
+// newRiverLogger returns a logger with which River writes to Caddy's log.
 func newRiverLogger() *slog.Logger { return slog.New(riverLog{}) }
 
+// riverLog is used by several configs one after the other, so it gets the logger of the
+// current config for each line. Lines at INFO become DEBUG, because River writes one for
+// each job.
 type riverLog struct{ attrs []slog.Attr }
 
 const riverLogName = "http.intercom_webhook.queues.river"

@@ -10,9 +10,11 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
 )
 
-// Options are what the queues of all engines have in common.
+// Options are the options that the queues of all engines have.
 type Options struct {
 	// The name of the endpoint, which tells handlers that share a database apart:
 	// lower-case letters and digits, joined by single `-` or `_`, 32 at most.
@@ -23,8 +25,12 @@ type Options struct {
 	// Default: 16.
 	Workers int `json:"workers,omitempty"`
 
-	// What is different for single lanes, by the name of the lane.
+	// Options for single lanes, by the name of the lane.
 	Lanes map[string]Lane `json:"lanes,omitempty"`
+
+	// Names of endpoints that no handler has any more, such as the name that this one had
+	// before. This handler delivers their notifications. Default: none.
+	Adopt []string `json:"adopt,omitempty"`
 
 	// How long a backend may take to answer, 1ms to 1h. Default: 30s.
 	DeliveryTimeout caddy.Duration `json:"delivery_timeout,omitempty"`
@@ -33,19 +39,19 @@ type Options struct {
 	// letter, 1 to 1000. Default: 20.
 	MaxAttempts int `json:"max_attempts,omitempty"`
 
-	// How old a notification may become before a failed attempt makes it a dead
-	// letter, counted from its receipt, 1ms to 1 year. Default: 72h.
+	// Once a notification is so old, counted from its receipt, the next failed attempt
+	// makes it a dead letter; 1ms to 1 year. Default: 72h.
 	MaxAge caddy.Duration `json:"max_age,omitempty"`
 
-	// How long delivered notifications stay visible and recognize duplicates, 1ms to
-	// 10 years. Default: 24h.
+	// How long delivered notifications are kept, so that they can be looked at and their
+	// duplicates are recognized, 1ms to 10 years. Default: 24h.
 	KeepDelivered caddy.Duration `json:"keep_delivered,omitempty"`
 
-	// How long dead letters stay, 1ms to 10 years. Default: 720h.
+	// How long dead letters are kept, 1ms to 10 years. Default: 720h.
 	KeepDead caddy.Duration `json:"keep_dead,omitempty"`
 }
 
-// Lane is what is different for one lane.
+// Lane are the options for one lane.
 type Lane struct {
 	// How many deliveries of this lane run at once on this instance, 1 to 10000.
 	// Default: the queue's `workers`.
@@ -65,10 +71,9 @@ const (
 	maxQueueLength = 64     // River's limit
 	maxWorkers     = 10_000 // River's limit
 	maxAttempts    = 1000
-	year           = 365 * 24 * time.Hour
 )
 
-// setDefaults fills in what is not set.
+// setDefaults sets the options that are not given to their defaults.
 func (o *Options) setDefaults() {
 	o.Name = cmp.Or(o.Name, defaultName)
 	o.Workers = cmp.Or(o.Workers, defaultWorkers)
@@ -79,16 +84,20 @@ func (o *Options) setDefaults() {
 	o.KeepDead = cmp.Or(o.KeepDead, caddy.Duration(defaultKeepDead))
 }
 
-// check is for options that are not set in a Caddyfile, which checks each on its line.
+// check returns an error for the first option that is not valid. In a Caddyfile, options
+// are checked before, so that the error has their line.
 func (o *Options) check() error {
 	checks := []error{
 		checkName(o.Name),
 		checkNumber("workers", o.Workers, maxWorkers),
-		checkDuration("delivery_timeout", time.Duration(o.DeliveryTimeout), time.Hour),
+		option.CheckDuration("delivery_timeout", time.Duration(o.DeliveryTimeout), time.Hour),
 		checkNumber("max_attempts", o.MaxAttempts, maxAttempts),
-		checkDuration("max_age", time.Duration(o.MaxAge), year),
-		checkDuration("keep_delivered", time.Duration(o.KeepDelivered), 10*year),
-		checkDuration("keep_dead", time.Duration(o.KeepDead), 10*year),
+		option.CheckDuration("max_age", time.Duration(o.MaxAge), option.Year),
+		option.CheckDuration("keep_delivered", time.Duration(o.KeepDelivered), 10*option.Year),
+		option.CheckDuration("keep_dead", time.Duration(o.KeepDead), 10*option.Year),
+	}
+	for _, name := range o.Adopt {
+		checks = append(checks, checkName(name))
 	}
 	for name, lane := range o.Lanes {
 		if err := checkNumber("workers", lane.Workers, maxWorkers); err != nil {
@@ -103,17 +112,17 @@ func (o *Options) check() error {
 	return nil
 }
 
-// CheckLanes refuses options for a lane that no route has, and lanes for whose name
-// River has no room.
+// CheckLanes returns an error if an option is for a lane that no route has, or if the name
+// of a lane is too long for a River queue.
 func (o *Options) CheckLanes(lanes []string) error {
 	for _, lane := range lanes {
 		if queue := riverQueue(cmp.Or(o.Name, defaultName), lane); len(queue) > maxQueueLength {
-			return fmt.Errorf("lane %q: its name is too long: together with that of the queue it may have %d characters at most", lane, maxQueueLength-1)
+			return fmt.Errorf("lane %q: the name is too long: together with the name of the queue it may have %d characters at most", lane, maxQueueLength-1)
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(o.Lanes)) {
 		if !slices.Contains(lanes, name) {
-			return fmt.Errorf("lane %q is no route's: the lanes are %s", name, strings.Join(lanes, ", "))
+			return fmt.Errorf("lane %q: no route has this lane; the lanes are %s", name, strings.Join(lanes, ", "))
 		}
 	}
 	return nil
@@ -136,13 +145,6 @@ func checkName(name string) error {
 func checkNumber(name string, n, most int) error {
 	if n < 1 || n > most {
 		return fmt.Errorf("%s must be from 1 to %d, not %d", name, most, n)
-	}
-	return nil
-}
-
-func checkDuration(name string, d, most time.Duration) error {
-	if d < time.Millisecond || d > most {
-		return fmt.Errorf(`%s must be from 1ms to %s, as in "30s", and not %s`, name, most, d)
 	}
 	return nil
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	intercomwebhook "github.com/caddy-intercom/caddy-intercom-webhook"
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/jobdb"
 )
 
 func init() {
@@ -27,18 +28,18 @@ func init() {
 
 // SQLite is a queue in one file, for one Caddy. It needs no set-up.
 //
-// A notification is answered 200 once it is committed and on the disk: its write-ahead
-// log is synchronized before, as with SQLite's `synchronous=FULL`. The file is locked
-// for as long as Caddy runs; another process that wants it fails to start.
+// A notification is answered 200 once it is committed and on the disk: the write-ahead log
+// is synchronized before, as with SQLite's `synchronous=FULL`. Caddy locks the file as long
+// as it runs; another process that uses the same file fails to start.
 type SQLite struct {
 	Options
 
-	// The file, which is made if it is not there, and its folder, too. Placeholders
-	// such as `{env.*}` are expanded. Beside it there are others, whose names begin
+	// The file. If it or its folder does not exist, it is made. Placeholders such as
+	// `{env.*}` are expanded. SQLite makes further files beside it, whose names begin
 	// with its name. Default: `intercom_webhook/queue.db` in Caddy's data directory.
 	Path string `json:"path,omitempty"`
 
-	user
+	queueBase
 }
 
 // Postgres is a queue in PostgreSQL, or a database that speaks its protocol, such as
@@ -49,16 +50,17 @@ type SQLite struct {
 type Postgres struct {
 	Options
 
-	// Where the database is: `postgres://user:password@host:port/database`, or
-	// `host=… user=…`. Placeholders such as `{env.*}` and `{file.*}` are expanded.
+	// Where the database is: `postgres://user:password@host:port/database`. Several hosts
+	// may be named, as in `postgres://host-1:5432,host-2:5432/database`: then the one that
+	// accepts writes is used. Placeholders such as `{env.*}` and `{file.*}` are expanded.
 	// Required.
 	URL string `json:"url,omitempty"`
 
-	// The schema of the tables, which is made if it is not there: letters, digits and
-	// underscores, 46 at most. Default: the connection's `search_path`.
+	// The schema of the tables: letters, digits and underscores, no digit first, 46 at
+	// most. If it does not exist, it is made. Default: the connection's `search_path`.
 	Schema string `json:"schema,omitempty"`
 
-	user
+	queueBase
 }
 
 // CaddyModule returns the Caddy module information.
@@ -92,8 +94,8 @@ func (q *Postgres) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	if config, err := pgxpool.ParseConfig(q.URL); err == nil && config.ConnConfig.Password != "" && !strings.Contains(q.URL, "{") {
-		ctx.Logger().Warn("the password of PostgreSQL stands in the config itself, where /config/, the autosave and a log at DEBUG show it; better is {env.NAME} or {file./path}")
+	if config, err := parsePostgresURL(q.URL); err == nil && config.ConnConfig.Password != "" && !strings.Contains(q.URL, "{") {
+		ctx.Logger().Warn("the PostgreSQL password is in the config itself: /config/, the autosave file and a log at DEBUG show it; use {env.NAME} or {file./path} instead")
 	}
 	return q.provision(ctx, at, &q.Options)
 }
@@ -111,24 +113,34 @@ func (q *SQLite) location() (location, error) {
 		return location{}, fmt.Errorf("path: %w", err)
 	}
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
-		return location{}, fmt.Errorf("path %s is no file", path)
+		return location{}, fmt.Errorf("path %s is not a regular file", path)
 	}
-	if target, err := filepath.EvalSymlinks(path); err == nil { // one file must have one lock
-		path = target
-	}
+	path = resolveLinks(path) // so that two paths of one file have the same key
 	return location{
-		key:        "sqlite " + path,
-		name:       path,
-		committers: 2, // so that one group is written while another waits for the disk
-		open: func(ctx context.Context) (database, error) {
-			return openSQLite(ctx, path)
+		key:  "sqlite " + path,
+		name: path,
+		open: func(ctx context.Context) (jobdb.DB, error) {
+			return jobdb.OpenSQLite(ctx, path, caddy.Log().Named(loggerName))
 		},
 	}, nil
 }
 
+// resolveLinks resolves the symbolic links in a path. The last parts of the path need not
+// exist.
+func resolveLinks(path string) string {
+	if target, err := filepath.EvalSymlinks(path); err == nil {
+		return target
+	}
+	folder := filepath.Dir(path)
+	if folder == path {
+		return path
+	}
+	return filepath.Join(resolveLinks(folder), filepath.Base(path))
+}
+
 var (
 	errNoURL  = errors.New("queue postgres: the URL is missing, as in postgres://user:password@host:5432/database")
-	errSchema = errors.New("schema: give letters, digits and underscores, 46 at most, and no digit first")
+	errSchema = errors.New("schema: use letters, digits and underscores, 46 at most, and no digit first")
 
 	schemaPattern = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]{0,45}$`)
 )
@@ -136,7 +148,7 @@ var (
 func (q *Postgres) location() (location, error) {
 	url, err := caddy.NewReplacer().ReplaceOrErr(q.URL, true, true)
 	if err != nil {
-		return location{}, errors.New("url: no value for a placeholder in it: is the variable set, the file there?")
+		return location{}, errors.New("url: no value for a placeholder: is the variable set, and does the file exist?")
 	}
 	url = strings.TrimSpace(url)
 	if url == "" {
@@ -145,61 +157,78 @@ func (q *Postgres) location() (location, error) {
 	if q.Schema != "" && !schemaPattern.MatchString(q.Schema) {
 		return location{}, errSchema
 	}
-	config, err := pgxpool.ParseConfig(url)
+	config, err := parsePostgresURL(url)
 	if err != nil {
-		return location{}, fmt.Errorf("url: %w", err) // pgx takes the password out of it
+		return location{}, err
 	}
 	name := fmt.Sprintf("PostgreSQL at %s:%d, database %s", config.ConnConfig.Host, config.ConnConfig.Port, config.ConnConfig.Database)
 	return location{
-		key:        "postgres " + q.Schema + " " + url,
-		name:       name,
-		committers: 2, // so that one group travels while another is committed
-		open: func(ctx context.Context) (database, error) {
-			return openPostgres(ctx, url, q.Schema)
+		key:  "postgres " + q.Schema + " " + url,
+		name: name,
+		open: func(ctx context.Context) (jobdb.DB, error) {
+			return jobdb.OpenPostgres(ctx, url, q.Schema, caddy.Log().Named(loggerName))
 		},
 	}, nil
 }
 
-// user is what a queue's engines have in common.
-type user struct {
-	endpoint *endpoint
-	app      *app
+var errURL = errors.New("url must begin with postgres:// or postgresql://, as in postgres://user:password@host:5432/database")
+
+// parsePostgresURL returns an error without the password if the URL is malformed. pgx
+// takes other texts than URLs as well, and completes them from the environment: one with a
+// mistake could lead to another database.
+func parsePostgresURL(url string) (*pgxpool.Config, error) {
+	if !strings.HasPrefix(url, "postgres://") && !strings.HasPrefix(url, "postgresql://") {
+		return nil, errURL
+	}
+	return pgxpool.ParseConfig(url)
 }
 
-func (u *user) provision(ctx caddy.Context, at location, options *Options) (err error) {
+// queueBase is what the queues of all engines have in common.
+type queueBase struct {
+	attachment *attachment
+	app        *app
+}
+
+func (b *queueBase) provision(ctx caddy.Context, at location, options *Options) (err error) {
 	options.setDefaults()
 	if err := options.check(); err != nil {
 		return err
 	}
-	u.endpoint = newEndpoint(ctx, at, options)
-	u.app, err = appOf(ctx)
+	b.attachment = newAttachment(ctx, at, options)
+	b.app, err = appOf(ctx)
 	return err
 }
 
 // Attach implements intercomwebhook.Queue.
-func (u *user) Attach(target intercomwebhook.Endpoint) error {
-	u.endpoint.target = target
-	u.app.queues = append(u.app.queues, u.endpoint)
+func (b *queueBase) Attach(target intercomwebhook.Endpoint) error {
+	b.attachment.target = target
+	b.app.queues = append(b.app.queues, b.attachment)
 	return nil
 }
 
 // Store implements intercomwebhook.Queue.
-func (u *user) Store(r *http.Request, n intercomwebhook.Notification) (duplicate bool, err error) {
-	stored, err := job(r, u.endpoint.options, n)
-	if err != nil {
-		return false, fmt.Errorf("packing: %w", err)
-	}
+func (b *queueBase) Store(r *http.Request, n intercomwebhook.Notification) (duplicate bool, err error) {
 	ctx := r.Context()
 	select {
-	case <-u.endpoint.opened:
+	case <-b.attachment.acquired:
 	case <-ctx.Done():
 		return false, fmt.Errorf("waiting for the database: %w", ctx.Err())
 	}
-	return u.endpoint.engine.store.put(ctx, &deposit{job: stored})
+	d := b.attachment.dispatcher
+	if err := d.ready(); err != nil {
+		return false, err
+	}
+	release, err := d.store.reserve(ctx, len(n.Body))
+	if err != nil {
+		return false, err
+	}
+	defer release()
+	note := newNotification(r, b.attachment.options.Name, n)
+	return d.store.insert(ctx, &pendingInsert{job: note.job(n.Lane, b.attachment.options), note: note})
 }
 
-// Cleanup lets go of the database.
-func (u *user) Cleanup() error { return u.endpoint.release() }
+// Cleanup closes the database if no other config or handler uses it.
+func (b *queueBase) Cleanup() error { return b.attachment.release() }
 
 // Interface guards
 var (

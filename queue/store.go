@@ -7,149 +7,261 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/riverqueue/river/riverdriver"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/jobdb"
 )
 
-// store commits notifications in groups: those that come while one transaction is
-// being committed share the next. So the wait for the disk is shared, and one that
-// comes alone waits for nobody.
+// store inserts notifications in batches. Those that arrive while a transaction is being
+// committed share the next one, so that they wait for the disk together. One that arrives
+// alone is inserted at once.
 type store struct {
-	insert  insertFunc
-	coming  chan *deposit
-	stopped chan struct{} // closed when nothing is taken any more
+	dispatcher *dispatcher
+	memory     *semaphore.Weighted // bytes of notifications that are being stored
+	incoming   chan *pendingInsert
+	stopped    chan struct{} // closed when no further notifications are accepted
 
 	committing sync.WaitGroup
+
+	latency  atomic.Int64 // of answers, a moving average, in nanoseconds
+	answered atomic.Int64 // when the last one was given, as Unix time in nanoseconds
 }
 
-// deposit is a notification on its way into the database.
-type deposit struct {
-	job    *riverdriver.JobInsertFastParams
-	answer chan storeAnswer
+// pendingInsert is a notification that waits to be inserted.
+type pendingInsert struct {
+	job    *jobdb.NewJob
+	note   *notification
+	answer chan insertResult
 }
 
-type storeAnswer struct {
+type insertResult struct {
 	duplicate bool
 	err       error
 }
 
 const (
-	// A group has at most so many notifications, and bytes.
-	maxGroup     = 256
-	maxGroupSize = 16 << 20
+	// The largest batch, in notifications and in bytes.
+	maxBatch     = 256
+	maxBatchSize = 16 << 20
 
-	// commitTimeout is how long a group may take. It ends before Intercom gives up.
+	// committers is how many batches are inserted at the same time, so that one can be
+	// written while another waits for the disk or the network.
+	committers = 2
+
+	// commitTimeout is how long a batch may take. It is shorter than the 5s after which
+	// Intercom gives up.
 	commitTimeout = 4 * time.Second
+
+	// storingMemory bounds, in bytes, the notifications that are being stored, together
+	// with their jobs.
+	storingMemory = 48 << 20
+
+	// slowAnswer is the latency from which on deliveries yield the processors to storing. It
+	// is half of the 500 ms after which Intercom lowers an endpoint's priority.
+	slowAnswer = 250 * time.Millisecond
+
+	// memoryTimeout is how long a notification waits for memory before it is refused.
+	memoryTimeout = 2 * time.Second
 )
 
-var errStoreClosed = errors.New("the queue is closed")
+var (
+	errStoreClosed = errors.New("the queue is closed")
+	errNoMemory    = errors.New("too many bytes are being stored at once")
+)
 
-// insertFunc is database.insert.
-type insertFunc func(ctx context.Context, collect func() []*riverdriver.JobInsertFastParams) ([]*riverdriver.JobInsertFastResult, error)
+func newStore(d *dispatcher) *store {
+	return &store{
+		dispatcher: d,
+		memory:     semaphore.NewWeighted(storingMemory),
+		incoming:   make(chan *pendingInsert),
+		stopped:    make(chan struct{}),
+	}
+}
 
-func newStore(insert insertFunc, committers int) *store {
-	s := &store{insert: insert, coming: make(chan *deposit), stopped: make(chan struct{})}
+// start starts to insert, so many batches at the same time. Calls of insert before wait for
+// it.
+func (s *store) start(committers int) {
 	for range committers {
 		s.committing.Go(s.commitAll)
 	}
-	return s
 }
 
-// put returns when the notification can no longer be lost. If the context ends
-// before, whether it is stored is open; it may be.
-func (s *store) put(ctx context.Context, d *deposit) (duplicate bool, err error) {
-	d.answer = make(chan storeAnswer, 1)
+// stop accepts no further notifications, and returns when all accepted ones are answered.
+func (s *store) stop() {
+	close(s.stopped)
+	s.committing.Wait()
+}
+
+// reserve waits until there is memory to store a body of this size. The caller must call
+// release when the body is stored.
+func (s *store) reserve(ctx context.Context, size int) (release func(), err error) {
+	weight := min(3*int64(size)+4<<10, storingMemory) // the body, the job, and the copy of the job on its way to the database
+	ctx, cancel := context.WithTimeout(ctx, memoryTimeout)
+	defer cancel()
+	if err := s.memory.Acquire(ctx, weight); err != nil {
+		return nil, errNoMemory
+	}
+	return func() { s.memory.Release(weight) }, nil
+}
+
+// insert returns when the notification is durable. If the context ends before, insert
+// returns an error, but the notification may still be stored.
+func (s *store) insert(ctx context.Context, p *pendingInsert) (duplicate bool, err error) {
+	p.answer = make(chan insertResult, 1)
+	began := time.Now()
+	defer func() { s.noteLatency(time.Since(began)) }()
 	select {
-	case s.coming <- d:
+	case s.incoming <- p:
 	case <-s.stopped:
 		return false, errStoreClosed
 	case <-ctx.Done():
 		return false, fmt.Errorf("waiting to be stored: %w", ctx.Err())
 	}
 	select {
-	case answer := <-d.answer:
-		return answer.duplicate, answer.err
+	case result := <-p.answer:
+		return result.duplicate, result.err
 	case <-ctx.Done():
 		return false, fmt.Errorf("being stored: %w", ctx.Err())
 	}
 }
 
-// stop returns when all that was taken is answered.
-func (s *store) stop() {
-	close(s.stopped)
-	s.committing.Wait()
+// noteLatency keeps a moving average. That a concurrent update is lost now and then does
+// not matter.
+func (s *store) noteLatency(latency time.Duration) {
+	s.latency.Store((7*s.latency.Load() + int64(latency)) / 8)
+	s.answered.Store(time.Now().UnixNano())
+}
+
+// slow reports whether Intercom gets its answers late now.
+func (s *store) slow() bool {
+	return time.Duration(s.latency.Load()) > slowAnswer && time.Since(time.Unix(0, s.answered.Load())) < time.Second
 }
 
 func (s *store) commitAll() {
 	for {
 		select {
-		case d := <-s.coming:
-			s.commit(d)
+		case p := <-s.incoming:
+			s.commit(p)
 		case <-s.stopped:
 			return
 		}
 	}
 }
 
-// commit stores a notification and all others that wait when the database is ready
-// for them, and answers each.
-func (s *store) commit(d *deposit) {
+// commit inserts a notification, and all others that wait when the transaction begins. It
+// answers each, and gives those that are claimed to their lanes.
+func (s *store) commit(p *pendingInsert) {
 	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
 	defer cancel()
-	g := &group{deposits: []*deposit{d}}
-	results, err := s.insert(ctx, func() []*riverdriver.JobInsertFastParams {
-		g.gather(s.coming)
-		return g.jobs()
+	token := s.dispatcher.held.newToken()
+	defer s.dispatcher.held.settle(token)
+	b := &batch{inserts: []*pendingInsert{p}}
+	collected := false
+	results, err := s.dispatcher.db.Store(ctx, func() []*jobdb.NewJob {
+		collected = true
+		b.gather(s.incoming)
+		return s.jobs(b, token)
 	})
-	if err == nil && len(results) != len(g.first) {
-		err = fmt.Errorf("%d of %d inserts were answered", len(results), len(g.first))
+	if !collected {
+		p.answer <- insertResult{err: err}
+		return
 	}
-	for i, d := range g.deposits {
-		answer := storeAnswer{err: err}
+	if err == nil && len(results) != len(b.groups) {
+		err = fmt.Errorf("the database answered %d of %d inserts", len(results), len(b.groups))
+	}
+	for i, g := range b.groups {
+		result := jobdb.Stored{Err: err}
 		if err == nil {
-			first := g.place[i]
-			answer.duplicate = results[first].UniqueSkippedAsDuplicate || g.first[first] != i
+			result = results[i]
 		}
-		d.answer <- answer
+		g.answer(result)
+		s.handOver(g, result)
 	}
 }
 
-// group is what is stored in one transaction.
-type group struct {
-	deposits []*deposit
-	place    []int // of each in what is inserted
-	first    []int // the deposit of each that is inserted
+// jobs returns the jobs to insert. A job whose lane has room for it is claimed for the lane
+// by the insert. Jobs are in the order of their keys: two transactions that insert the same
+// keys in different orders would wait for each other.
+func (s *store) jobs(b *batch, token jobdb.Token) []*jobdb.NewJob {
+	b.groupDuplicates()
+	jobs := make([]*jobdb.NewJob, len(b.groups))
+	for i, g := range b.groups {
+		jobs[i] = g.first.job
+		jobs[i].Token = 0
+		if lane := s.dispatcher.lane(jobs[i].Queue); lane != nil && lane.reserve(len(jobs[i].Args)) {
+			g.lane, jobs[i].Token = lane, token
+		}
+	}
+	return jobs
 }
 
-// gather takes all that waits, as far as there is room.
-func (g *group) gather(coming <-chan *deposit) {
-	size := len(g.deposits[0].job.EncodedArgs)
-	for len(g.deposits) < maxGroup && size < maxGroupSize {
+// handOver gives a stored job to the lane that has reserved a place for it. If none has, it
+// tells the lane that the database has a job to claim.
+func (s *store) handOver(g *duplicates, result jobdb.Stored) {
+	job := g.first.job
+	stored := result.Err == nil && !result.Duplicate
+	switch {
+	case g.lane != nil && stored:
+		g.lane.take(&heldJob{
+			id: result.ID, token: job.Token, queue: job.Queue, attempt: 1, claimed: time.Now(),
+			size: len(job.Args), note: g.first.note,
+		})
+	case g.lane != nil:
+		g.lane.unreserve(len(job.Args))
+	case stored:
+		if lane := s.dispatcher.lane(job.Queue); lane != nil {
+			lane.claimMore()
+		}
+	}
+}
+
+// batch has the inserts of one transaction.
+type batch struct {
+	inserts []*pendingInsert
+	groups  []*duplicates
+}
+
+// duplicates are inserts with the same unique key. Only the first is stored.
+type duplicates struct {
+	first  *pendingInsert
+	others []*pendingInsert
+	lane   *lane // has reserved a place for the first; nil if none has
+}
+
+// gather adds all inserts that wait, until the batch is full.
+func (b *batch) gather(incoming <-chan *pendingInsert) {
+	size := len(b.inserts[0].job.Args)
+	for len(b.inserts) < maxBatch && size < maxBatchSize {
 		select {
-		case d := <-coming:
-			g.deposits = append(g.deposits, d)
-			size += len(d.job.EncodedArgs)
+		case p := <-incoming:
+			b.inserts = append(b.inserts, p)
+			size += len(p.job.Args)
 		default:
 			return
 		}
 	}
 }
 
-// jobs returns what to insert. River refuses duplicates in one call, so only the first
-// of these is in it. All who insert do so in the same order: two that wait for each
-// other's duplicates would never end.
-func (g *group) jobs() []*riverdriver.JobInsertFastParams {
-	slices.SortStableFunc(g.deposits, func(a, b *deposit) int { return bytes.Compare(a.job.UniqueKey, b.job.UniqueKey) })
-	g.place = make([]int, len(g.deposits))
-	var jobs []*riverdriver.JobInsertFastParams
-	for i, d := range g.deposits {
-		key := d.job.UniqueKey
-		if i == 0 || len(key) == 0 || !bytes.Equal(key, g.deposits[i-1].job.UniqueKey) {
-			g.first = append(g.first, i)
-			jobs = append(jobs, d.job)
+// groupDuplicates sorts the inserts by key and makes the groups.
+func (b *batch) groupDuplicates() {
+	slices.SortStableFunc(b.inserts, func(x, y *pendingInsert) int { return bytes.Compare(x.job.UniqueKey, y.job.UniqueKey) })
+	for i, p := range b.inserts {
+		if i > 0 && p.job.UniqueKey != nil && bytes.Equal(p.job.UniqueKey, b.inserts[i-1].job.UniqueKey) {
+			last := b.groups[len(b.groups)-1]
+			last.others = append(last.others, p)
+			continue
 		}
-		g.place[i] = len(jobs) - 1
+		b.groups = append(b.groups, &duplicates{first: p})
 	}
-	return jobs
+}
+
+// answer answers the first with its result, and the others as duplicates of it.
+func (g *duplicates) answer(result jobdb.Stored) {
+	g.first.answer <- insertResult{duplicate: result.Duplicate, err: result.Err}
+	for _, p := range g.others {
+		p.answer <- insertResult{duplicate: result.Err == nil, err: result.Err}
+	}
 }

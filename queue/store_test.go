@@ -8,37 +8,48 @@ import (
 	"testing"
 	"testing/synctest"
 
-	"github.com/riverqueue/river/riverdriver"
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/jobdb"
 )
 
-// fakeInserts records groups, and holds each until it is let go.
-type fakeInserts struct {
-	groups [][]string // ids
-	let    chan error
-	known  []string // ids that are there already
+// fakeDB records the batches that are stored, and holds each until it is let go.
+type fakeDB struct {
+	jobdb.DB
+	batches [][]string // ids
+	let     chan error
+	known   []string // ids that are there already
 }
 
-func (f *fakeInserts) insert(_ context.Context, collect func() []*riverdriver.JobInsertFastParams) ([]*riverdriver.JobInsertFastResult, error) {
+func (f *fakeDB) Store(_ context.Context, collect func() []*jobdb.NewJob) ([]jobdb.Stored, error) {
 	var ids []string
-	var results []*riverdriver.JobInsertFastResult
+	var results []jobdb.Stored
 	for _, job := range collect() {
 		id := string(job.UniqueKey)
 		ids = append(ids, id)
-		results = append(results, &riverdriver.JobInsertFastResult{UniqueSkippedAsDuplicate: slices.Contains(f.known, id)})
+		results = append(results, jobdb.Stored{Duplicate: slices.Contains(f.known, id)})
 	}
-	f.groups = append(f.groups, ids)
+	f.batches = append(f.batches, ids)
 	return results, <-f.let
 }
 
-func depositOf(id string) *deposit {
-	return &deposit{job: &riverdriver.JobInsertFastParams{UniqueKey: []byte(id)}}
+func newTestStore(db *fakeDB) *store {
+	s := newStore(&dispatcher{db: db, held: newHeldJobs()})
+	s.start(1)
+	return s
+}
+
+func pendingInsertOf(id string) *pendingInsert {
+	job := new(jobdb.NewJob)
+	if id != "" {
+		job.UniqueKey = []byte(id)
+	}
+	return &pendingInsert{job: job}
 }
 
 func TestStoreSharesCommits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		inserts := &fakeInserts{let: make(chan error), known: []string{"e"}}
-		s := newStore(inserts.insert, 1)
-		answers := make([]*storeAnswer, 8)
+		db := &fakeDB{let: make(chan error), known: []string{"e"}}
+		s := newTestStore(db)
+		answers := make([]*insertResult, 8)
 		answered := func() (n int) {
 			for _, answer := range answers {
 				if answer != nil {
@@ -49,52 +60,52 @@ func TestStoreSharesCommits(t *testing.T) {
 		}
 		for i, id := range []string{"a", "b", "c", "b", "", "", "e", "b"} {
 			go func() {
-				duplicate, err := s.put(t.Context(), depositOf(id))
-				answers[i] = &storeAnswer{duplicate, err}
+				duplicate, err := s.insert(t.Context(), pendingInsertOf(id))
+				answers[i] = &insertResult{duplicate, err}
 			}()
 			synctest.Wait()
 		}
-		if len(inserts.groups) != 1 || answered() != 0 {
-			t.Fatalf("groups %q and %d answers, want the first one alone, and no answer before it is stored", inserts.groups, answered())
+		if len(db.batches) != 1 || answered() != 0 {
+			t.Fatalf("batches %q and %d answers, want the first one alone, and no answer before it is stored", db.batches, answered())
 		}
-		inserts.let <- nil
+		db.let <- nil
 		synctest.Wait()
 		if answered() != 1 {
-			t.Errorf("%d answers, want that of the first group", answered())
+			t.Errorf("%d answers, want that of the first batch", answered())
 		}
-		inserts.let <- nil
+		db.let <- nil
 		synctest.Wait()
-		if want := []string{"", "", "b", "c", "e"}; len(inserts.groups) != 2 || !slices.Equal(inserts.groups[1], want) {
-			t.Errorf("groups %q, want all others in the second, in order, duplicates once", inserts.groups)
+		if want := []string{"", "", "b", "c", "e"}; len(db.batches) != 2 || !slices.Equal(db.batches[1], want) {
+			t.Errorf("batches %q, want all others in the second, in order, duplicates once", db.batches)
 		}
 		for i, duplicate := range []bool{false, false, false, true, false, false, true, true} {
-			if answers[i] == nil || *answers[i] != (storeAnswer{duplicate: duplicate}) {
+			if answers[i] == nil || *answers[i] != (insertResult{duplicate: duplicate}) {
 				t.Errorf("answer %d: %+v, want duplicate %t", i, answers[i], duplicate)
 			}
 		}
 		s.stop()
-		if _, err := s.put(t.Context(), depositOf("z")); !errors.Is(err, errStoreClosed) {
+		if _, err := s.insert(t.Context(), pendingInsertOf("z")); !errors.Is(err, errStoreClosed) {
 			t.Errorf("after the end: %v", err)
 		}
 	})
 }
 
-func TestStoreTellsAllOfAGroupThatItFailed(t *testing.T) {
+func TestStoreTellsAllOfABatchThatItFailed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		inserts := &fakeInserts{let: make(chan error)}
-		s := newStore(inserts.insert, 1)
+		db := &fakeDB{let: make(chan error)}
+		s := newTestStore(db)
 		full := errors.New("disk is full")
 		var failed atomic.Int32
 		for _, id := range []string{"a", "b", "b"} {
 			go func() {
-				if _, err := s.put(t.Context(), depositOf(id)); errors.Is(err, full) {
+				if _, err := s.insert(t.Context(), pendingInsertOf(id)); errors.Is(err, full) {
 					failed.Add(1)
 				}
 			}()
 			synctest.Wait()
 		}
-		inserts.let <- full
-		inserts.let <- full
+		db.let <- full
+		db.let <- full
 		synctest.Wait()
 		if failed.Load() != 3 {
 			t.Errorf("%d of 3 were told", failed.Load())
@@ -105,13 +116,13 @@ func TestStoreTellsAllOfAGroupThatItFailed(t *testing.T) {
 
 func TestStoreDoesNotKeepWaitingWhoGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		inserts := &fakeInserts{let: make(chan error)}
-		s := newStore(inserts.insert, 1)
+		db := &fakeDB{let: make(chan error)}
+		s := newTestStore(db)
 		ctx, cancel := context.WithCancel(t.Context())
 		gaveUp := make(chan error, 2)
 		for range 2 { // one that is being stored, and one that waits to be
 			go func() {
-				_, err := s.put(ctx, depositOf("a"))
+				_, err := s.insert(ctx, pendingInsertOf("a"))
 				gaveUp <- err
 			}()
 			synctest.Wait()
@@ -122,7 +133,7 @@ func TestStoreDoesNotKeepWaitingWhoGivesUp(t *testing.T) {
 				t.Errorf("error %v, want that of the context", err)
 			}
 		}
-		inserts.let <- nil
+		db.let <- nil
 		s.stop()
 	})
 }

@@ -11,44 +11,50 @@ import (
 	"net/url"
 	"path"
 	"strings"
-	"time"
+	"sync"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/logging"
 )
 
 func init() {
 	caddy.RegisterModule(new(UI))
 }
 
-// UI serves River's web UI of a queue: what is stored, dead letters with their errors,
-// and the means to try again, cancel, delete, and pause a lane.
+// UI serves River's web UI for a queue. It shows the notifications in each lane, and dead
+// letters with their errors. It can retry, cancel and delete them, and pause a lane.
 //
-// Whoever can use it can read and delete all that is stored. So it answers 403 to
-// everybody but those whom Caddy has authenticated, as `basic_auth` does, and clients
-// on this machine: the connection's address, Caddy's `client_ip` and the host in the
-// request must all be loopback. The host is checked because a page in a browser on
-// this machine can point a name of its own to 127.0.0.1 (DNS rebinding).
+// Whoever can use it can read and delete everything in the queue. So it answers 403 to all
+// but two kinds of clients: those that Caddy has authenticated, as with `basic_auth`, and
+// those on this machine, for which the connection's address, Caddy's `client_ip` and the
+// host in the request are all loopback. The host is checked because a web page in a browser
+// on this machine can let a name of its own point to 127.0.0.1 (DNS rebinding).
 type UI struct {
 	// The path under which it is mounted, as in `/queue`. Default: the root.
 	Prefix string `json:"prefix,omitempty"`
 
-	// The queue, as the handler that uses it has it; of its options only those count
-	// that say where the database is. Default: the only one of the config.
+	// The queue, as in the handler that uses it. Only the options that say where the
+	// database is are used. Default: the config's only queue.
 	QueueRaw json.RawMessage `json:"queue,omitempty" caddy:"namespace=http.intercom_webhook.queues inline_key=engine"`
 
-	// Whether to answer everybody. It is for those who guard the UI in a way that
-	// does not set `{http.auth.user.id}`, such as `forward_auth`. Default: false.
+	// Whether to answer all clients. Set it only if the UI is protected in a way that does
+	// not set `{http.auth.user.id}`, such as `forward_auth`. Default: false.
 	Unauthenticated bool `json:"unauthenticated,omitempty"`
 
-	location    *location // nil for the only one
-	handler     http.Handler
-	started     chan struct{} // closed once there is a handler
+	location    *location // nil: the config's only queue
+	dispatcher  *dispatcher
+	started     chan struct{} // closed when dispatcher is set
+	ctx         context.Context
 	cancel      context.CancelFunc
-	floodLogger *zap.Logger // writes each message once a second
+	floodLogger *zap.Logger // writes each message at most once a second
+
+	mu      sync.Mutex
+	handler http.Handler // made for the first request after the database is open
 }
 
 // CaddyModule returns the Caddy module information.
@@ -68,17 +74,16 @@ func checkPrefix(prefix string) error {
 	return nil
 }
 
-// Provision sets up the handler, which is of use once the config is started.
+// Provision sets up the handler. Requests wait until the config is started.
 func (u *UI) Provision(ctx caddy.Context) error {
+	u.Prefix = strings.TrimSuffix(u.Prefix, "/") // "/" in JSON is the root, too
 	if err := checkPrefix(u.Prefix); err != nil {
 		return err
 	}
 	u.started = make(chan struct{})
-	u.floodLogger = ctx.Logger().WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
-		return zapcore.NewSamplerWithOptions(core, time.Second, 1, 0)
-	}))
+	u.floodLogger = logging.OncePerSecond(ctx.Logger())
 	if u.Unauthenticated {
-		ctx.Logger().Warn("intercom_queue_ui is unauthenticated: whoever reaches it can read and delete what is in the queue; guard it in another way",
+		ctx.Logger().Warn("intercom_queue_ui is unauthenticated: whoever can reach it can read and delete what is in the queue; protect it in another way",
 			zap.String("prefix", u.Prefix))
 	}
 	if u.QueueRaw != nil {
@@ -100,35 +105,46 @@ func (u *UI) Provision(ctx caddy.Context) error {
 	return nil
 }
 
-// start finds the queue among those of the config.
+// start finds the queue among those of the config. It returns an error if there is none, or
+// if it could be several.
 func (u *UI) start(a *app) error {
-	var of *endpoint
-	for _, e := range a.queues {
+	var of *attachment
+	for _, q := range a.queues {
 		switch {
-		case u.location != nil && u.location.key != e.location.key:
-		case of != nil && of.location.key != e.location.key:
+		case u.location != nil && u.location.key != q.location.key:
+		case of != nil && of.location.key != q.location.key:
 			return errors.New("intercom_queue_ui: the config has several queues: name one in its block, as in `queue sqlite`")
 		default:
-			of = e
+			of = q
 		}
 	}
 	if of == nil {
 		return errors.New("intercom_queue_ui: no intercom_webhook of the config has such a queue")
 	}
-	river, err := of.engine.db.newUI(u.Prefix, newRiverLogger())
-	if err != nil {
-		return fmt.Errorf("intercom_queue_ui: %w", err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	u.cancel = cancel
-	if err := river.Start(ctx); err != nil {
-		return fmt.Errorf("intercom_queue_ui: %w", err)
-	}
-	// River takes an order whatever its Content-Type is. Without this, a form on anybody's
-	// page could give one, in the name of who is logged in here.
-	u.handler = http.NewCrossOriginProtection().Handler(river)
+	u.dispatcher = of.dispatcher
+	u.ctx, u.cancel = context.WithCancel(context.Background())
 	close(u.started)
 	return nil
+}
+
+// river returns River's web UI. It returns an error if the database is not open yet.
+func (u *UI) river() (http.Handler, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.handler != nil {
+		return u.handler, nil
+	}
+	if err := u.dispatcher.ready(); err != nil {
+		return nil, err
+	}
+	river, err := u.dispatcher.db.UI(u.ctx, u.Prefix, newRiverLogger())
+	if err != nil {
+		return nil, err
+	}
+	// River accepts a POST with any Content-Type. Without this protection, a form on a
+	// foreign web page could retry or delete jobs in the name of a user who is logged in.
+	u.handler = http.NewCrossOriginProtection().Handler(river)
+	return u.handler, nil
 }
 
 func (u *UI) stop() {
@@ -150,12 +166,16 @@ func (u *UI) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 	case <-r.Context().Done():
 		return r.Context().Err()
 	}
-	u.handler.ServeHTTP(w, r)
+	river, err := u.river()
+	if err != nil {
+		return caddyhttp.Error(http.StatusServiceUnavailable, err)
+	}
+	river.ServeHTTP(w, r)
 	return nil
 }
 
-// isFor tells requests for the UI from those for a webhook of a site at whose root
-// the UI is: Intercom sends notifications there, and a HEAD to validate the URL.
+// isFor reports whether a request is for the UI. The UI and a webhook can both be at the
+// root of a site, to which Intercom sends notifications, and a HEAD to validate the URL.
 func (u *UI) isFor(r *http.Request) bool {
 	switch r.Method {
 	case http.MethodGet:
@@ -173,8 +193,8 @@ var (
 	errHost          = errors.New("the client is not authenticated, and the host that it asks for is not localhost or a loopback address")
 )
 
-// checkAccess refuses clients that are neither authenticated by Caddy nor on this
-// machine. It fails closed: what cannot be told is not loopback.
+// checkAccess returns an error if the client is neither authenticated by Caddy nor on this
+// machine. It fails closed: an address that is missing or not valid is not loopback.
 func checkAccess(r *http.Request) error {
 	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
 		if user, _ := repl.GetString("http.auth.user.id"); user != "" {

@@ -13,13 +13,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/riverqueue/river/riverdriver"
-	"github.com/riverqueue/river/rivertype"
 	"go.uber.org/zap"
 
 	"github.com/caddyserver/caddy/v2"
 
 	intercomwebhook "github.com/caddy-intercom/caddy-intercom-webhook"
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/jobdb"
 )
 
 // fakeTarget is a handler whose backends answer as they are told, and else take all.
@@ -35,18 +34,16 @@ func (f *fakeTarget) Lanes() []string { return f.lanes }
 
 func (*fakeTarget) ConfigHash() [sha256.Size]byte { return [sha256.Size]byte{} }
 
-func (f *fakeTarget) Route(_ *http.Request, body []byte, attempt int) (string, func() intercomwebhook.Delivery) {
-	return "", func() intercomwebhook.Delivery { return f.deliver(body, attempt) }
-}
-
-func (f *fakeTarget) deliver(body []byte, attempt int) intercomwebhook.Delivery {
-	f.mu.Lock()
-	f.got = append(f.got, string(body))
-	f.mu.Unlock()
-	if f.answer == nil {
-		return intercomwebhook.Delivery{}
+func (f *fakeTarget) Route(_ *http.Request, body []byte, attempt int) (lane string, deliver func() intercomwebhook.Delivery) {
+	return f.lanes[0], func() intercomwebhook.Delivery {
+		f.mu.Lock()
+		f.got = append(f.got, string(body))
+		f.mu.Unlock()
+		if f.answer == nil {
+			return intercomwebhook.Delivery{}
+		}
+		return f.answer(attempt)
 	}
-	return f.answer(attempt)
 }
 
 func (f *fakeTarget) bodies() []string {
@@ -58,34 +55,35 @@ func (f *fakeTarget) bodies() []string {
 // testQueue is a queue in a file, without a Caddy around it.
 type testQueue struct {
 	*testing.T
-	user
-	engine *engine
+	queueBase
 }
 
 func openTestQueue(t *testing.T, path string, options Options, target intercomwebhook.Endpoint) *testQueue {
 	t.Helper()
-	db, err := openSQLite(t.Context(), path)
+	d, err := newDispatcher(location{name: path, open: func(ctx context.Context) (jobdb.DB, error) {
+		return jobdb.OpenSQLite(ctx, path, zap.NewNop())
+	}})
 	if err != nil {
 		t.Fatalf("opening: %v", err)
 	}
-	q := &testQueue{T: t, engine: newEngine(path, db, 2)}
-	q.endpoint = q.config(options, target)
-	if err := q.engine.use(endpoints{options.Name: q.endpoint}); err != nil {
-		t.Fatalf("starting: %v", err)
-	}
+	q := &testQueue{T: t}
+	q.attachment = newTestAttachment(d, options, target)
+	d.attach(attachments{q.attachment.options.Name: q.attachment})
 	return q
 }
 
-func (q *testQueue) config(options Options, target intercomwebhook.Endpoint) *endpoint {
+func newTestAttachment(d *dispatcher, options Options, target intercomwebhook.Endpoint) *attachment {
 	options.setDefaults()
-	e := &endpoint{options: &options, target: target, logger: zap.NewNop(), floodLogger: zap.NewNop(), opened: make(chan struct{}), engine: q.engine}
-	close(e.opened)
-	return e
+	a := &attachment{options: &options, target: target, logger: zap.NewNop(), floodLogger: zap.NewNop(), acquired: make(chan struct{}), dispatcher: d}
+	close(a.acquired)
+	return a
 }
+
+func (q *testQueue) dispatcher() *dispatcher { return q.attachment.dispatcher }
 
 func (q *testQueue) close() {
 	q.Helper()
-	if err := q.engine.Destruct(); err != nil {
+	if err := q.dispatcher().Destruct(); err != nil {
 		q.Errorf("closing: %v", err)
 	}
 }
@@ -94,7 +92,7 @@ func (q *testQueue) close() {
 func (q *testQueue) put(lane, id string) (duplicate bool) {
 	q.Helper()
 	r := httptest.NewRequest(http.MethodPost, "/intercom", nil)
-	duplicate, err := q.Store(r, intercomwebhook.Notification{Topic: "a.b", AppID: "tulip4", ID: id, Lane: lane, Body: []byte(id)})
+	duplicate, err := q.Store(r, intercomwebhook.Notification{Topic: "a.b", Kind: "other", AppID: "tulip4", ID: id, Lane: lane, Body: []byte(id)})
 	if err != nil {
 		q.Fatalf("storing %s: %v", id, err)
 	}
@@ -104,13 +102,15 @@ func (q *testQueue) put(lane, id string) (duplicate bool) {
 // states counts what is stored, as in "support completed".
 func (q *testQueue) states() map[string]int64 {
 	q.Helper()
-	counts, err := q.engine.db.count(q.Context())
-	if err != nil {
-		q.Fatal(err)
-	}
 	states := make(map[string]int64)
-	for _, c := range counts {
-		states[c.queue+" "+string(c.state)] = c.n
+	for _, state := range countedStates {
+		counts, err := q.dispatcher().db.Count(q.Context(), state)
+		if err != nil {
+			q.Fatal(err)
+		}
+		for queue, n := range counts {
+			states[queue+" "+string(state)] = n
+		}
 	}
 	return states
 }
@@ -176,6 +176,7 @@ func TestFailedDeliveriesAreTriedAgain(t *testing.T) {
 
 func TestDeadLetters(t *testing.T) {
 	failing := func(int) intercomwebhook.Delivery {
+		time.Sleep(2 * time.Millisecond) // longer than the shortest max_age
 		return intercomwebhook.Delivery{Err: errors.New("backend answered 500")}
 	}
 	unrouted := func(int) intercomwebhook.Delivery {
@@ -208,37 +209,31 @@ func TestDeadLetters(t *testing.T) {
 	}
 }
 
-func TestInterruptedDeliveriesAreTakenUpAtTheStart(t *testing.T) {
+func TestInterruptedDeliveriesAreNoAttempts(t *testing.T) {
 	path := newPath(t)
-	db, err := openSQLite(t.Context(), path)
+	db, err := jobdb.OpenSQLite(t.Context(), path, zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, id := range []string{"runs", "ran its last attempt"} {
-		interrupted, err := job(httptest.NewRequest(http.MethodPost, "/", nil), &Options{Name: "intercom", MaxAttempts: 5},
-			intercomwebhook.Notification{ID: id, Lane: "support", Body: []byte(id)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := db.insert(t.Context(), func() []*riverdriver.JobInsertFastParams {
-			return []*riverdriver.JobInsertFastParams{interrupted}
-		}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := db.working.ExecContext(t.Context(), "UPDATE river_job SET state = 'running', attempt = CASE id WHEN 1 THEN 1 ELSE 5 END"); err != nil {
+	options := &Options{Name: "intercom", MaxAttempts: 1}
+	note := newNotification(httptest.NewRequest(http.MethodPost, "/", nil), "intercom", intercomwebhook.Notification{Kind: "other", ID: "a", Body: []byte("a")})
+	interrupted := note.job("support", options)
+	interrupted.Token = 1
+	if _, err := db.Store(t.Context(), func() []*jobdb.NewJob { return []*jobdb.NewJob{interrupted} }); err != nil {
 		t.Fatal(err)
 	}
-	if err := db.close(); err != nil {
+	if err := db.Close(); err != nil { // with the job running, as after a kill
 		t.Fatal(err)
 	}
-	target := &fakeTarget{lanes: []string{"support"}}
-	q := openTestQueue(t, path, Options{Name: "intercom"}, target)
+	attempts := make(chan int, 1)
+	q := openTestQueue(t, path, *options, &fakeTarget{lanes: []string{"support"}, answer: func(attempt int) intercomwebhook.Delivery {
+		attempts <- attempt
+		return intercomwebhook.Delivery{}
+	}})
 	defer q.close()
 	q.eventually("support completed", 1)
-	q.eventually("support discarded", 1)
-	if got := target.bodies(); !slices.Equal(got, []string{"runs"}) {
-		t.Errorf("delivered %q", got)
+	if attempt := <-attempts; attempt != 1 {
+		t.Errorf("the backend was told of attempt %d, want 1", attempt)
 	}
 }
 
@@ -256,11 +251,9 @@ func TestLanesFollowTheConfig(t *testing.T) {
 	<-began
 
 	current := &fakeTarget{lanes: []string{"support"}}
-	next := endpoints{"intercom": q.config(Options{Name: "intercom", Workers: 3, Lanes: map[string]Lane{"support": {Workers: 2}}}, current)}
-	if err := q.engine.use(next); err != nil {
-		t.Fatal(err)
-	}
-	q.engine.leave(t.Context(), endpoints{"intercom": q.endpoint})
+	q.dispatcher().attach(attachments{"intercom": newTestAttachment(q.dispatcher(),
+		Options{Name: "intercom", Workers: 3, Lanes: map[string]Lane{"support": {Workers: 2}}}, current)})
+	q.dispatcher().detach(t.Context(), attachments{"intercom": q.attachment})
 	close(release)
 	q.eventually("sales completed", 2)
 	if got := old.bodies(); !slices.Equal(got, []string{"a"}) {
@@ -280,11 +273,9 @@ func TestEndpointsThatShareADatabaseAreKeptApart(t *testing.T) {
 	q.put("support", "a")
 	q.eventually("crm|support completed", 1)
 
-	first := q.endpoint
-	q.endpoint = q.config(Options{Name: "intercom"}, intercom)
-	if err := q.engine.use(endpoints{"crm": first, "intercom": q.endpoint}); err != nil {
-		t.Fatal(err)
-	}
+	first := q.attachment
+	q.attachment = newTestAttachment(q.dispatcher(), Options{Name: "intercom"}, intercom)
+	q.dispatcher().attach(attachments{"crm": first, "intercom": q.attachment})
 	if q.put("support", "a") {
 		t.Error("another endpoint's notification was taken for a duplicate")
 	}
@@ -300,12 +291,12 @@ func TestWhatIsNoLongerKeptIsErased(t *testing.T) {
 	}}
 	q := openTestQueue(t, newPath(t), Options{Name: "intercom", KeepDelivered: caddy.Duration(time.Millisecond)}, target)
 	defer q.close()
-	for i := range portion + 5 {
+	for i := range expiryMaxRows + 5 {
 		q.put("support", fmt.Sprint("a", i))
 	}
-	q.eventually("support completed", portion+5)
+	q.eventually("support completed", expiryMaxRows+5)
 	time.Sleep(10 * time.Millisecond)
-	if err := q.engine.erase(t.Context()); err != nil {
+	if err := q.dispatcher().expire(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if states := q.states(); len(states) != 0 {
@@ -325,7 +316,7 @@ func TestDeadLettersAreKeptForTheirOwnTime(t *testing.T) {
 	q.put("support", "a")
 	q.eventually("support discarded", 1)
 	time.Sleep(10 * time.Millisecond)
-	if err := q.engine.erase(t.Context()); err != nil || q.states()["support discarded"] != 1 {
+	if err := q.dispatcher().expire(t.Context()); err != nil || q.states()["support discarded"] != 1 {
 		t.Errorf("left: %v (%v), want the dead letter", q.states(), err)
 	}
 }
@@ -341,10 +332,8 @@ func TestStopEndsWhatTakesTooLong(t *testing.T) {
 	<-started
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	q.engine.leave(ctx, endpoints{"intercom": q.endpoint})
-	if states := q.states(); states["support available"] != 1 {
-		t.Errorf("states %v, want it ready for the next process", states)
-	}
+	q.dispatcher().detach(ctx, attachments{"intercom": q.attachment})
+	q.eventually("support available", 1)
 	q.close()
 }
 
@@ -354,20 +343,23 @@ type deliverFunc struct {
 	deliver func(*http.Request) intercomwebhook.Delivery
 }
 
-func (d deliverFunc) Route(r *http.Request, _ []byte, _ int) (string, func() intercomwebhook.Delivery) {
-	return "", func() intercomwebhook.Delivery { return d.deliver(r) }
+func (d deliverFunc) Route(r *http.Request, _ []byte, _ int) (lane string, deliver func() intercomwebhook.Delivery) {
+	return d.lanes[0], func() intercomwebhook.Delivery { return d.deliver(r) }
 }
 
-func TestUnfinishedStatesAreThoseThatAreYetToBeDelivered(t *testing.T) {
-	var finished []rivertype.JobState
-	for _, state := range rivertype.JobStates() {
-		if !unfinished(state) {
-			finished = append(finished, state)
-		}
+func TestWhatIsNoLongerKeptOfAnAdoptedEndpointIsErased(t *testing.T) {
+	target := &fakeTarget{lanes: []string{"support"}}
+	q := openTestQueue(t, newPath(t), Options{Name: "old", KeepDelivered: caddy.Duration(time.Millisecond)}, target)
+	defer q.close()
+	q.put("support", "a")
+	q.eventually("old|support completed", 1)
+	q.dispatcher().attach(attachments{"new": newTestAttachment(q.dispatcher(),
+		Options{Name: "new", Adopt: []string{"old"}, KeepDelivered: caddy.Duration(time.Millisecond)}, target)})
+	time.Sleep(10 * time.Millisecond)
+	if err := q.dispatcher().expire(t.Context()); err != nil {
+		t.Fatal(err)
 	}
-	want := []rivertype.JobState{rivertype.JobStateCancelled, rivertype.JobStateCompleted, rivertype.JobStateDiscarded}
-	slices.Sort(finished)
-	if !slices.Equal(finished, want) {
-		t.Errorf("finished: %q, want %q", finished, want)
+	if states := q.states(); len(states) != 0 {
+		t.Errorf("left: %v", states)
 	}
 }

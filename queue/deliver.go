@@ -1,0 +1,161 @@
+package queue
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	intercomwebhook "github.com/caddy-intercom/caddy-intercom-webhook"
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/jobdb"
+)
+
+// errCancelled is the cause for the end of a delivery that a person has cancelled.
+var errCancelled = errors.New("cancelled by a person")
+
+// deliver makes one attempt to deliver a job, and returns the outcome to write.
+func (d *dispatcher) deliver(l *lane, job *heldJob) jobdb.Outcome {
+	a := d.attachmentFor(job.queue)
+	if a == nil { // the config has just changed: the job is released for an instance that has its endpoint
+		return jobdb.Outcome{State: jobdb.StateAvailable}
+	}
+	ctx, end := context.WithCancelCause(d.deliverCtx)
+	defer end(nil)
+	attempt := attempt{dispatcher: d, attachment: a, lane: l, job: job, started: time.Now()}
+	if !job.begin(end) {
+		return attempt.cancelled()
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Duration(a.options.DeliveryTimeout))
+	defer cancel()
+	note, err := job.unpack()
+	if err != nil {
+		return attempt.undeliverable(resultUnreadable, intercomwebhook.Delivery{Err: err})
+	}
+	r, err := note.request(ctx)
+	if err != nil {
+		return attempt.undeliverable(resultUnreadable, intercomwebhook.Delivery{Err: err})
+	}
+	lane, run := a.target.Route(r, []byte(note.Body), job.attempt)
+	if _, wanted := splitRiverQueue(job.queue); lane != wanted && d.refreshFleet(ctx, job.claimed) != nil {
+		return jobdb.Outcome{State: jobdb.StateAvailable}
+	}
+	if d.belongsToAnotherConfig(job.queue, lane) {
+		l.leaveToOthers(job.id)
+		return jobdb.Outcome{State: jobdb.StateAvailable}
+	}
+	attempt.started = time.Now()
+	return attempt.outcome(ctx, run())
+}
+
+// unpack returns the notification of a job. It decodes the arguments once, and then drops
+// them to save memory.
+func (j *heldJob) unpack() (*notification, error) {
+	if j.note == nil {
+		note, err := decodeNotification(j.args)
+		if err != nil {
+			return nil, fmt.Errorf("stored notification: %w", err)
+		}
+		j.note, j.args = note, nil
+	}
+	return j.note, nil
+}
+
+// attempt is one attempt to deliver a job.
+type attempt struct {
+	dispatcher *dispatcher
+	attachment *attachment
+	lane       *lane
+	job        *heldJob
+	started    time.Time
+}
+
+// outcome decides the next state of the job.
+func (a *attempt) outcome(ctx context.Context, delivery intercomwebhook.Delivery) jobdb.Outcome {
+	switch cause := context.Cause(ctx); {
+	case delivery.Err == nil:
+		a.count(resultDelivered)
+		a.lane.health.succeeded(a.attachment.logger, a.job.queue)
+		return jobdb.Outcome{State: jobdb.StateCompleted}
+	case errors.Is(cause, errStopping): // interrupted by this process: does not count as an attempt
+		return jobdb.Outcome{State: jobdb.StateAvailable}
+	case errors.Is(cause, errCancelled):
+		return a.cancelled()
+	case errors.Is(delivery.Err, intercomwebhook.ErrUnrouted):
+		return a.undeliverable(resultUnrouted, delivery)
+	}
+	a.lane.health.failed(a.attachment.logger, a.job.queue, a.started, delivery.Err)
+	if options := a.attachment.options; a.job.attempt >= options.MaxAttempts || a.job.ageNow() >= time.Duration(options.MaxAge) {
+		return a.deadLetter(jobdb.StateDiscarded, resultDiscarded, delivery)
+	}
+	a.count(resultFailed)
+	return jobdb.Outcome{
+		State: jobdb.StateRetryable,
+		Delay: retryDelay(a.job.attempt-1, delivery.RetryAfter),
+		Error: a.record(delivery),
+	}
+}
+
+// undeliverable makes a dead letter of a job that no further attempt could deliver.
+func (a *attempt) undeliverable(result string, delivery intercomwebhook.Delivery) jobdb.Outcome {
+	return a.deadLetter(jobdb.StateCancelled, result, delivery)
+}
+
+func (a *attempt) deadLetter(state jobdb.State, result string, delivery intercomwebhook.Delivery) jobdb.Outcome {
+	a.count(result)
+	a.warnOfDeadLetter(delivery.Err)
+	return jobdb.Outcome{State: state, Error: a.record(delivery)}
+}
+
+func (a *attempt) cancelled() jobdb.Outcome {
+	return jobdb.Outcome{State: jobdb.StateCancelled, Error: a.record(intercomwebhook.Delivery{Err: errCancelled})}
+}
+
+func (a *attempt) count(result string) { deliveriesTotal.WithLabelValues(a.job.queue, result).Inc() }
+
+// warnOfDeadLetter logs a dead letter. At most one a second is logged.
+func (a *attempt) warnOfDeadLetter(reason error) {
+	fields := []zap.Field{zap.String("lane", a.job.queue), zap.Int64("job", a.job.id), zap.Int("attempt", a.job.attempt), zap.Error(reason)}
+	if note := a.job.note; note != nil {
+		fields = append(fields, zap.String("topic", note.Topic), zap.String("app_id", note.AppID), zap.String("id", note.ID))
+	}
+	a.attachment.floodLogger.Warn("notification is a dead letter: it is kept, and can be retried", fields...)
+}
+
+// attemptRecord is stored for each failed attempt. The first four fields are those of
+// River's AttemptError, which River's web UI shows.
+type attemptRecord struct {
+	At      time.Time `json:"at"`
+	Attempt int       `json:"attempt"`
+	Error   string    `json:"error"`
+	Trace   string    `json:"trace"`
+
+	Instance string  `json:"instance"`
+	Upstream string  `json:"upstream,omitempty"`
+	Status   int     `json:"status,omitempty"`
+	Seconds  float64 `json:"seconds"`
+	Answer   octets  `json:"answer,omitempty"` // the first 1 KiB of its body
+}
+
+func (a *attempt) record(delivery intercomwebhook.Delivery) []byte {
+	text := delivery.Err.Error()
+	if delivery.Upstream != "" {
+		text = delivery.Upstream + ": " + text
+	}
+	record, err := json.Marshal(attemptRecord{
+		At:       time.Now().UTC(),
+		Attempt:  a.job.attempt,
+		Error:    text,
+		Instance: a.dispatcher.db.Instance(),
+		Upstream: delivery.Upstream,
+		Status:   delivery.Status,
+		Seconds:  time.Since(a.started).Seconds(),
+		Answer:   octets(delivery.Answer),
+	})
+	if err != nil { // cannot happen with these types
+		return []byte(`{}`)
+	}
+	return record
+}

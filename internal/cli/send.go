@@ -34,9 +34,11 @@ notification is made from a sample of the object that the topic carries. There i
 sample for every known topic.
 
 The secret is the client secret of the app in Intercom's Developer Hub. It is taken
-from the first one given of --secret, --secret-file (without one trailing line break)
-and the environment variable ` + secretEnv + `. Other users of the machine may
-see the value of the flag in the list of processes, so prefer the other two.
+from the first one given of --secret, --secret-file and the environment variable
+` + secretEnv + `. Other users of the machine may see the value of the flag
+in the list of processes, so prefer the other two. A secret file may have several
+secrets, one a line, as for client_secret: the first line that is not blank is used,
+without spaces around it.
 
 With --body, the file ("-" is standard input) is signed and sent without changes.
 The topic is then only printed: it is optional, and may be unknown.
@@ -69,7 +71,7 @@ Examples:
 	}
 	flags := cmd.Flags()
 	flags.String("secret", "", "Client secret to sign with")
-	flags.String("secret-file", "", "File that holds the client secret")
+	flags.String("secret-file", "", "File with the client secret on its first line that is not blank")
 	flags.String("body", "", "File to send as it is, - for standard input")
 	flags.StringArrayP("header", "H", nil, "Header to send, replacing the usual one of its name (format: \"Name: value\"; repeatable)")
 	flags.Int("count", 1, "How many notifications to send")
@@ -88,14 +90,14 @@ func runSend(cmd *cobra.Command, fl caddycmd.Flags) (int, error) {
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
-	load, err := newSendLoad(fl)
+	l, err := newSendLoad(fl)
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
 	defer stop()
 
-	if load.count == 1 {
+	if l.count == 1 {
 		r := s.send(ctx)
 		if r.err != nil {
 			return caddy.ExitCodeFailedQuit, r.err
@@ -107,10 +109,10 @@ func runSend(cmd *cobra.Command, fl caddycmd.Flags) (int, error) {
 		return caddy.ExitCodeSuccess, nil
 	}
 
-	t := load.run(ctx, s, cmd.ErrOrStderr())
+	t := l.run(ctx, s, cmd.ErrOrStderr())
 	t.report(cmd.OutOrStdout())
-	if t.ok < load.count {
-		return caddy.ExitCodeFailedQuit, fmt.Errorf("%d of %d notifications were not answered with a 2xx", load.count-t.ok, load.count)
+	if t.ok < l.count {
+		return caddy.ExitCodeFailedQuit, fmt.Errorf("%d of %d notifications were not answered with a 2xx", l.count-t.ok, l.count)
 	}
 	return caddy.ExitCodeSuccess, nil
 }
@@ -186,8 +188,7 @@ func clientSecret(fl caddycmd.Flags) ([]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("reading the client secret of --secret-file: %w", err)
 		}
-		secret = bytes.TrimSuffix(bytes.TrimSuffix(content, []byte("\n")), []byte("\r"))
-		source = "the file of --secret-file"
+		secret, source = firstSecret(content), "the file of --secret-file" //nolint:gosec // a name of an option
 	case inEnv:
 		secret, source = []byte(env), secretEnv
 	default:
@@ -197,6 +198,17 @@ func clientSecret(fl caddycmd.Flags) ([]byte, error) {
 		return nil, fmt.Errorf("the client secret of %s is empty: it is on the app's Basic Info page in Intercom's Developer Hub", source)
 	}
 	return secret, nil
+}
+
+// firstSecret returns the first line that is not blank, without the spaces around it; nil if
+// there is none. A file that client_secret follows has one secret a line, the newest first.
+func firstSecret(content []byte) []byte {
+	for line := range bytes.Lines(content) {
+		if secret := bytes.TrimSpace(line); len(secret) > 0 {
+			return secret
+		}
+	}
+	return nil
 }
 
 // readBody reads the body of --body. It returns nil without --body.

@@ -122,6 +122,7 @@ func TestSendRefusesWhatItCannotSend(t *testing.T) {
 		{"body that is not there", []string{"--body", "does/not/exist", hook}, "reading the body of --body: open does/not/exist"},
 		{"secret file that is not there", []string{"ping", hook, "--secret-file", "does/not/exist"}, "reading the client secret of --secret-file: open does/not/exist"},
 		{"empty secret", []string{"ping", hook, "--secret", ""}, "the client secret of --secret is empty"},
+		{"secret file with blank lines only", []string{"ping", hook, "--secret-file", writeFile(t, "\n \r\n")}, "the client secret of the file of --secret-file is empty"},
 		{"header without colon", []string{"ping", hook, "--header", "X-Test"}, `header "X-Test" must have the form "Name: value"`},
 		{"header without name", []string{"ping", hook, "--header", ": x"}, `must have the form "Name: value"`},
 		{"header that follows from the body", []string{"ping", hook, "--header", "content-length: 1"}, "header Content-Length follows from the body"},
@@ -150,9 +151,11 @@ func TestSendTakesTheSecretFromTheFirstSource(t *testing.T) {
 		{"environment", "from env", nil, "from env"},
 		{"file before environment", "from env", []string{"--secret-file", writeFile(t, "from file")}, "from file"},
 		{"flag before file", "from env", []string{"--secret-file", writeFile(t, "from file"), "--secret", "from flag"}, "from flag"},
-		{"file loses one line break", "", []string{"--secret-file", writeFile(t, "two\n\n")}, "two\n"},
-		{"file loses one line break of Windows", "", []string{"--secret-file", writeFile(t, "one\r\n")}, "one"},
-		{"file keeps spaces", "", []string{"--secret-file", writeFile(t, " spaced ")}, " spaced "},
+		{"line break after the secret", "", []string{"--secret-file", writeFile(t, "one\n")}, "one"},
+		{"line break of Windows after the secret", "", []string{"--secret-file", writeFile(t, "one\r\n")}, "one"},
+		{"spaces around the secret", "", []string{"--secret-file", writeFile(t, "\t spaced out \n")}, "spaced out"},
+		{"first of several secrets", "", []string{"--secret-file", writeFile(t, "new\nold\n")}, "new"},
+		{"first line that is not blank", "", []string{"--secret-file", writeFile(t, "\n \r\nnew\r\n\nold")}, "new"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

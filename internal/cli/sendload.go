@@ -7,15 +7,14 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/dustin/go-humanize"
-	"golang.org/x/time/rate"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/load"
 )
 
 // maxInFlight is how many notifications may wait for their answer at the same time.
@@ -38,12 +37,20 @@ func newSendLoad(fl caddycmd.Flags) (sendLoad, error) {
 	return l, nil
 }
 
+func (l sendLoad) plan() load.Plan {
+	plan := load.Plan{Count: l.count, Rate: l.rate, AtOnce: 1}
+	if l.rate > 0 {
+		plan.AtOnce = maxInFlight
+	}
+	return plan
+}
+
 // run sends the load, prints the progress, and returns the tally. When ctx is done, it ends
 // early, and does not count the requests that were interrupted.
 func (l sendLoad) run(ctx context.Context, s *sender, progress io.Writer) *sendTally {
-	t := &sendTally{statuses: make(map[int]int)}
+	t := &sendTally{statuses: make(map[int]int), took: load.NewDurations()}
 	start := time.Now()
-	results := l.start(ctx, s)
+	results := load.Start(ctx, l.plan(), func(ctx context.Context, _ time.Time) sendResult { return s.send(ctx) })
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -62,42 +69,6 @@ func (l sendLoad) run(ctx context.Context, s *sender, progress io.Writer) *sendT
 	}
 }
 
-// start sends the load in the background and returns the results as they come.
-func (l sendLoad) start(ctx context.Context, s *sender) <-chan sendResult {
-	limiter, senders := rate.NewLimiter(rate.Inf, 0), 1
-	if l.rate > 0 {
-		// A burst has the notifications of 10ms: timers are too coarse to send each at its
-		// own time at high rates.
-		limiter, senders = rate.NewLimiter(rate.Limit(l.rate), max(1, int(l.rate/100))), maxInFlight
-	}
-
-	turns := make(chan struct{})
-	go func() {
-		defer close(turns)
-		for range l.count {
-			if limiter.Wait(ctx) != nil {
-				return
-			}
-			turns <- struct{}{}
-		}
-	}()
-
-	results := make(chan sendResult)
-	var wg sync.WaitGroup
-	for range senders {
-		wg.Go(func() {
-			for range turns {
-				results <- s.send(ctx)
-			}
-		})
-	}
-	go func() {
-		wg.Wait()
-		close(results)
-	}()
-	return results
-}
-
 // sendTally sums up what was sent.
 type sendTally struct {
 	elapsed  time.Duration
@@ -107,7 +78,7 @@ type sendTally struct {
 	statuses map[int]int
 	noAnswer int
 	firstErr error           // of those without an answer
-	took     []time.Duration // of those with an answer
+	took     *load.Durations // of those with an answer
 	late     int             // over intercom.PriorityTimeout, but not intercom.AnswerTimeout
 	tooLate  int             // over intercom.AnswerTimeout, with or without an answer
 }
@@ -128,7 +99,7 @@ func (t *sendTally) add(r sendResult) {
 		return
 	}
 	t.statuses[r.status]++
-	t.took = append(t.took, r.took)
+	t.took.Add(r.took)
 	if r.ok() {
 		t.ok++
 	}
@@ -143,9 +114,8 @@ func (t *sendTally) report(w io.Writer) {
 	if t.noAnswer > 0 {
 		fmt.Fprintf(w, "%8s  no answer, the first: %v\n", comma(t.noAnswer), t.firstErr)
 	}
-	if len(t.took) > 0 {
-		slices.Sort(t.took)
-		fmt.Fprintf(w, "p50 %s, p99 %s, max %s\n", roundTime(percentile(t.took, 50)), roundTime(percentile(t.took, 99)), roundTime(percentile(t.took, 100)))
+	if t.took.Len() > 0 {
+		fmt.Fprintf(w, "p50 %s, p99 %s, max %s\n", roundTime(t.took.Percentile(50)), roundTime(t.took.Percentile(99)), roundTime(t.took.Max()))
 	}
 	if t.late > 0 {
 		fmt.Fprintf(w, "%s took over 500ms: Intercom gives the endpoint a lower priority\n", comma(t.late))
@@ -153,10 +123,4 @@ func (t *sendTally) report(w io.Writer) {
 	if t.tooLate > 0 {
 		fmt.Fprintf(w, "%s took over 5s: Intercom gives up, and tries again once\n", comma(t.tooLate))
 	}
-}
-
-// percentile returns the smallest of the sorted durations that p percent of them
-// do not exceed.
-func percentile(sorted []time.Duration, p int) time.Duration {
-	return sorted[(len(sorted)*p+99)/100-1]
 }

@@ -108,30 +108,3 @@ func TestLoadEndsWhenInterrupted(t *testing.T) {
 		}
 	})
 }
-
-func TestPercentile(t *testing.T) {
-	hundred := make([]time.Duration, 100)
-	for i := range hundred {
-		hundred[i] = time.Duration(i + 1)
-	}
-	tests := []struct {
-		name   string
-		sorted []time.Duration
-		p      int
-		want   time.Duration
-	}{
-		{"the median of a hundred", hundred, 50, 50},
-		{"all but one of a hundred", hundred, 99, 99},
-		{"the greatest of a hundred", hundred, 100, 100},
-		{"any of one", hundred[:1], 50, 1},
-		{"the median of three", hundred[:3], 50, 2},
-		{"p99 of few is the greatest", hundred[:3], 99, 3},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			if got := percentile(tt.sorted, tt.p); got != tt.want {
-				t.Errorf("got %d, want %d", got, tt.want)
-			}
-		})
-	}
-}

@@ -2,6 +2,7 @@ package intercomwebhook
 
 import (
 	"bytes"
+	"context"
 	"crypto/hmac"
 	"crypto/sha1"
 	"crypto/sha256"
@@ -17,6 +18,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
@@ -49,6 +52,7 @@ const (
 	reasonSignatureMalformed = "signature_malformed"
 	reasonTooLarge           = "too_large"
 	reasonBody               = "body"
+	reasonMemory             = "memory"
 	reasonSignatureMismatch  = "signature_mismatch"
 	reasonEnvelope           = "envelope"
 )
@@ -197,6 +201,28 @@ func (v *verifier) verify(w http.ResponseWriter, r *http.Request, deadline time.
 // in bytes. The largest known notification has 17 KB.
 const preallocatedBody = 64 << 10
 
+const (
+	// maxBodyMemory bounds, in bytes, the bodies that are under way in all endpoints, but
+	// for those that are no larger than preallocatedBody.
+	maxBodyMemory     = 48 << 20
+	bodyMemoryTimeout = 2 * time.Second
+)
+
+var bodyMemory = semaphore.NewWeighted(maxBodyMemory)
+
+// reserveBodyMemory waits until there is memory for a body, which it keeps until the
+// request ends. It reports whether there is.
+func reserveBodyMemory(ctx context.Context, size int64) bool {
+	size = min(size, maxBodyMemory)
+	waiting, cancel := context.WithTimeout(ctx, bodyMemoryTimeout)
+	defer cancel()
+	if err := bodyMemory.Acquire(waiting, size); err != nil {
+		return false
+	}
+	context.AfterFunc(ctx, func() { bodyMemory.Release(size) })
+	return true
+}
+
 // readBody reads the whole body, up to maxSize bytes.
 func (v *verifier) readBody(w http.ResponseWriter, r *http.Request, deadline time.Time) ([]byte, *refusal) {
 	// The ResponseWriters of HTTP/1, 2 and 3 have deadlines. For others, only Caddy's own
@@ -208,7 +234,20 @@ func (v *verifier) readBody(w http.ResponseWriter, r *http.Request, deadline tim
 	// ReadFrom needs free space at the end, or it grows the buffer to read the EOF.
 	size := bytes.MinRead + max(0, min(r.ContentLength, preallocatedBody))
 	buf := bytes.NewBuffer(make([]byte, 0, size))
-	if _, err := buf.ReadFrom(limited); err != nil {
+	_, err := io.CopyN(buf, limited, preallocatedBody)
+	if err == nil { // it is a large one
+		length := r.ContentLength
+		if length < 0 {
+			length = v.maxSize
+		}
+		if !reserveBodyMemory(r.Context(), length) {
+			return nil, newRefusal(http.StatusServiceUnavailable, reasonMemory, "too many bytes of large bodies are being handled at once")
+		}
+		// at once, as ReadFrom doubles the buffer time and again
+		buf.Grow(int(max(0, r.ContentLength-preallocatedBody)) + bytes.MinRead)
+		_, err = buf.ReadFrom(limited)
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
 		if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 			return nil, v.tooLarge()
 		}

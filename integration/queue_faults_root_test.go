@@ -1,0 +1,130 @@
+//go:build root
+
+package integration
+
+import (
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// An fsync that fails is told once, and then the system takes for written what is not.
+// So nothing is answered with 200 until a whole checkpoint has succeeded, and a power cut
+// then loses none of it.
+func TestQueueAfterAFailedSync(t *testing.T) {
+	outer := mount(t, "-t", "tmpfs", "-o", "size=160m", "tmpfs")
+	image, copied := filepath.Join(outer, "disk"), filepath.Join(t.TempDir(), "disk")
+	overwrite(t, image, nil)
+	run(t, "fallocate", "-l", "96M", image)
+	run(t, "mkfs.ext4", "-q", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0", image)
+	run(t, "fallocate", "-l", "96M", image) // what mkfs has made holes of
+	disk := mountImage(t, image)
+	store := filepath.Join(disk, "store", "queue.db")
+	failing := answering(t, http.StatusServiceUnavailable)
+	p := newProcess(t)
+	p.store = store
+	p.start(p.queued("route * to "+failing.address, ""))
+	stored := []string{p.post(topic)}
+
+	// the disk has room, but what it stands on has none, except for what is in use: else
+	// the file system would stop for good, as it cannot write its journal
+	run(t, "fstrim", disk)
+	ballast := filepath.Join(outer, "ballast")
+	fill(t, ballast)
+	load := p.burst(topic, 8, 0)
+	within(t, longPatience, "an fsync has failed", func() bool { return load.count("503") >= 40 })
+	stored = append(stored, load.end()...)
+	load.mu.Lock()
+	for other, n := range load.others {
+		if other != "503" {
+			t.Errorf("%d were answered with %s", n, other)
+		}
+	}
+	load.mu.Unlock()
+	remove(t, ballast)
+
+	within(t, 10*time.Second, "notifications are stored again", func() bool {
+		id := newID()
+		answer, err := p.try(signed(notification(topic, id)))
+		if err == nil && answer.status == http.StatusOK {
+			stored = append(stored, id)
+			return true
+		}
+		return false
+	})
+	if lines := p.logged(func(e entry) bool { return strings.Contains(e.text("msg"), "is on the disk again") }); len(lines) == 0 {
+		t.Error("it stores again, and the log tells of no whole checkpoint")
+	}
+	for range 40 {
+		stored = append(stored, p.post(topic))
+	}
+	p.signal(syscall.SIGSTOP)
+	copySparse(t, image, copied)
+	p.kill()
+
+	b := newTally(t, 0)
+	store = filepath.Join(mountImage(t, copied), "store", "queue.db")
+	q := newProcess(t)
+	q.store = store
+	q.start(q.queued("route * to "+b.address, ""))
+	wantAll(t, stored, b)
+	t.Logf("%d stored, 0 lost", len(stored))
+}
+
+// fill makes a file that takes all room that is left.
+func fill(t *testing.T, path string) {
+	t.Helper()
+	file, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	for block := make([]byte, 1<<16); err == nil && len(block) > 0; {
+		if _, err = file.Write(block); err != nil && len(block) > 1 {
+			block, err = block[:len(block)/2], nil
+		}
+	}
+}
+
+// Caddy starts and reloads on a full disk, and stores once there is room.
+func TestQueueStartsOnAFullDisk(t *testing.T) {
+	for name, made := range map[string]bool{"a new file": false, "a file that is there": true} {
+		t.Run(name, func(t *testing.T) {
+			dir := mount(t, "-t", "tmpfs", "-o", "size=16m", "tmpfs")
+			p, b := newProcess(t), newTally(t, 0)
+			p.store = filepath.Join(dir, "queue.db")
+			s := p.queued("route * to "+b.address, "")
+			if made {
+				p.start(s)
+				wantAll(t, []string{p.post(topic)}, b)
+				p.stop()
+			}
+			ballast := filepath.Join(dir, "ballast")
+			fill(t, ballast)
+			p.start(s)
+			for range 3 {
+				p.expect(http.StatusServiceUnavailable, signed(notification(topic, newID())))
+			}
+			p.reload(p.queued("route * as other to "+b.address, ""))
+			p.expect(http.StatusServiceUnavailable, signed(notification(topic, newID())))
+			wantStoringAgain(t, p, b, func() { remove(t, ballast) })
+		})
+	}
+}
+
+// A file that only a person can mend refuses the config, so that nobody takes it for one
+// that is on its way back.
+func TestQueueRefusesAFileWithoutRights(t *testing.T) {
+	dir := mount(t, "-t", "tmpfs", "-o", "size=16m", "tmpfs")
+	store := filepath.Join(dir, "queue.db")
+	overwrite(t, store, nil)
+	run(t, "chattr", "+i", store)
+	t.Cleanup(func() { run(t, "chattr", "-i", store) })
+	p := newProcess(t)
+	p.store = store
+	wantText(t, p.wantRefusal(p.queued("route * to "+nobody, "")), store, "not permitted")
+}

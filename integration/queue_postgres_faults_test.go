@@ -75,7 +75,7 @@ func TestPostgresLostReplies(t *testing.T) {
 		return db.text("SELECT count(*)::text FROM river_job WHERE state <> 'completed'") == "0"
 	})
 	wantNoneTwice(t, b)
-	if len(p.lines("warn", "released jobs whose claim was answered by nobody")) == 0 {
+	if len(p.lines("warn", "released jobs that were claimed for this Caddy without its knowing")) == 0 {
 		t.Error("the log does not say that claims were released")
 	}
 }

@@ -51,7 +51,8 @@ func (d *dispatcher) updateLanes() {
 	}
 	for queue, since := range d.orphans {
 		name, lane := splitRiverQueue(queue)
-		if a := set.owner(name); a != nil && wanted[queue] == 0 && (d.fleet.Exclusive || time.Since(since) >= orphanedAfter) {
+		adopted := set[name] == nil // by a person's wish, so there is nobody to wait for
+		if a := set.owner(name); a != nil && wanted[queue] == 0 && (d.fleet.Exclusive || adopted || time.Since(since) >= orphanedAfter) {
 			wanted[queue] = a.options.workers(lane)
 		}
 	}

@@ -5,11 +5,10 @@ import (
 	"time"
 )
 
-// released is what a release sets: the claim is no attempt.
+// released is what a release sets: the claim is no attempt. A wish to cancel the job stays,
+// and is met at its next claim.
 const released = ` attempt = attempt - 1, attempted_by = json_remove(attempted_by, '$[#-1]'),
-	state = CASE WHEN metadata ->> '$.cancel_attempted_at' IS NOT NULL THEN 'cancelled'
-		WHEN attempt <= 1 OR metadata ->> '$.age_from' = scheduled_at THEN 'available' ELSE 'retryable' END,
-	finalized_at = CASE WHEN metadata ->> '$.cancel_attempted_at' IS NOT NULL THEN datetime('now', 'subsec') END`
+	state = CASE WHEN attempt <= 1 OR metadata ->> '$.age_from' = scheduled_at THEN 'available' ELSE 'retryable' END`
 
 // readable leaves out rows that would break the statement. They are met when they are
 // claimed or finished.

@@ -199,7 +199,7 @@ func (d *sqliteDB) Reclock(ctx context.Context) (changed int64, err error) {
 		err := d.transaction(ctx, delivering, func() error {
 			for _, id := range portion {
 				err := d.write.exec(`UPDATE river_job SET attempted_at = datetime('now', 'subsec'),
-					scheduled_at = datetime('now', 'subsec', format('%+.3f seconds', max(0, unixepoch(scheduled_at, 'subsec') - unixepoch(attempted_at, 'subsec'))))
+					scheduled_at = datetime('now', 'subsec', format('%+.3f seconds', unixepoch(scheduled_at, 'subsec') - unixepoch(attempted_at, 'subsec')))
 					WHERE id = ? AND state = 'retryable'`, id)
 				if err != nil {
 					return err

@@ -48,11 +48,16 @@ func (d *dispatcher) presence() jobdb.Presence {
 	p := jobdb.Presence{Configs: make(map[string]string)}
 	for name, a := range d.current() {
 		p.Queues = append(p.Queues, a.queues(name)...)
-		hash := a.target.ConfigHash()
-		p.Configs[name] = hex.EncodeToString(hash[:])
+		p.Configs[name] = a.configHash()
 	}
 	slices.Sort(p.Queues)
 	return p
+}
+
+// configHash returns the hash of a handler's config, as other instances see it.
+func (a *attachment) configHash() string {
+	hash := a.target.ConfigHash()
+	return hex.EncodeToString(hash[:])
 }
 
 // queues returns the River queues of a handler's lanes.

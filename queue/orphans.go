@@ -2,7 +2,6 @@ package queue
 
 import (
 	"context"
-	"encoding/hex"
 	"slices"
 	"time"
 
@@ -104,20 +103,14 @@ func (d *dispatcher) belongsToAnotherConfig(queue, lane string) bool {
 	if lane == wanted {
 		return false
 	}
-	own := d.configHash(endpoint)
+	own := ""
+	if a := d.current().owner(endpoint); a != nil {
+		own = a.configHash()
+	}
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	return slices.ContainsFunc(d.fleet.Others, func(other jobdb.Presence) bool {
 		hash, has := other.Configs[endpoint]
 		return has && hash != own && (lane == "" || wanted != unroutedLane && slices.Contains(other.Queues, queue))
 	})
-}
-
-func (d *dispatcher) configHash(endpoint string) string {
-	a := d.current().owner(endpoint)
-	if a == nil {
-		return ""
-	}
-	hash := a.target.ConfigHash()
-	return hex.EncodeToString(hash[:])
 }

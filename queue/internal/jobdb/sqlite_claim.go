@@ -88,8 +88,9 @@ func (d *sqliteDB) list(ctx context.Context, claim Claim, limit int, query strin
 }
 
 // claimAll claims candidates with one statement, which fails if one of the rows is
-// malformed. (The + keeps SQLite from looking for them by their state.) A job that was available after an attempt was retried by a person: its age
-// starts anew, and an old wish to cancel it is over.
+// malformed. (The + keeps SQLite from looking for them by their state.) A job that was
+// available after an attempt was retried by a person: its age starts anew, and an old wish
+// to cancel it is over.
 func (d *sqliteDB) claimAll(portion []candidate, claim Claim) ([]Job, error) {
 	ids := make([]int64, len(portion))
 	for i, c := range portion {

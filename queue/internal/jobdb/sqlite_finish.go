@@ -81,15 +81,7 @@ func (d *sqliteDB) complete(outcomes []Outcome) (ids []int64, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var id int64
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		ids = append(ids, id)
-	}
-	return ids, rows.Err()
+	return scanIDs(rows)
 }
 
 // whereHeld is the condition that a job is held by the claim whose token is ?2.
@@ -106,8 +98,6 @@ func (d *sqliteDB) finish(o Outcome) (applied bool, err error) {
 	}
 	var result sql.Result
 	switch {
-	case o.State == StateCompleted && failure == nil:
-		result, err = d.write.execResult(`UPDATE river_job SET state = 'completed', finalized_at = datetime('now', 'subsec')`+whereHeld, held...)
 	case o.State == StateAvailable:
 		result, err = d.write.execResult(`UPDATE river_job SET`+released+whereHeld, held...)
 	case o.State == StateRetryable:

@@ -49,10 +49,8 @@ func (d *sqliteDB) Rescue(ctx context.Context) (rescued int64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	for _, id := range malformed {
-		if err := d.transaction(ctx, delivering, func() error { return d.setAside(id, errMalformed) }); err != nil {
-			return 0, err
-		}
+	if _, err := d.writeEach(ctx, malformed, func(id int64) error { return d.setAside(id, errMalformed) }); err != nil {
+		return 0, err
 	}
 	for n := int64(maxPortion); n == maxPortion; rescued += n {
 		err := d.transaction(ctx, delivering, func() error {

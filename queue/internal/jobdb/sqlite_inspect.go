@@ -155,21 +155,9 @@ func (d *sqliteDB) expire(ctx context.Context, state State, keep time.Duration, 
 	if err != nil {
 		return 0, err
 	}
-	for portion := range slices.Chunk(ids, maxPortion) {
-		err := d.transaction(ctx, delivering, func() error {
-			for _, id := range portion {
-				if err := d.write.exec(`DELETE FROM river_job WHERE id = ? AND state = ?`, id, string(state)); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			return deleted, err
-		}
-		deleted += int64(len(portion))
-	}
-	return deleted, nil
+	return d.writeEach(ctx, ids, func(id int64) error {
+		return d.write.exec(`DELETE FROM river_job WHERE id = ? AND state = ?`, id, string(state))
+	})
 }
 
 func (d *sqliteDB) ids(ctx context.Context, query string, args ...any) ([]int64, error) {
@@ -177,8 +165,12 @@ func (d *sqliteDB) ids(ctx context.Context, query string, args ...any) ([]int64,
 	if err != nil {
 		return nil, err
 	}
+	return scanIDs(rows)
+}
+
+// scanIDs reads the ids that a statement returns, and closes the rows.
+func scanIDs(rows *sql.Rows) (ids []int64, err error) {
 	defer rows.Close()
-	var ids []int64
 	for rows.Next() {
 		var id int64
 		if err := rows.Scan(&id); err != nil {
@@ -189,30 +181,37 @@ func (d *sqliteDB) ids(ctx context.Context, query string, args ...any) ([]int64,
 	return ids, rows.Err()
 }
 
-// Reclock implements DB.
-func (d *sqliteDB) Reclock(ctx context.Context) (changed int64, err error) {
-	ids, err := d.ids(ctx, `SELECT id FROM river_job WHERE state = 'retryable' AND attempted_at > datetime('now', 'subsec')`)
-	if err != nil {
-		return 0, err
-	}
+// writeEach does something to each row, in transactions of maxPortion rows each, and
+// returns for how many rows that was committed.
+func (d *sqliteDB) writeEach(ctx context.Context, ids []int64, do func(id int64) error) (written int64, err error) {
 	for portion := range slices.Chunk(ids, maxPortion) {
 		err := d.transaction(ctx, delivering, func() error {
 			for _, id := range portion {
-				err := d.write.exec(`UPDATE river_job SET attempted_at = datetime('now', 'subsec'),
-					scheduled_at = datetime('now', 'subsec', format('%+.3f seconds', unixepoch(scheduled_at, 'subsec') - unixepoch(attempted_at, 'subsec')))
-					WHERE id = ? AND state = 'retryable'`, id)
-				if err != nil {
+				if err := do(id); err != nil {
 					return err
 				}
 			}
 			return nil
 		})
 		if err != nil {
-			return changed, err
+			return written, err
 		}
-		changed += int64(len(portion))
+		written += int64(len(portion))
 	}
-	return changed, nil
+	return written, nil
+}
+
+// Reclock implements DB.
+func (d *sqliteDB) Reclock(ctx context.Context) (changed int64, err error) {
+	ids, err := d.ids(ctx, `SELECT id FROM river_job WHERE state = 'retryable' AND attempted_at > datetime('now', 'subsec')`)
+	if err != nil {
+		return 0, err
+	}
+	return d.writeEach(ctx, ids, func(id int64) error {
+		return d.write.exec(`UPDATE river_job SET attempted_at = datetime('now', 'subsec'),
+			scheduled_at = datetime('now', 'subsec', format('%+.3f seconds', unixepoch(scheduled_at, 'subsec') - unixepoch(attempted_at, 'subsec')))
+			WHERE id = ? AND state = 'retryable'`, id)
+	})
 }
 
 // UI implements DB.

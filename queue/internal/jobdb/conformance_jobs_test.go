@@ -477,7 +477,7 @@ var finishBehaviours = []behaviour{
 			if r.state != c.state || r.attempt != c.attempt || r.finalized != c.finalized || r.errors != min(len(o.Error), 1) {
 				t.Errorf("%s: %+v", c.state, r)
 			}
-			if c.state == StateRetryable && (r.due < time.Hour-time.Minute || r.due > time.Hour) {
+			if c.state == StateRetryable && (r.due-time.Hour).Abs() > time.Minute {
 				t.Errorf("it is due in %s, want an hour", r.due)
 			}
 		}

@@ -80,6 +80,36 @@ type DB interface {
 	// returns how many.
 	Expire(ctx context.Context, expiry Expiry) (deleted int64, err error)
 
+	// List returns jobs that a filter selects, by id, from page.From on, and the id from
+	// which to go on; 0 after the last one. It looks at a bounded number of rows, so it
+	// may return few jobs or none although there are more.
+	List(ctx context.Context, filter Filter, page Page) (jobs []Record, next int64, err error)
+
+	// Retry makes jobs available now, whatever their state, except running and available
+	// ones, and returns the ids of those. As with River's retry, their age starts anew, and
+	// max_attempts is raised if they are used up.
+	Retry(ctx context.Context, ids []int64) (changed []int64, err error)
+
+	// Delete deletes jobs that are not running, and returns their ids. It asks for the end
+	// of running ones, as OwnRunning tells their instance.
+	Delete(ctx context.Context, ids []int64) (deleted []int64, err error)
+
+	// Scrub makes what was deleted unreadable in the files of the database, as far as that
+	// is in its power: on SQLite it is, on PostgreSQL it is not.
+	Scrub(ctx context.Context) error
+
+	// SetPaused pauses or resumes a queue.
+	SetPaused(ctx context.Context, queue string, paused bool) error
+
+	// Export returns jobs by id, from the id from on, and the id from which to go on; 0
+	// after the last one. Running jobs are exported as if they had been released.
+	Export(ctx context.Context, from int64, limit int) (jobs []ExportedJob, next int64, err error)
+
+	// Import stores exported jobs under new ids, and returns once they are durable. Jobs
+	// that are there are duplicates, also if they were imported earlier. Of jobs that the
+	// database refuses, the error has the ids; all others are imported all the same.
+	Import(ctx context.Context, jobs []ExportedJob) (imported, duplicates int64, err error)
+
 	// UI returns River's web UI on this database. It runs until the context ends.
 	UI(ctx context.Context, prefix string, logger *slog.Logger) (http.Handler, error)
 

@@ -73,7 +73,7 @@ func (d *postgresDB) change(ctx context.Context, statement string, ids []int64) 
 
 // SetPaused implements DB.
 func (d *postgresDB) SetPaused(ctx context.Context, queue string, paused bool) error {
-	if _, err := d.ids(ctx, postgresSetPaused, queue, paused); err != nil {
+	if _, err := d.exec(ctx, d.sql(postgresSetPaused), queue, paused); err != nil {
 		return fmt.Errorf("pausing or resuming %s: %w", queue, err)
 	}
 	return nil

@@ -48,6 +48,8 @@ const (
 	quickCheckSize = 64 << 20
 
 	readConnections = 4
+
+	sqliteBusyTimeout = 10_000 // milliseconds
 )
 
 var (
@@ -175,9 +177,9 @@ func (d *sqliteDB) pool(connections int, lock string, cacheKiB int) *sql.DB {
 	db, err := sql.Open("sqlite", d.dsn(url.Values{
 		"_txlock": {lock},
 		"_pragma": {
-			"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(NORMAL)", "fullfsync(1)", "wal_autocheckpoint(0)",
+			fmt.Sprintf("busy_timeout(%d)", sqliteBusyTimeout), "journal_mode(WAL)", "synchronous(NORMAL)", "fullfsync(1)", "wal_autocheckpoint(0)",
 			fmt.Sprintf("journal_size_limit(%d)", checkpointSize/2),
-			fmt.Sprintf("cache_size(-%d)", cacheKiB), "temp_store(MEMORY)", "secure_delete(FAST)",
+			fmt.Sprintf("cache_size(-%d)", cacheKiB), "temp_store(MEMORY)", "secure_delete(ON)",
 		},
 	}))
 	if err != nil {

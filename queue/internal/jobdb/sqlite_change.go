@@ -73,9 +73,6 @@ func (d *sqliteDB) SetPaused(ctx context.Context, queue string, paused bool) err
 	})
 }
 
-// Scrub implements DB.
-func (*sqliteDB) Scrub(context.Context) error { return errors.ErrUnsupported }
-
 // Export implements DB.
 func (*sqliteDB) Export(context.Context, int64, int) ([]ExportedJob, int64, error) {
 	return nil, 0, errors.ErrUnsupported

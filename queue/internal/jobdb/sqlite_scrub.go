@@ -1,0 +1,140 @@
+package jobdb
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+const (
+	// scrubPages is how many pages are looked at in one transaction: one that reads for
+	// long would keep the log from being begun anew.
+	scrubPages = 1000
+
+	// scrubPause is between two tries to empty the log, which readers may keep.
+	scrubPause = 50 * time.Millisecond
+)
+
+var errTooLargeToScrub = errors.New("the file is too large to be scrubbed")
+
+// Scrub implements DB. SQLite zeroes what it deletes, as secure_delete says, but for copies
+// of rows that moved to another page, and what was deleted before that was so. The whole
+// file is read for these, while others write. What is found is zeroed in portions, as are
+// all writes, and in the end the log is emptied.
+func (d *sqliteDB) Scrub(ctx context.Context) error {
+	var count uint32
+	if err := d.read.QueryRowContext(ctx, "PRAGMA page_count").Scan(&count); err != nil {
+		return err
+	}
+	if count >= maxSQLitePages {
+		return errTooLargeToScrub
+	}
+	for first := uint32(1); first <= count; first += scrubPages {
+		unclean, err := d.unclean(ctx, first, min(first+scrubPages-1, count))
+		if err != nil {
+			return fmt.Errorf("looking for what was deleted: %w", err)
+		}
+		for len(unclean) > 0 {
+			n, err := d.cleanPages(ctx, unclean)
+			if err != nil {
+				return fmt.Errorf("overwriting what was deleted: %w", err)
+			}
+			unclean = unclean[n:]
+		}
+	}
+	return d.emptyLog(ctx)
+}
+
+const readPage = "SELECT data FROM sqlite_dbpage WHERE pgno = ?"
+
+// unclean returns the pages to be cleaned.
+func (d *sqliteDB) unclean(ctx context.Context, first, last uint32) ([]uint32, error) {
+	tx, err := d.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = tx.Rollback() }() // nothing was written
+	read, err := tx.PrepareContext(ctx, readPage)
+	if err != nil {
+		return nil, err
+	}
+	defer read.Close()
+	pages, err := openPages(func(n uint32) (page []byte, err error) {
+		return page, read.QueryRowContext(ctx, n).Scan(&page)
+	})
+	if err != nil {
+		return nil, err
+	}
+	found := make(map[uint32]bool)
+	for n := first; n <= last; n++ {
+		if err := pages.scrub(n, func(uint32, []byte) error { found[n] = true; return nil }); err != nil {
+			return nil, err
+		}
+	}
+	return slices.Sorted(maps.Keys(found)), nil
+}
+
+// cleanPages cleans as many of the pages as it may in one turn, and returns how many.
+func (d *sqliteDB) cleanPages(ctx context.Context, unclean []uint32) (cleaned int, err error) {
+	err = d.transaction(ctx, delivering, func() error {
+		pages, err := openPages(func(n uint32) (page []byte, err error) {
+			return page, d.write.queryRow(readPage, []any{n}, &page)
+		})
+		if err != nil {
+			return err
+		}
+		for end := time.Now().Add(maxHold); cleaned < len(unclean) && (cleaned == 0 || time.Now().Before(end)); cleaned++ {
+			err := pages.scrub(unclean[cleaned], func(n uint32, page []byte) error {
+				return d.write.exec("UPDATE sqlite_dbpage SET data = ? WHERE pgno = ?", page, n)
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return cleaned, err
+}
+
+// emptyLog moves the whole log into the database, and truncates it. As in checkpoint, most
+// is done while others write. It never waits for readers while others wait for it.
+func (d *sqliteDB) emptyLog(ctx context.Context) error {
+	for {
+		if _, err := d.read.ExecContext(ctx, "PRAGMA wal_checkpoint(PASSIVE)"); err != nil {
+			return err
+		}
+		busy, err := d.truncateLog(ctx)
+		if err != nil || !busy {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("emptying the log: %w", ctx.Err())
+		case <-time.After(scrubPause):
+		}
+	}
+}
+
+func (d *sqliteDB) truncateLog(ctx context.Context) (busy bool, err error) {
+	if err := d.writeLock.lock(ctx, delivering); err != nil {
+		return false, err
+	}
+	defer d.writeLock.unlock()
+	if err := d.busyTimeout(0); err != nil {
+		return false, err
+	}
+	var frames, moved int
+	err = d.write.queryRow("PRAGMA wal_checkpoint(TRUNCATE)", nil, &busy, &frames, &moved)
+	return busy, errors.Join(err, d.busyTimeout(sqliteBusyTimeout))
+}
+
+// busyTimeout sets how long the writing connection waits for others. SQLite does so when it
+// prepares the statement, which is therefore not kept.
+func (d *sqliteDB) busyTimeout(milliseconds int) error {
+	_, err := d.write.conn.ExecContext(context.Background(), fmt.Sprintf("PRAGMA busy_timeout = %d", milliseconds))
+	return err
+}

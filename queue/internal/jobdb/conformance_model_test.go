@@ -95,9 +95,14 @@ func newModel(t *testing.T, e engine, seed uint64) *model {
 // join starts a process.
 func (m *model) join() {
 	w := &worker{instance: m.d.open(m.t), held: make(map[int64]Job)}
-	w.person = clientUser{m.d.client(m.t), m.t.Context()}
-	if m.r.IntN(2) == 0 {
+	client := clientUser{m.d.client(m.t), m.t.Context()}
+	switch m.r.IntN(3) {
+	case 0:
+		w.person = client
+	case 1:
 		w.person = newUIUser(m.t, w.instance)
+	case 2:
+		w.person = apiUser{client, w.DB}
 	}
 	m.workers = append(m.workers, w)
 	m.beat(w)
@@ -471,8 +476,12 @@ func (m *model) interfere(w *worker) {
 		j.note(m, "cancelled by a person")
 	case 3:
 		err := w.person.delete(j.id)
-		if (err != nil) != (j.state == StateRunning) || (err != nil && !errors.Is(err, rivertype.ErrJobRunning) && !errors.Is(err, errRefused)) {
+		if (err != nil) != (j.state == StateRunning) || (err != nil && !errors.Is(err, rivertype.ErrJobRunning) && !errors.Is(err, errRefused) && !errors.Is(err, errStillThere)) {
 			m.errorf(j, "deleting it while it is %s: %v", j.state, err)
+		}
+		if errors.Is(err, errStillThere) {
+			j.cancelRequested, j.everCancelled = true, true
+			j.note(m, "asked to end, to be deleted")
 		}
 		if err == nil {
 			m.deleted(j)

@@ -256,7 +256,7 @@ func idsOf(jobs []Job) []int64 {
 	return ids
 }
 
-// person is who looks after jobs: with River's client, or in its web UI.
+// person is who looks after jobs: with River's client, in its web UI, or with our own API.
 type person interface {
 	retry(id int64) error
 	cancel(id int64) error
@@ -322,17 +322,39 @@ func (u uiUser) resume(queue string) error {
 	return err
 }
 
-// persons returns both, by name.
+// apiUser looks after jobs with the methods of DB, and cancels with River's client.
+type apiUser struct {
+	clientUser
+	db DB
+}
+
+var errStillThere = errors.New("the job is running, and its end is asked for")
+
+func (u apiUser) retry(id int64) error { _, err := u.db.Retry(u.ctx, []int64{id}); return err }
+
+func (u apiUser) delete(id int64) error {
+	deleted, err := u.db.Delete(u.ctx, []int64{id})
+	if err == nil && len(deleted) == 0 {
+		err = errStillThere
+	}
+	return err
+}
+
+func (u apiUser) pause(queue string) error  { return u.db.SetPaused(u.ctx, queue, true) }
+func (u apiUser) resume(queue string) error { return u.db.SetPaused(u.ctx, queue, false) }
+
+// persons returns all, by name.
 func persons(t *testing.T, d database, i *instance) map[string]person {
 	return map[string]person{
 		"River's client": clientUser{d.client(t), t.Context()},
 		"River's web UI": newUIUser(t, i),
+		"the admin API":  apiUser{clientUser{d.client(t), t.Context()}, i.DB},
 	}
 }
 
 // conform holds an engine against all that DB promises.
 func conform(t *testing.T, e engine) {
-	for _, group := range [][]behaviour{storeBehaviours, claimBehaviours, finishBehaviours, lookBehaviours, riverBehaviours, faultBehaviours} {
+	for _, group := range [][]behaviour{storeBehaviours, claimBehaviours, finishBehaviours, lookBehaviours, riverBehaviours, inspectBehaviours, faultBehaviours} {
 		for _, b := range group {
 			t.Run(b.name, func(t *testing.T) { b.test(t, e) })
 		}

@@ -1,13 +1,10 @@
 package jobdb
 
-import (
-	"encoding/json"
-	"time"
-)
+import "time"
 
 // Filter selects jobs. A zero field selects all.
 type Filter struct {
-	IDs          []int64
+	IDs          []int64 // unless nil
 	States       []State
 	Queues       []string
 	Kinds        []string
@@ -42,28 +39,4 @@ type Record struct {
 
 	Errors [][]byte // JSON objects, the oldest first
 	Args   []byte   // nil unless Page.Args
-}
-
-// ExportedJob is all of a job that another database needs, in a form that is the same for
-// all engines.
-type ExportedJob struct {
-	ID          int64             `json:"id"` // in the database that it comes from
-	Origin      string            `json:"origin"`
-	Queue       string            `json:"queue"`
-	Kind        string            `json:"kind"`
-	State       State             `json:"state"`
-	Priority    int               `json:"priority"`
-	Tags        []string          `json:"tags"`
-	Attempt     int               `json:"attempt"`
-	MaxAttempts int               `json:"max_attempts"`
-	AttemptedBy []string          `json:"attempted_by,omitempty"`
-	CreatedAt   time.Time         `json:"created_at"`
-	ScheduledAt time.Time         `json:"scheduled_at"`
-	AttemptedAt time.Time         `json:"attempted_at,omitzero"`
-	FinalizedAt time.Time         `json:"finalized_at,omitzero"`
-	AgeFrom     time.Time         `json:"age_from,omitzero"` // when a person retried it
-	Errors      []json.RawMessage `json:"errors,omitempty"`
-	Metadata    json.RawMessage   `json:"metadata"`
-	UniqueKey   []byte            `json:"unique_key,omitempty"`
-	Args        json.RawMessage   `json:"args"`
 }

@@ -19,7 +19,7 @@ const (
 	listSparse = 200_000
 
 	// listBytes and listPortion bound the memory for args.
-	listBytes   = 16 << 20
+	listBytes   = 4 << 20
 	listPortion = 50
 )
 
@@ -194,14 +194,14 @@ func jsonTexts(array []byte) (texts []string) {
 }
 
 // jsonObjects reads the objects of a JSON array, and leaves all else out.
-func jsonObjects(array []byte) (objects [][]byte) {
+func jsonObjects[T ~[]byte](array []byte) (objects []T) {
 	var values []json.RawMessage
 	if json.Unmarshal(array, &values) != nil {
 		return nil
 	}
 	for _, value := range values {
 		if bytes.HasPrefix(value, []byte("{")) {
-			objects = append(objects, value)
+			objects = append(objects, T(value))
 		}
 	}
 	return objects

@@ -2,7 +2,6 @@ package jobdb
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 )
@@ -88,14 +87,4 @@ func (d *postgresDB) Scrub(ctx context.Context) error {
 		return fmt.Errorf("vacuuming: %w", err)
 	}
 	return nil
-}
-
-// Export implements DB.
-func (*postgresDB) Export(context.Context, int64, int) ([]ExportedJob, int64, error) {
-	return nil, 0, errors.ErrUnsupported
-}
-
-// Import implements DB.
-func (*postgresDB) Import(context.Context, []ExportedJob) (imported, duplicates int64, err error) {
-	return 0, 0, errors.ErrUnsupported
 }

@@ -80,7 +80,7 @@ func (d *postgresDB) records(ctx context.Context, filter Filter, ids []int64, al
 			var tags, errs []byte
 			var at [4]pgtype.Timestamptz
 			err = row.Scan(&r.ID, &r.Queue, &r.Kind, &r.State, &tags, &r.Attempt, &r.MaxAttempts, &at[0], &at[1], &at[2], &at[3], &errs)
-			r.Tags, r.Errors = jsonTexts(tags), jsonObjects(errs)
+			r.Tags, r.Errors = jsonTexts(tags), jsonObjects[[]byte](errs)
 			for i, field := range r.times() {
 				*field = postgresTime(at[i])
 			}

@@ -2,7 +2,6 @@ package jobdb
 
 import (
 	"context"
-	"errors"
 	"time"
 )
 
@@ -71,14 +70,4 @@ func (d *sqliteDB) SetPaused(ctx context.Context, queue string, paused bool) err
 			ON CONFLICT (name) DO UPDATE SET updated_at = excluded.updated_at,
 				paused_at = CASE WHEN ?2 THEN coalesce(paused_at, excluded.paused_at) END`, queue, paused)
 	})
-}
-
-// Export implements DB.
-func (*sqliteDB) Export(context.Context, int64, int) ([]ExportedJob, int64, error) {
-	return nil, 0, errors.ErrUnsupported
-}
-
-// Import implements DB.
-func (*sqliteDB) Import(context.Context, []ExportedJob) (imported, duplicates int64, err error) {
-	return 0, 0, errors.ErrUnsupported
 }

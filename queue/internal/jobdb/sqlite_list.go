@@ -79,7 +79,7 @@ func (d *sqliteDB) records(ctx context.Context, _ Filter, ids []int64, allErrors
 		if err := rows.Scan(&r.ID, &r.Queue, &r.Kind, &r.State, &tags, &r.Attempt, &r.MaxAttempts, &stored, &due, &attempted, &finalized, &errs); err != nil {
 			return nil, err
 		}
-		r.Tags, r.Errors = jsonTexts(tags), jsonObjects(errs)
+		r.Tags, r.Errors = jsonTexts(tags), jsonObjects[[]byte](errs)
 		for i, at := range []sql.NullFloat64{stored, due, attempted, finalized} {
 			if at.Valid {
 				*r.times()[i] = unixTime(at.Float64)

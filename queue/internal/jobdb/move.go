@@ -1,0 +1,205 @@
+package jobdb
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// ExportedJob is all of a job that another database needs, in a form that is the same for
+// all engines.
+type ExportedJob struct {
+	ID          int64             `json:"id"`     // in the database that it comes from
+	Origin      string            `json:"origin"` // tells jobs without a unique key apart
+	Queue       string            `json:"queue"`
+	Kind        string            `json:"kind"`
+	State       State             `json:"state"`
+	Priority    int               `json:"priority"`
+	Tags        []string          `json:"tags,omitempty"`
+	Attempt     int               `json:"attempt"`
+	MaxAttempts int               `json:"max_attempts"`
+	AttemptedBy []string          `json:"attempted_by,omitempty"`
+	CreatedAt   time.Time         `json:"created_at"`
+	ScheduledAt time.Time         `json:"scheduled_at"`
+	AttemptedAt time.Time         `json:"attempted_at,omitzero"`
+	FinalizedAt time.Time         `json:"finalized_at,omitzero"`
+	AgeFrom     time.Time         `json:"age_from,omitzero"` // when a person retried it
+	Errors      []json.RawMessage `json:"errors,omitempty"`
+	Metadata    json.RawMessage   `json:"metadata,omitempty"`
+	UniqueKey   []byte            `json:"unique_key,omitempty"`
+	Args        json.RawMessage   `json:"args"`
+}
+
+// Keys of metadata. The times of the second one are in the engine's own form, as it
+// compares them with scheduled_at.
+const (
+	keyImportedFrom = "imported_from"
+	keyAgeFrom      = "age_from"
+)
+
+// exporter is what an engine does for Export.
+type exporter interface {
+	lister
+
+	// exported reads jobs as they are in the database, in any order.
+	exported(ctx context.Context, ids []int64) ([]ExportedJob, error)
+}
+
+// export returns as many jobs as may be in memory.
+func export(ctx context.Context, e exporter, from int64, limit int) (jobs []ExportedJob, next int64, err error) {
+	ids, err := e.walk(ctx, Filter{}, Page{From: from}, limit+1)
+	if err != nil {
+		return nil, 0, err
+	}
+	if len(ids) > limit {
+		ids, next = ids[:limit], ids[limit]
+	}
+	size := 0
+	for portion := range slices.Chunk(ids, listPortion) {
+		if size > listBytes {
+			return jobs, portion[0], nil
+		}
+		found, err := e.exported(ctx, portion)
+		if err != nil {
+			return nil, 0, err
+		}
+		slices.SortFunc(found, func(a, b ExportedJob) int { return Page{}.compare(a.ID, b.ID) })
+		for _, job := range found {
+			size += len(job.Args)
+			job.finishExport()
+			jobs = append(jobs, job)
+		}
+	}
+	return jobs, next, nil
+}
+
+// finishExport takes out of a job what only its own database can use.
+func (j *ExportedJob) finishExport() {
+	if !json.Valid(j.Args) {
+		j.Args = fmt.Appendf(nil, `{"malformed": "%x"}`, j.Args)
+	}
+	var metadata map[string]json.RawMessage
+	if json.Unmarshal(j.Metadata, &metadata) != nil || metadata == nil {
+		metadata = make(map[string]json.RawMessage)
+	}
+	var ageFrom string
+	if json.Unmarshal(metadata[keyAgeFrom], &ageFrom) == nil {
+		j.AgeFrom = parseAgeFrom(ageFrom)
+	}
+	if json.Unmarshal(metadata[keyImportedFrom], &j.Origin) == nil && j.Origin != "" {
+		j.UniqueKey = nil // it was made by Import
+	} else {
+		j.Origin = j.newOrigin()
+	}
+	delete(metadata, keyAgeFrom)
+	delete(metadata, keyImportedFrom)
+	j.Metadata = mustMarshal(metadata)
+	if j.State == StateRunning {
+		j.release()
+	}
+}
+
+// times returns the places of the times, in the order of the fields.
+func (j *ExportedJob) times() [4]*time.Time {
+	return [4]*time.Time{&j.CreatedAt, &j.ScheduledAt, &j.AttemptedAt, &j.FinalizedAt}
+}
+
+// newOrigin returns a name that no job of any other database has: of what never changes.
+func (j *ExportedJob) newOrigin() string {
+	hash := sha256.New()
+	fmt.Fprintf(hash, "%s\x00%s\x00", j.Kind, j.CreatedAt.Format(time.RFC3339Nano))
+	hash.Write(j.Args)
+	return fmt.Sprintf("%s/%d", hex.EncodeToString(hash.Sum(nil)[:16]), j.ID)
+}
+
+// parseAgeFrom reads what either engine writes.
+func parseAgeFrom(text string) time.Time {
+	for _, layout := range []string{time.RFC3339Nano, sqliteTimeLayout} {
+		if at, err := time.Parse(layout, text); err == nil {
+			return at
+		}
+	}
+	return time.Time{}
+}
+
+// release makes of a running job what a release of its claim would make of it.
+func (j *ExportedJob) release() {
+	j.State = StateRetryable
+	if j.Attempt <= 1 || j.AgeFrom.Equal(j.ScheduledAt) {
+		j.State = StateAvailable
+	}
+	j.Attempt = max(j.Attempt-1, 0)
+	if n := len(j.AttemptedBy); n > 0 {
+		j.AttemptedBy = j.AttemptedBy[:n-1]
+	}
+}
+
+// importedJob is a job as it is to be inserted.
+type importedJob struct {
+	ExportedJob
+	metadata []byte
+	key      []byte
+}
+
+var (
+	errImportRunning = errors.New("it is claimed: only a job that nobody works on can be imported")
+	errImportOrigin  = errors.New("it has neither a unique key nor an origin, by which it would be known when it is imported again")
+	errImportArgs    = errors.New("its args are no JSON object")
+)
+
+// prepareImport returns what to insert for a job. Times in the metadata are in a layout.
+func prepareImport(job ExportedJob, timeLayout string) (importedJob, error) {
+	prepared := importedJob{ExportedJob: job, key: job.UniqueKey}
+	var metadata map[string]any
+	switch {
+	case job.State == StateRunning:
+		return prepared, errImportRunning
+	case len(job.UniqueKey) == 0 && job.Origin == "":
+		return prepared, errImportOrigin
+	case !json.Valid(job.Args) || !strings.HasPrefix(string(job.Args), "{"):
+		return prepared, errImportArgs
+	case json.Unmarshal(job.Metadata, &metadata) != nil || metadata == nil:
+		metadata = make(map[string]any)
+	}
+	if len(job.UniqueKey) == 0 {
+		// the index on unique keys finds it, and so does a person who looks at it
+		metadata[keyImportedFrom] = job.Origin
+		key := sha256.Sum256([]byte(keyImportedFrom + "\x00" + job.Origin))
+		prepared.key = key[:]
+	}
+	if !job.AgeFrom.IsZero() {
+		metadata[keyAgeFrom] = job.AgeFrom.UTC().Format(timeLayout)
+	}
+	prepared.metadata = mustMarshal(metadata)
+	return prepared, nil
+}
+
+// prepareImports returns what to insert, and the errors of jobs that cannot be inserted.
+func prepareImports(jobs []ExportedJob, timeLayout string) (prepared []importedJob, refused error) {
+	var errs []error
+	for _, job := range jobs {
+		one, err := prepareImport(job, timeLayout)
+		if err != nil {
+			errs = append(errs, importError(job.ID, err))
+			continue
+		}
+		prepared = append(prepared, one)
+	}
+	return prepared, errors.Join(errs...)
+}
+
+func importError(id int64, err error) error { return fmt.Errorf("job %d: %w", id, err) }
+
+func mustMarshal(value any) []byte {
+	text, err := json.Marshal(value)
+	if err != nil {
+		panic(err) // what comes from JSON, or has texts and numbers only, can be marshalled
+	}
+	return text
+}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -180,18 +181,50 @@ func prepareImport(job ExportedJob, timeLayout string) (importedJob, error) {
 	return prepared, nil
 }
 
-// prepareImports returns what to insert, and the errors of jobs that cannot be inserted.
-func prepareImports(jobs []ExportedJob, timeLayout string) (prepared []importedJob, refused error) {
+// prepareImports returns what to insert, how many jobs were exported from this very
+// database and are still there, and the errors of jobs that cannot be inserted.
+func prepareImports(ctx context.Context, e exporter, jobs []ExportedJob, timeLayout string) (prepared []importedJob, atHome int64, refused, err error) {
+	home, err := homeOrigins(ctx, e, jobs)
+	if err != nil {
+		return nil, 0, nil, err
+	}
 	var errs []error
 	for _, job := range jobs {
 		one, err := prepareImport(job, timeLayout)
-		if err != nil {
+		switch {
+		case err != nil:
 			errs = append(errs, importError(job.ID, err))
-			continue
+		case len(job.UniqueKey) == 0 && home[job.Origin]:
+			atHome++
+		default:
+			prepared = append(prepared, one)
 		}
-		prepared = append(prepared, one)
 	}
-	return prepared, errors.Join(errs...)
+	return prepared, atHome, errors.Join(errs...), nil
+}
+
+// homeOrigins returns those origins of jobs without a unique key that jobs of this database
+// have, under the ids that the origins name.
+func homeOrigins(ctx context.Context, e exporter, jobs []ExportedJob) (map[string]bool, error) {
+	var ids []int64
+	for _, job := range jobs {
+		_, number, _ := strings.Cut(job.Origin, "/")
+		if id, err := strconv.ParseInt(number, 10, 64); err == nil && len(job.UniqueKey) == 0 {
+			ids = append(ids, id)
+		}
+	}
+	origins := make(map[string]bool)
+	for portion := range slices.Chunk(ids, listPortion) {
+		found, err := e.exported(ctx, portion)
+		if err != nil {
+			return nil, err
+		}
+		for _, job := range found {
+			job.finishExport()
+			origins[job.Origin] = true
+		}
+	}
+	return origins, nil
 }
 
 func importError(id int64, err error) error { return fmt.Errorf("job %d: %w", id, err) }

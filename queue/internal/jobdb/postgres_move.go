@@ -75,7 +75,10 @@ func (d *postgresDB) exported(ctx context.Context, ids []int64) (jobs []Exported
 
 // Import implements DB.
 func (d *postgresDB) Import(ctx context.Context, jobs []ExportedJob) (imported, duplicates int64, err error) {
-	prepared, refused := prepareImports(jobs, postgresTimeLayout)
+	prepared, duplicates, refused, err := prepareImports(ctx, d, jobs, postgresTimeLayout)
+	if err != nil {
+		return 0, 0, fmt.Errorf("importing jobs: %w", err)
+	}
 	// in this order, two instances that import the same never wait for each other for ever
 	slices.SortFunc(prepared, func(a, b importedJob) int { return bytes.Compare(a.key, b.key) })
 	for portion := range slices.Chunk(prepared, listPortion) {

@@ -53,7 +53,10 @@ func (d *sqliteDB) Import(ctx context.Context, jobs []ExportedJob) (imported, du
 	if err := d.log.usable(); err != nil {
 		return 0, 0, err
 	}
-	prepared, refused := prepareImports(jobs, sqliteTimeLayout)
+	prepared, duplicates, refused, err := prepareImports(ctx, d, jobs, sqliteTimeLayout)
+	if err != nil {
+		return 0, 0, err
+	}
 	for len(prepared) > 0 {
 		n, inserted := 0, int64(0)
 		var refusedNow []error

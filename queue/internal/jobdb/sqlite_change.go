@@ -1,13 +1,6 @@
 package jobdb
 
-import (
-	"context"
-	"time"
-)
-
-// maxHold is how long a transaction that a person asked for goes on to change rows. Then
-// storing has its turn.
-const maxHold = 5 * time.Millisecond
+import "context"
 
 // Retry implements DB.
 func (d *sqliteDB) Retry(ctx context.Context, ids []int64) (changed []int64, err error) {
@@ -29,37 +22,30 @@ func (d *sqliteDB) Delete(ctx context.Context, ids []int64) (deleted []int64, er
 // did not change. It returns the ids of those that the first one changed, once that is
 // durable.
 func (d *sqliteDB) change(ctx context.Context, ids []int64, statement string, others ...string) (changed []int64, err error) {
-	for len(ids) > 0 {
-		var done []int64
-		n := 0
-		err := d.transaction(ctx, delivering, func() error {
-			for end := time.Now().Add(maxHold); n < len(ids) && (n == 0 || time.Now().Before(end)); n++ {
-				result, err := d.write.execResult(statement, ids[n])
-				if err != nil {
-					return err
-				}
-				rows, err := result.RowsAffected()
-				if err != nil {
-					return err
-				}
-				if rows > 0 {
-					done = append(done, ids[n])
-					continue
-				}
-				for _, other := range others {
-					if err := d.write.exec(other, ids[n]); err != nil {
-						return err
-					}
-				}
-			}
-			return nil
-		})
+	var pending []int64
+	err = d.inPortions(ctx, len(ids), func(i int) error {
+		result, err := d.write.execResult(statement, ids[i])
 		if err != nil {
-			return changed, err
+			return err
 		}
-		changed, ids = append(changed, done...), ids[n:]
-	}
-	return changed, d.log.sync()
+		rows, err := result.RowsAffected()
+		if err != nil {
+			return err
+		}
+		if rows > 0 {
+			pending = append(pending, ids[i])
+			return nil
+		}
+		for _, other := range others {
+			if err := d.write.exec(other, ids[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, func() {
+		changed, pending = append(changed, pending...), nil
+	})
+	return changed, err
 }
 
 // SetPaused implements DB.

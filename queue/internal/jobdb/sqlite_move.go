@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
-	"time"
 )
 
 // sqliteTimeLayout is the form of all times in the database.
@@ -57,30 +56,29 @@ func (d *sqliteDB) Import(ctx context.Context, jobs []ExportedJob) (imported, du
 	if err != nil {
 		return 0, 0, err
 	}
-	for len(prepared) > 0 {
-		n, inserted := 0, int64(0)
-		var refusedNow []error
-		err := d.transaction(ctx, delivering, func() error {
-			for end := time.Now().Add(maxHold); n < len(prepared) && (n == 0 || time.Now().Before(end)); n++ {
-				rows, err := d.insertImported(prepared[n])
-				switch {
-				case isConstraint(err):
-					refusedNow = append(refusedNow, importError(prepared[n].ID, err))
-				case err != nil:
-					return err
-				}
-				inserted += rows
-			}
-			return nil
-		})
-		if err != nil {
-			return imported, duplicates, err
+	var inserted, known int64
+	var refusedNow []error
+	err = d.inPortions(ctx, len(prepared), func(i int) error {
+		rows, err := d.insertImported(prepared[i])
+		switch {
+		case isConstraint(err):
+			refusedNow = append(refusedNow, importError(prepared[i].ID, err))
+		case err != nil:
+			return err
+		case rows == 0:
+			known++
+		default:
+			inserted++
 		}
-		imported += inserted
-		duplicates += int64(n-len(refusedNow)) - inserted
-		prepared, refused = prepared[n:], errors.Join(append([]error{refused}, refusedNow...)...)
+		return nil
+	}, func() {
+		imported, duplicates = imported+inserted, duplicates+known
+		inserted, known = 0, 0
+	})
+	if err != nil {
+		return imported, duplicates, err
 	}
-	return imported, duplicates, errors.Join(refused, d.log.sync())
+	return imported, duplicates, errors.Join(append([]error{refused}, refusedNow...)...)
 }
 
 func (d *sqliteDB) insertImported(j importedJob) (rows int64, err error) {

@@ -38,12 +38,8 @@ func (d *sqliteDB) Scrub(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("looking for what was deleted: %w", err)
 		}
-		for len(unclean) > 0 {
-			n, err := d.cleanPages(ctx, unclean)
-			if err != nil {
-				return fmt.Errorf("overwriting what was deleted: %w", err)
-			}
-			unclean = unclean[n:]
+		if err := d.cleanPages(ctx, unclean); err != nil {
+			return fmt.Errorf("overwriting what was deleted: %w", err)
 		}
 	}
 	return d.emptyLog(ctx)
@@ -78,26 +74,24 @@ func (d *sqliteDB) unclean(ctx context.Context, first, last uint32) ([]uint32, e
 	return slices.Sorted(maps.Keys(found)), nil
 }
 
-// cleanPages cleans as many of the pages as it may in one turn, and returns how many.
-func (d *sqliteDB) cleanPages(ctx context.Context, unclean []uint32) (cleaned int, err error) {
-	err = d.transaction(ctx, delivering, func() error {
-		pages, err := openPages(func(n uint32) (page []byte, err error) {
-			return page, d.write.queryRow(readPage, []any{n}, &page)
-		})
-		if err != nil {
-			return err
-		}
-		for end := time.Now().Add(maxHold); cleaned < len(unclean) && (cleaned == 0 || time.Now().Before(end)); cleaned++ {
-			err := pages.scrub(unclean[cleaned], func(n uint32, page []byte) error {
-				return d.write.exec("UPDATE sqlite_dbpage SET data = ? WHERE pgno = ?", page, n)
+// cleanPages cleans pages, if they still have to be.
+func (d *sqliteDB) cleanPages(ctx context.Context, unclean []uint32) (err error) {
+	var pages *sqlitePages
+	return d.inPortions(ctx, len(unclean), func(i int) error {
+		if pages == nil {
+			pages, err = openPages(func(n uint32) (page []byte, err error) {
+				return page, d.write.queryRow(readPage, []any{n}, &page)
 			})
 			if err != nil {
 				return err
 			}
 		}
-		return nil
+		return pages.scrub(unclean[i], func(n uint32, page []byte) error {
+			return d.write.exec("UPDATE sqlite_dbpage SET data = ? WHERE pgno = ?", page, n)
+		})
+	}, func() {
+		pages = nil // the next transaction may find others free
 	})
-	return cleaned, err
 }
 
 // emptyLog moves the whole log into the database, and truncates it. As in checkpoint, most
@@ -111,10 +105,8 @@ func (d *sqliteDB) emptyLog(ctx context.Context) error {
 		if err != nil || !busy {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("emptying the log: %w", ctx.Err())
-		case <-time.After(scrubPause):
+		if err := pause(ctx, scrubPause); err != nil {
+			return fmt.Errorf("emptying the log: %w", err)
 		}
 	}
 }

@@ -314,7 +314,7 @@ func (h *Handler) logPanic(panicked *panicError, fields ...zap.Field) {
 // deliver runs the route that fits the notification, and returns the outcome and the
 // status for Intercom.
 func (h *Handler) deliver(r *http.Request, t *tag) (outcome string, status int) {
-	_, run := h.findRoute(r, t)
+	_, run := h.findRoute(r, t, "")
 	t.result = run()
 	if errors.Is(t.result.Err, ErrUnrouted) {
 		// An error answer would count against the whole subscription.

@@ -62,7 +62,7 @@ func (h *Handler) hashConfig() error {
 // Intercom.
 func (h *Handler) store(r *http.Request, t *tag, body []byte) (outcome string, status int) {
 	// An error of a matcher is not reported here: it comes again at the delivery.
-	lane, _ := h.findRoute(r, t)
+	lane, _ := h.findRoute(r, t, "")
 	duplicate, err := h.queue.Store(r, Notification{Topic: t.topic, Kind: topicLabel(t.topic), AppID: t.appID, ID: t.id, Lane: lane, Body: body})
 	switch {
 	case err != nil:
@@ -78,7 +78,7 @@ func (h *Handler) store(r *http.Request, t *tag, body []byte) (outcome string, s
 }
 
 // Route implements Endpoint.
-func (h *Handler) Route(r *http.Request, body []byte, attempt int) (lane string, deliver func() Delivery) {
+func (h *Handler) Route(r *http.Request, body []byte, attempt int, to string) (lane string, deliver func() Delivery) {
 	r = h.prepare(r)
 	t := newTag(r)
 	restoreBody(r, body)
@@ -88,7 +88,7 @@ func (h *Handler) Route(r *http.Request, body []byte, attempt int) (lane string,
 	}
 	t.attempt = strconv.Itoa(attempt)
 	t.setNotification(r.Header, envelope)
-	lane, run := h.findRoute(r, t)
+	lane, run := h.findRoute(r, t, to)
 	return lane, func() Delivery { return run().Delivery }
 }
 

@@ -71,21 +71,25 @@ func TestDeliveryTellsWhatCameOfIt(t *testing.T) {
 		{"match":[{"intercom_topic":["empty"]}],"handle":[{"handler":"vars","a":"b"}]}
 	]`)
 	for _, tc := range []struct {
-		topic, lane string
-		want        Delivery
-		err         string
+		topic, to, lane string
+		want            Delivery
+		err             string
 	}{
-		{"crm.good", "crm", Delivery{Upstream: address, Status: 202}, ""},
-		{"crm.busy", "crm", Delivery{Upstream: address, Status: 429, Answer: []byte("begone"), RetryAfter: 7 * time.Second}, "backend answered 429"},
-		{"crm.long", "crm", Delivery{Upstream: address, Status: 500, Answer: []byte(long)}, "backend answered 500"},
-		{"gone", "gone", Delivery{Upstream: gone.Addr().String()}, "backend could not be reached: connection refused"},
-		{"here", "here", Delivery{Status: 204}, ""},
-		{"empty", "empty", Delivery{Err: ErrUnrouted}, "unrouted: no handler of the route answered"},
-		{"other", "", Delivery{Err: ErrUnrouted}, "unrouted: no route for this topic"},
+		{"crm.good", "", "crm", Delivery{Upstream: address, Status: 202}, ""},
+		{"crm.busy", "", "crm", Delivery{Upstream: address, Status: 429, Answer: []byte("begone"), RetryAfter: 7 * time.Second}, "backend answered 429"},
+		{"crm.long", "", "crm", Delivery{Upstream: address, Status: 500, Answer: []byte(long)}, "backend answered 500"},
+		{"gone", "", "gone", Delivery{Upstream: gone.Addr().String()}, "backend could not be reached: connection refused"},
+		{"here", "", "here", Delivery{Status: 204}, ""},
+		{"empty", "", "empty", Delivery{Err: ErrUnrouted}, "unrouted: no handler of the route answered"},
+		{"other", "", "", Delivery{Err: ErrUnrouted}, "unrouted: no route for this topic"},
+		{"crm.long", "here", "here", Delivery{Status: 204}, ""},
+		{"other", "crm", "crm", Delivery{Upstream: address, Status: 200}, ""},
+		{"ping", "here", "here", Delivery{Status: 204}, ""},
+		{"here", "moon", "", Delivery{Err: ErrUnrouted}, `unrouted: no route has the lane "moon"`},
 	} {
-		t.Run(tc.topic, func(t *testing.T) {
+		t.Run(tc.topic+" "+tc.to, func(t *testing.T) {
 			r := httptest.NewRequest(http.MethodPost, "/", nil)
-			lane, deliver := h.Route(r, []byte(`{"topic":"`+tc.topic+`"}`), 3)
+			lane, deliver := h.Route(r, []byte(`{"topic":"`+tc.topic+`"}`), 3, tc.to)
 			if lane != tc.lane {
 				t.Errorf("lane %q, want %q", lane, tc.lane)
 			}
@@ -105,7 +109,7 @@ func TestDeliveryTellsWhatCameOfIt(t *testing.T) {
 
 func TestDeliveryOfABrokenBodyHasNoLane(t *testing.T) {
 	h := provisioned(t, `[{"handle":[{"handler":"static_response"}]}]`)
-	lane, deliver := h.Route(httptest.NewRequest(http.MethodPost, "/", nil), []byte("{"), 1)
+	lane, deliver := h.Route(httptest.NewRequest(http.MethodPost, "/", nil), []byte("{"), 1, "")
 	if got := deliver(); lane != "" || got.Err == nil || errors.Is(got.Err, ErrUnrouted) {
 		t.Errorf("lane %q, %+v", lane, got)
 	}

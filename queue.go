@@ -43,15 +43,16 @@ type Endpoint interface {
 	// ConfigHash returns the same hash for handlers with the same config.
 	ConfigHash() [sha256.Size]byte
 
-	// Route finds the route that fits the notification now. It returns the lane of the
-	// route, empty if no route fits, and a function that delivers the notification. The
-	// function may be called once. It obeys the deadline of the request's context.
+	// Route finds the route with the lane to, whatever its matchers say, or the one that
+	// fits the notification now if to is empty. It returns the lane of the route, empty if
+	// there is none, and a function that delivers the notification. The function may be
+	// called once. It obeys the deadline of the request's context.
 	//
 	// The request needs everything that a server sets, except the body. If it was
 	// rewritten before it came to the handler, its context must have the original request
 	// as the value of caddyhttp.OriginalRequestCtxKey. The backend gets the number of the
 	// attempt, which starts at 1.
-	Route(r *http.Request, body []byte, attempt int) (lane string, deliver func() Delivery)
+	Route(r *http.Request, body []byte, attempt int, to string) (lane string, deliver func() Delivery)
 }
 
 // Delivery is what came of an attempt to deliver a notification.
@@ -69,5 +70,5 @@ type Delivery struct {
 }
 
 // ErrUnrouted is the error for a notification that the current config cannot deliver: no
-// route fits, or no handler of the route answers.
+// route fits or has the lane, or no handler of the route answers.
 var ErrUnrouted = errors.New("unrouted")

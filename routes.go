@@ -204,26 +204,28 @@ func (r result) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	return nil
 }
 
-// findRoute finds the route that fits the notification now. It returns the name of its
-// lane, empty if no route fits or a matcher failed, and a function that runs the route
-// once and returns the result.
-func (h *Handler) findRoute(r *http.Request, t *tag) (lane string, run func() result) {
-	route, err := matchRoute(h.routes, r, t.topic)
+// findRoute finds the route with the lane to, whatever its matchers say, or the first one
+// that fits the notification now if to is empty. It returns the name of its lane, empty if
+// there is no such route or a matcher failed, and a function that runs the route once and
+// returns the result.
+func (h *Handler) findRoute(r *http.Request, t *tag, to string) (lane string, run func() result) {
+	var route *route
+	var err error
+	if to == "" {
+		route, err = matchRoute(h.routes, r, t.topic)
+	} else {
+		route, err = routeOfLane(h.routes, to)
+	}
 	if route != nil {
 		lane = route.lane
 	}
 	return lane, func() result {
-		ran := result{lane: lane}
-		switch {
-		case err != nil:
-			ran.Err = err
-		case route == nil:
-			ran.Err = fmt.Errorf("%w: no route for this topic", ErrUnrouted)
-		default:
+		ran := result{lane: lane, Delivery: Delivery{Err: err}}
+		if route != nil {
 			ran.Delivery = newShield().run(route.handler, r)
-		}
-		if route != nil && !errors.Is(ran.Err, ErrUnrouted) {
-			backendResponsesTotal.WithLabelValues(lane, codeLabel(ran.Status, ran.Err)).Inc()
+			if !errors.Is(ran.Err, ErrUnrouted) {
+				backendResponsesTotal.WithLabelValues(lane, codeLabel(ran.Status, ran.Err)).Inc()
+			}
 		}
 		if panicked, ok := errors.AsType[*panicError](ran.Err); ok {
 			h.logPanic(panicked, zap.Inline(t), zap.Inline(ran))
@@ -232,8 +234,8 @@ func (h *Handler) findRoute(r *http.Request, t *tag) (lane string, run func() re
 	}
 }
 
-// matchRoute returns the first route that fits the request, or nil. A ping fits only routes
-// that name it.
+// matchRoute returns the first route that fits the request, or an error. A ping fits only
+// routes that name it.
 func matchRoute(routes []route, r *http.Request, topic string) (fitting *route, err error) {
 	defer catchPanic(&err)
 	for i := range routes {
@@ -248,5 +250,14 @@ func matchRoute(routes []route, r *http.Request, topic string) (fitting *route, 
 			return &routes[i], nil
 		}
 	}
-	return nil, nil
+	return nil, fmt.Errorf("%w: no route for this topic", ErrUnrouted)
+}
+
+// routeOfLane returns the route with a lane, or an error.
+func routeOfLane(routes []route, lane string) (*route, error) {
+	i := slices.IndexFunc(routes, func(r route) bool { return r.lane == lane })
+	if i < 0 {
+		return nil, fmt.Errorf("%w: no route has the lane %q", ErrUnrouted, lane)
+	}
+	return &routes[i], nil
 }

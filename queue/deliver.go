@@ -38,11 +38,11 @@ func (d *dispatcher) deliver(l *lane, job *heldJob) jobdb.Outcome {
 	if err != nil {
 		return attempt.undeliverable(resultUnreadable, intercomwebhook.Delivery{Err: err})
 	}
-	lane, run := a.target.Route(r, []byte(note.Body), job.attempt)
+	lane, run := a.target.Route(r, []byte(note.Body), job.attempt, note.To)
 	if _, wanted := splitRiverQueue(job.queue); lane != wanted && d.refreshFleet(ctx, job.claimed) != nil {
 		return jobdb.Outcome{State: jobdb.StateAvailable}
 	}
-	if d.belongsToAnotherConfig(job.queue, lane) {
+	if d.belongsToAnotherConfig(job.queue, lane, note.To) {
 		l.leaveToOthers(job.id)
 		return jobdb.Outcome{State: jobdb.StateAvailable}
 	}

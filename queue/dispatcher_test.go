@@ -34,7 +34,7 @@ func (f *fakeTarget) Lanes() []string { return f.lanes }
 
 func (*fakeTarget) ConfigHash() [sha256.Size]byte { return [sha256.Size]byte{} }
 
-func (f *fakeTarget) Route(_ *http.Request, body []byte, attempt int) (lane string, deliver func() intercomwebhook.Delivery) {
+func (f *fakeTarget) Route(_ *http.Request, body []byte, attempt int, _ string) (lane string, deliver func() intercomwebhook.Delivery) {
 	return f.lanes[0], func() intercomwebhook.Delivery {
 		f.mu.Lock()
 		f.got = append(f.got, string(body))
@@ -343,7 +343,7 @@ type deliverFunc struct {
 	deliver func(*http.Request) intercomwebhook.Delivery
 }
 
-func (d deliverFunc) Route(r *http.Request, _ []byte, _ int) (lane string, deliver func() intercomwebhook.Delivery) {
+func (d deliverFunc) Route(r *http.Request, _ []byte, _ int, _ string) (lane string, deliver func() intercomwebhook.Delivery) {
 	return d.lanes[0], func() intercomwebhook.Delivery { return d.deliver(r) }
 }
 

@@ -26,6 +26,10 @@ func (n *notification) encode() []byte {
 	b = octets(n.AppID).append(b)
 	b = append(b, `,"id":`...)
 	b = octets(n.ID).append(b)
+	if n.To != "" {
+		b = append(b, `,"to":`...)
+		b = octets(n.To).append(b)
+	}
 	b = append(b, `,"received_at":"`...)
 	b = n.ReceivedAt.AppendFormat(b, time.RFC3339Nano)
 	b = append(b, `","request":`...)

@@ -24,6 +24,7 @@ type notification struct {
 	Endpoint   string    `json:"endpoint"`
 	AppID      string    `json:"app_id"`
 	ID         string    `json:"id"`
+	To         string    `json:"to,omitempty"` // the lane to deliver to, whatever the topic; empty: that of the route that fits
 	ReceivedAt time.Time `json:"received_at"`
 	Request    request   `json:"request"`
 	Body       octets    `json:"body"`

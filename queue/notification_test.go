@@ -57,6 +57,7 @@ func FuzzOctets(f *testing.F) {
 // FuzzStoredNotification reads what stands in a database, which others can write to.
 func FuzzStoredNotification(f *testing.F) {
 	f.Add([]byte(`{"topic":"ping","request":{"method":"POST","uri":"/a?b","proto":"HTTP/2.0","header":{"A":["b",{"base64":"/w=="}]}},"body":"{}"}`))
+	f.Add([]byte(`{"to":"staging","topic":"a.b","request":{"method":"POST","uri":"/"},"body":"{}"}`))
 	f.Add([]byte(`{"request":{"uri":"%"},"body":{"base64":"*"}}`))
 	f.Fuzz(func(t *testing.T, stored []byte) {
 		n, err := decodeNotification(stored)
@@ -109,6 +110,16 @@ func TestRequestsComeOutAsTheyWentIn(t *testing.T) {
 	}
 	if !strings.Contains(string(packed.Args), "🌷") {
 		t.Errorf("people cannot read the body in %s", packed.Args)
+	}
+}
+
+func TestTheLaneThatANotificationIsSentToIsStored(t *testing.T) {
+	for _, to := range []string{"", "staging"} {
+		note := &notification{Topic: "a.b", To: to}
+		stored, err := decodeNotification(note.encode())
+		if err != nil || stored.To != to || strings.Contains(string(note.encode()), `"to"`) != (to != "") {
+			t.Errorf("to %q became %+v (%v)", to, stored, err)
+		}
 	}
 }
 

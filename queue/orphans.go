@@ -97,8 +97,10 @@ func (d *dispatcher) warnOfStranded(ctx context.Context, queues []string) {
 // it. The lane is the one to which this config would route it; it is empty if no route fits.
 // If they differ, this config may be the older one. Then a live instance with another config
 // for the endpoint should deliver the job: any if no route fits here, or else one that works
-// on the job's queue. A job of unroutedLane for which this config has a route is not left.
-func (d *dispatcher) belongsToAnotherConfig(queue, lane string) bool {
+// on the job's queue. A job that is to go to one lane, whatever its topic, can be delivered
+// only by an instance that works on its queue. A job of unroutedLane for which this config
+// has a route is not left.
+func (d *dispatcher) belongsToAnotherConfig(queue, lane, to string) bool {
 	endpoint, wanted := splitRiverQueue(queue)
 	if lane == wanted {
 		return false
@@ -107,10 +109,11 @@ func (d *dispatcher) belongsToAnotherConfig(queue, lane string) bool {
 	if a := d.current().owner(endpoint); a != nil {
 		own = a.configHash()
 	}
+	fitsNone := lane == "" && to == ""
 	d.mu.RLock()
 	defer d.mu.RUnlock()
 	return slices.ContainsFunc(d.fleet.Others, func(other jobdb.Presence) bool {
 		hash, has := other.Configs[endpoint]
-		return has && hash != own && (lane == "" || wanted != unroutedLane && slices.Contains(other.Queues, queue))
+		return has && hash != own && (fitsNone || wanted != unroutedLane && slices.Contains(other.Queues, queue))
 	})
 }

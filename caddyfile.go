@@ -20,6 +20,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
 
 func init() {
@@ -272,7 +273,7 @@ func (m *MatchTopic) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return d.ArgErr()
 		}
 		for d.NextArg() {
-			if err := checkPattern(d.Val()); err != nil {
+			if err := topicpattern.Check(d.Val()); err != nil {
 				return d.WrapErr(err)
 			}
 			if slices.Contains(*m, d.Val()) {

@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/failover"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
 
 // routeParser parses the routes of a handler.
@@ -40,7 +41,7 @@ func (p *routeParser) parse(segment caddyfile.Segment) (Route, error) {
 			proxied = true
 		case isUpstream(token):
 			if slices.Contains(d.RemainingArgs(), "to") {
-				return Route{}, d.WrapErr(checkPattern(token))
+				return Route{}, d.WrapErr(topicpattern.Check(token))
 			}
 			given := "route <topics...>"
 			if len(topics) > 0 {
@@ -59,7 +60,7 @@ func (p *routeParser) parse(segment caddyfile.Segment) (Route, error) {
 				return Route{}, d.WrapErr(err)
 			}
 		default:
-			if err := checkPattern(token); err != nil {
+			if err := topicpattern.Check(token); err != nil {
 				return Route{}, d.WrapErr(err)
 			}
 			if slices.Contains(p.patterns, token) || slices.Contains(topics, token) {

@@ -9,6 +9,8 @@ import (
 	"strconv"
 
 	"github.com/romshark/jscan/v2"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
 
 // envelope has the top-level fields of a notification that this module uses. A field other
@@ -140,7 +142,7 @@ func topicValue(i *jscan.Iterator[[]byte]) (string, error) {
 		return "", errTopicInvalid
 	}
 	topic := unquote(i.Value())
-	if !validTopic(topic) {
+	if len(topic) > maxHeaderValue || !topicpattern.IsTopic(topic) {
 		return "", errTopicInvalid
 	}
 	return topic, nil

@@ -16,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
 
 // Route is an ordinary route of Caddy for notifications, with a lane. Usually it has an
@@ -163,28 +164,13 @@ func (r Route) certainTopics() []string {
 func checkReachable(topics, taken []string) error {
 	var covered []string
 	for _, pattern := range topics {
-		i := slices.IndexFunc(taken, func(earlier string) bool { return covers(earlier, pattern) })
+		i := slices.IndexFunc(taken, func(earlier string) bool { return topicpattern.Covers(earlier, pattern) })
 		if i < 0 {
 			return nil
 		}
 		covered = append(covered, fmt.Sprintf("%s covers %s", taken[i], pattern))
 	}
 	return fmt.Errorf("can never be reached: earlier routes take all its topics (%s); put it before them", strings.Join(covered, ", "))
-}
-
-// covers reports whether every topic that fits the pattern goes to an earlier route with
-// the pattern cover.
-//
-// It matches the pattern as if it were a topic. Of all topics that fit the pattern, this
-// one is the hardest to match: no other pattern can name its * segments, and a * at the
-// end is only one segment. If cover matches it, cover matches all topics of the pattern.
-// So it is enough to check earlier patterns one by one: several of them together never
-// cover a pattern that none of them covers alone.
-func covers(cover, pattern string) bool {
-	if pattern == intercom.TopicPing {
-		return cover == intercom.TopicPing
-	}
-	return matchPattern(cover, pattern)
 }
 
 // result is what came of running a route.

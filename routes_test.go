@@ -2,7 +2,6 @@ package intercomwebhook
 
 import (
 	"encoding/json"
-	"slices"
 	"strings"
 	"testing"
 
@@ -49,55 +48,6 @@ func TestCheckLane(t *testing.T) {
 	for _, name := range []string{"support", "support-eu_1", "1"} {
 		if err := checkLane(name); err != nil {
 			t.Error(err)
-		}
-	}
-}
-
-// allOf returns everything of 1 to most segments, each of which is one of these.
-func allOf(segments []string, most int) []string {
-	all := slices.Clone(segments)
-	for last := all; most > 1; most-- {
-		var longer []string
-		for _, head := range last {
-			for _, segment := range segments {
-				longer = append(longer, head+"."+segment)
-			}
-		}
-		all, last = append(all, longer...), longer
-	}
-	return all
-}
-
-// TestCoversAsManyTopicsAsThereAre compares covers with what each topic says, one by
-// one. No two patterns may cover together what none of them covers alone, or else a
-// route behind both would have to be refused, too.
-func TestCoversAsManyTopicsAsThereAre(t *testing.T) {
-	patterns := allOf([]string{"a", "b", "*"}, 3)
-	topics := allOf([]string{"a", "b", "c"}, 5)
-	fitting := make(map[string][]bool)
-	for _, pattern := range patterns {
-		for _, topic := range topics {
-			fitting[pattern] = append(fitting[pattern], matchPattern(pattern, topic))
-		}
-	}
-	covered := func(pattern string, by ...string) bool {
-		for i := range topics {
-			if fitting[pattern][i] && !slices.ContainsFunc(by, func(cover string) bool { return fitting[cover][i] }) {
-				return false
-			}
-		}
-		return true
-	}
-	for _, pattern := range patterns {
-		for i, one := range patterns {
-			if got, want := covers(one, pattern), covered(pattern, one); got != want {
-				t.Errorf("covers(%s, %s) is %t, want %t", one, pattern, got, want)
-			}
-			for _, two := range patterns[:i] {
-				if covered(pattern, one, two) && !covers(one, pattern) && !covers(two, pattern) {
-					t.Errorf("%s is covered by %s and %s together", pattern, one, two)
-				}
-			}
 		}
 	}
 }

@@ -1,13 +1,14 @@
-package intercomwebhook
+package topicpattern
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 )
 
-func TestMatchPattern(t *testing.T) {
+func TestMatches(t *testing.T) {
 	for _, tc := range []struct {
 		pattern, topic string
 		want           bool
@@ -38,15 +39,15 @@ func TestMatchPattern(t *testing.T) {
 		{"Ping", "ping", false},
 		{"A-b.*", "A-b.C_d", true},
 	} {
-		if got := matchPattern(tc.pattern, tc.topic); got != tc.want {
+		if got := Matches(tc.pattern, tc.topic); got != tc.want {
 			t.Errorf("pattern %s, topic %s: got %t", tc.pattern, tc.topic, got)
 		}
 	}
 }
 
-func TestCheckPattern(t *testing.T) {
+func TestCheck(t *testing.T) {
 	for _, pattern := range []string{"*", "ping", "conversation.*", "*.created", "a.*.b", "conversation_part.redacted", "v2.x", "Conversation.*", "conversation-x.*", "-", "A_B-c.D"} {
-		if err := checkPattern(pattern); err != nil {
+		if err := Check(pattern); err != nil {
 			t.Errorf("%s: %v", pattern, err)
 		}
 	}
@@ -62,24 +63,24 @@ func TestCheckPattern(t *testing.T) {
 		"a b":           "[A-Za-z0-9_-]",
 		"a/b":           "[A-Za-z0-9_-]",
 	} {
-		if err := checkPattern(pattern); err == nil || !strings.Contains(err.Error(), part) {
+		if err := Check(pattern); err == nil || !strings.Contains(err.Error(), part) {
 			t.Errorf("%q: error %v does not say %q", pattern, err, part)
 		}
 	}
 }
 
-// FuzzMatchPattern holds matchPattern against the rule written out plainly: split
+// FuzzMatches holds Matches against the rule written out plainly: split
 // both, and compare segment by segment.
-func FuzzMatchPattern(f *testing.F) {
+func FuzzMatches(f *testing.F) {
 	f.Add("conversation.*", "conversation.user.replied")
 	f.Add("*.created", "user.created")
 	f.Add("a.*.c", "a.b.c")
 	f.Add("*", "ping")
 	f.Fuzz(func(t *testing.T, pattern, topic string) {
-		if checkPattern(pattern) != nil || !validTopic(topic) {
+		if Check(pattern) != nil || !IsTopic(topic) {
 			return
 		}
-		if got, want := matchPattern(pattern, topic), plainlyMatches(pattern, topic); got != want {
+		if got, want := Matches(pattern, topic), plainlyMatches(pattern, topic); got != want {
 			t.Errorf("pattern %q, topic %q: got %t, want %t", pattern, topic, got, want)
 		}
 	})
@@ -112,11 +113,60 @@ func TestNearest(t *testing.T) {
 		"pong":                      "ping",
 		"ticket_created":            "ticket.created",
 	} {
-		if got := nearestPattern(pattern); got != want {
+		if got := Nearest(pattern); got != want {
 			t.Errorf("pattern %s: got %s, want %s", pattern, got, want)
 		}
 	}
 	if got := intercom.NearestTopics("user.creatd", 2); len(got) != 2 || got[0] != "user.created" {
 		t.Errorf("topics nearest to user.creatd: %v", got)
+	}
+}
+
+// allOf returns everything of 1 to most segments, each of which is one of these.
+func allOf(segments []string, most int) []string {
+	all := slices.Clone(segments)
+	for last := all; most > 1; most-- {
+		var longer []string
+		for _, head := range last {
+			for _, segment := range segments {
+				longer = append(longer, head+"."+segment)
+			}
+		}
+		all, last = append(all, longer...), longer
+	}
+	return all
+}
+
+// TestCoversAsManyTopicsAsThereAre compares Covers with what each topic says, one by
+// one. No two patterns may cover together what none of them covers alone, or else a
+// route behind both would have to be refused, too.
+func TestCoversAsManyTopicsAsThereAre(t *testing.T) {
+	patterns := allOf([]string{"a", "b", "*"}, 3)
+	topics := allOf([]string{"a", "b", "c"}, 5)
+	fitting := make(map[string][]bool)
+	for _, pattern := range patterns {
+		for _, topic := range topics {
+			fitting[pattern] = append(fitting[pattern], Matches(pattern, topic))
+		}
+	}
+	covered := func(pattern string, by ...string) bool {
+		for i := range topics {
+			if fitting[pattern][i] && !slices.ContainsFunc(by, func(cover string) bool { return fitting[cover][i] }) {
+				return false
+			}
+		}
+		return true
+	}
+	for _, pattern := range patterns {
+		for i, one := range patterns {
+			if got, want := Covers(one, pattern), covered(pattern, one); got != want {
+				t.Errorf("Covers(%s, %s) is %t, want %t", one, pattern, got, want)
+			}
+			for _, two := range patterns[:i] {
+				if covered(pattern, one, two) && !Covers(one, pattern) && !Covers(two, pattern) {
+					t.Errorf("%s is covered by %s and %s together", pattern, one, two)
+				}
+			}
+		}
 	}
 }

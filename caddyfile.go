@@ -20,7 +20,6 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
 
 func init() {
@@ -41,10 +40,10 @@ var subdirectives = []string{"client_secret", "allow", "max_size", "timeout", "r
 //		max_size      <size>
 //		timeout       <duration>
 //
-//		route <topics...> [as <lane>] to <upstreams...> [{
+//		route <topics...> [for <workspaces...>] [as <lane>] to <upstreams...> [{
 //			<reverse_proxy options>
 //		}]
-//		route <topics...> [as <lane>] {
+//		route <topics...> [for <workspaces...>] [as <lane>] {
 //			<any HTTP directives>
 //		}
 //		app_requests {
@@ -263,30 +262,3 @@ func parseDirectives(h httpcaddyfile.Helper, segment caddyfile.Segment) (caddyht
 	}
 	return subroute.Routes, nil
 }
-
-// UnmarshalCaddyfile sets up the matcher from Caddyfile tokens. Syntax:
-//
-//	intercom_topic <patterns...>
-func (m *MatchTopic) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
-	for d.Next() {
-		if d.CountRemainingArgs() == 0 {
-			return d.ArgErr()
-		}
-		for d.NextArg() {
-			if err := topicpattern.Check(d.Val()); err != nil {
-				return d.WrapErr(err)
-			}
-			if slices.Contains(*m, d.Val()) {
-				return d.Errf("topic pattern %q is given twice", d.Val())
-			}
-			*m = append(*m, d.Val())
-		}
-		if d.NextBlock(0) {
-			return d.Err("intercom_topic takes no block")
-		}
-	}
-	return nil
-}
-
-// Interface guard
-var _ caddyfile.Unmarshaler = (*MatchTopic)(nil)

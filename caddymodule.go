@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -30,7 +29,7 @@ func init() {
 }
 
 // Handler is the endpoint of an Intercom app. It receives the webhooks of all topics
-// and all workspaces, and sends each one to the route for its topic.
+// and all workspaces, and sends each one to the route for its topic and workspace.
 //
 // It checks each request in this order: the method, that the TLS handshake is complete,
 // the source address, the form of the signature header, the size of the body, and the
@@ -42,7 +41,7 @@ func init() {
 // backend's own answer, because it would end the subscription on 410 and throttle it on
 // 429. It gets 200 if the backend answered 2xx, or else 502, 503 or 504. A notification
 // that fits no route is answered with 200, logged and counted. A `ping`, which Intercom
-// sends to test the endpoint, is answered with 200 unless a route names it. Without
+// sends to test the endpoint, is answered with 200 unless it fits a route that names it. Without
 // routes, the next handler is called, and its answer is not changed.
 //
 // An app request (health check, Canvas Kit, uninstall) goes to the routes for app
@@ -101,7 +100,6 @@ type Handler struct {
 
 	verifier   *verifier
 	routes     []route
-	pingRouted bool
 	queue      Queue
 	configHash [sha256.Size]byte
 	server     *caddyhttp.Server // nil outside of a server
@@ -155,7 +153,6 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.routes, err = provisionRoutes(ctx, h.Routes); err != nil {
 		return err
 	}
-	h.pingRouted = slices.ContainsFunc(h.routes, func(r route) bool { return r.namesPing })
 	if err := h.AppRequests.Provision(ctx); err != nil {
 		return fmt.Errorf("app_requests: %w", err)
 	}
@@ -232,7 +229,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	var outcome string
 	var status int
 	switch {
-	case t.topic == intercom.TopicPing && !h.pingRouted:
+	case t.topic == intercom.TopicPing && !h.takesPing(r):
 		outcome, status = outcomePing, http.StatusOK
 	case h.queue != nil:
 		outcome, status = h.store(r, t, signed.body)

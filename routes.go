@@ -16,18 +16,19 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
 
 // Route is an ordinary route of Caddy for notifications, with a lane. Usually it has an
-// `intercom_topic` matcher.
+// `intercom_topic` matcher, and an `intercom_workspace` matcher if it is for some workspaces
+// only.
 type Route struct {
 	caddyhttp.Route
 
 	// The name of the route in logs and metrics, and of its lane in a queue:
 	// lower-case letters and digits, joined by single `-` or `_`, at most 64 characters.
 	// Default: a name made from the first topic pattern, such as `conversation-user`
-	// for `conversation.user.*`, and `default` for `*`.
+	// for `conversation.user.*`, and `default` for `*`. If an earlier route has that name,
+	// the number of the route follows, counted from 0.
 	Lane string `json:"lane,omitempty"`
 }
 
@@ -71,16 +72,17 @@ type route struct {
 // provisionRoutes makes the routes ready to run. A route without a lane gets one.
 func provisionRoutes(ctx caddy.Context, configured []Route) ([]route, error) {
 	routes := make([]route, 0, len(configured))
-	var taken []string // topic patterns that always go to one of the routes so far
+	var taken []share // always go to one of the routes so far
 	for i := range configured {
 		c := &configured[i]
 		if err := c.Provision(ctx, nil); err != nil {
 			return nil, fmt.Errorf("route %d: %w", i, err)
 		}
-		if err := checkReachable(c.possibleTopics(), taken); err != nil {
+		possible, certain := c.reach()
+		if err := checkReachable(possible, taken); err != nil {
 			return nil, fmt.Errorf("route %d %w", i, err)
 		}
-		taken = append(taken, c.certainTopics()...)
+		taken = append(taken, certain...)
 		name := c.Lane
 		if patterns := c.patterns(); name == "" && len(patterns) > 0 {
 			name = defaultLane(patterns[0])
@@ -105,72 +107,6 @@ func provisionRoutes(ctx caddy.Context, configured []Route) ([]route, error) {
 func (r Route) compile() caddyhttp.Handler {
 	r.MatcherSets, r.Group, r.Terminal = nil, "", false
 	return r.Compile(unhandled)
-}
-
-// patterns returns the topic patterns of the route's matchers, in their order.
-func (r Route) patterns() []string {
-	var patterns []string
-	for _, set := range r.MatcherSets {
-		patterns = append(patterns, patternsIn(set)...)
-	}
-	return patterns
-}
-
-func patternsIn(set caddyhttp.MatcherSet) []string {
-	for _, matcher := range set {
-		if topics, ok := matcher.(*MatchTopic); ok {
-			return *topics
-		}
-	}
-	return nil
-}
-
-// possibleTopics returns patterns of all topics that can fit the route. Its other matchers may
-// still exclude some.
-func (r Route) possibleTopics() []string {
-	if len(r.MatcherSets) == 0 {
-		return []string{"*"}
-	}
-	var patterns []string
-	for _, set := range r.MatcherSets {
-		if topics := patternsIn(set); topics != nil {
-			patterns = append(patterns, topics...)
-		} else {
-			patterns = append(patterns, "*")
-		}
-	}
-	return patterns
-}
-
-// certainTopics returns patterns of the topics that always fit the route, because it has no other
-// matcher.
-func (r Route) certainTopics() []string {
-	if len(r.MatcherSets) == 0 {
-		return []string{"*"}
-	}
-	var patterns []string
-	for _, set := range r.MatcherSets {
-		switch topics := patternsIn(set); {
-		case len(set) == 0:
-			patterns = append(patterns, "*")
-		case len(set) == 1:
-			patterns = append(patterns, topics...)
-		}
-	}
-	return patterns
-}
-
-// checkReachable returns an error if earlier routes take all topics of a route.
-func checkReachable(topics, taken []string) error {
-	var covered []string
-	for _, pattern := range topics {
-		i := slices.IndexFunc(taken, func(earlier string) bool { return topicpattern.Covers(earlier, pattern) })
-		if i < 0 {
-			return nil
-		}
-		covered = append(covered, fmt.Sprintf("%s covers %s", taken[i], pattern))
-	}
-	return fmt.Errorf("can never be reached: earlier routes take all its topics (%s); put it before them", strings.Join(covered, ", "))
 }
 
 // result is what came of running a route.
@@ -237,6 +173,12 @@ func matchRoute(routes []route, r *http.Request, topic string) (fitting *route, 
 		}
 	}
 	return nil, fmt.Errorf("%w: no route for this topic", ErrUnrouted)
+}
+
+// takesPing reports whether a ping goes to one of the routes.
+func (h *Handler) takesPing(r *http.Request) bool {
+	_, err := matchRoute(h.routes, r, intercom.TopicPing)
+	return !errors.Is(err, ErrUnrouted)
 }
 
 // routeOfLane returns the route with a lane, or an error.

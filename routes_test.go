@@ -68,6 +68,15 @@ func TestUnreachableRoutesAreRefused(t *testing.T) {
 		{"behind one of several matcher sets", `[{"match":[{"path":["/eu"]},{"intercom_topic":["a.*"]}]},{"match":[{"intercom_topic":["a.b"]}]}]`, "route 1 can never be reached"},
 		{"ping again", `[{"match":[{"intercom_topic":["ping"]}]},{"match":[{"intercom_topic":["ping"]}]}]`, "route 1 can never be reached"},
 
+		{"behind all topics of its workspace", `[{"match":[{"intercom_topic":["*"],"intercom_workspace":["x"]}]},{"match":[{"intercom_topic":["a"],"intercom_workspace":["x"]}]}]`, "route 1 can never be reached: earlier routes take all its topics (* for x covers a for x)"},
+		{"behind all workspaces", `[{"match":[{"intercom_topic":["a.*"]}]},{"match":[{"intercom_topic":["a.b"],"intercom_workspace":["x","y"]}]}]`, "(a.* covers a.b for x, a.* covers a.b for y)"},
+		{"behind routes for each of its workspaces", `[{"match":[{"intercom_workspace":["x"]}]},{"match":[{"intercom_topic":["a.*"],"intercom_workspace":["y","z"]}]},{"match":[{"intercom_topic":["a.b"],"intercom_workspace":["x","y"]}]}]`, "route 2 can never be reached"},
+
+		{"one of the workspaces is left", `[{"match":[{"intercom_workspace":["x"]}]},{"match":[{"intercom_topic":["a"],"intercom_workspace":["x","y"]}]}]`, ""},
+		{"all other workspaces are left", `[{"match":[{"intercom_topic":["a"],"intercom_workspace":["x","y"]}]},{"match":[{"intercom_topic":["a"]}]}]`, ""},
+		{"one of the pairs is left", `[{"match":[{"intercom_topic":["a"],"intercom_workspace":["x"]},{"intercom_topic":["b"],"intercom_workspace":["y"]}]},{"match":[{"intercom_topic":["a","b"],"intercom_workspace":["x","y"]}]}]`, ""},
+		{"the earlier route asks for more than the workspace", `[{"match":[{"intercom_workspace":["x"],"path":["/eu"]}]},{"match":[{"intercom_workspace":["x"]}]}]`, ""},
+		{"ping behind all topics of its workspace", `[{"match":[{"intercom_workspace":["x"]}]},{"match":[{"intercom_topic":["ping"],"intercom_workspace":["x"]}]}]`, ""},
 		{"the default comes last", `[{"match":[{"intercom_topic":["a.*"]}]},{"match":[{"intercom_topic":["*"]}]},{"match":[{"intercom_topic":["ping"]}]}]`, ""},
 		{"ping behind a route without matchers", `[{},{"match":[{"intercom_topic":["ping"]}]}]`, ""},
 		{"one of the topics is left", `[{"match":[{"intercom_topic":["a.*"]}]},{"match":[{"intercom_topic":["a.b","b"]}]}]`, ""},

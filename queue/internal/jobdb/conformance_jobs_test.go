@@ -3,7 +3,6 @@ package jobdb
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -135,15 +134,10 @@ var storeBehaviours = []behaviour{
 	{"a refused job takes no other along", func(t *testing.T, e engine) {
 		d := e.create(t)
 		i := d.open(t)
-		refused := map[string]func(j *NewJob){
-			"a kind that is too long": func(j *NewJob) { j.Kind = strings.Repeat("k", 128) },
-			"an empty queue":          func(j *NewJob) { j.Queue = "" },
-		}
-		maps.Copy(refused, e.refused)
 		known := newJob(0)
 		known.UniqueKey = []byte("known")
 		i.mustStore(t, known)
-		for name, spoil := range refused {
+		for name, spoil := range spoilers(e) {
 			for place := range 3 {
 				jobs := append(newJobs(3), known)
 				jobs[0].UniqueKey, jobs[2].Token = fmt.Appendf(nil, "%s %d", name, place), newToken()

@@ -186,23 +186,32 @@ func (m *model) newBatch() []*NewJob {
 	token := newToken()
 	batch := make(map[string]bool)
 	for n := range jobs {
-		m.lastArgs++
-		j := &NewJob{Queue: modelQueues[m.r.IntN(len(modelQueues))], Kind: testKind, MaxAttempts: 1 + m.r.IntN(5)}
-		j.Args = fmt.Appendf(nil, `{"n": %d, "pad": "%s"}`, m.lastArgs, strings.Repeat("<", m.r.IntN(100)))
+		jobs[n] = m.newJob(token)
 		if key := fmt.Sprintf("key %d", m.r.IntN(60)); m.r.IntN(2) == 0 && !batch[key] {
 			batch[key] = true
-			j.UniqueKey = []byte(key)
+			jobs[n].UniqueKey = []byte(key)
 		}
-		if m.r.IntN(2) == 0 {
-			j.Token = token
+		for range m.r.IntN(6) - 3 {
+			jobs[n].With = append(jobs[n].With, m.newJob(token))
 		}
-		if m.r.IntN(20) == 0 {
-			j.Kind = strings.Repeat("k", 128) // which is refused
-		}
-		jobs[n] = j
 	}
 	return jobs
 }
+
+func (m *model) newJob(token Token) *NewJob {
+	m.lastArgs++
+	j := &NewJob{Queue: modelQueues[m.r.IntN(len(modelQueues))], Kind: testKind, MaxAttempts: 1 + m.r.IntN(5)}
+	j.Args = fmt.Appendf(nil, `{"n": %d, "pad": "%s"}`, m.lastArgs, strings.Repeat("<", m.r.IntN(100)))
+	if m.r.IntN(2) == 0 {
+		j.Token = token
+	}
+	if m.r.IntN(20) == 0 {
+		j.Kind = strings.Repeat("k", 128) // which is refused
+	}
+	return j
+}
+
+func refused(j *NewJob) bool { return len(j.Kind) > 127 }
 
 func (m *model) add(w *worker, id int64, j *NewJob) *modelJob {
 	added := &modelJob{id: id, queue: j.Queue, key: string(j.UniqueKey), state: StateAvailable, from: StateAvailable}
@@ -221,20 +230,39 @@ func (m *model) add(w *worker, id int64, j *NewJob) *modelJob {
 func (m *model) store(w *worker) {
 	jobs := m.newBatch()
 	for n, s := range w.store(m.t, jobs...) {
-		j := jobs[n]
-		_, known := m.keys[string(j.UniqueKey)]
-		switch {
-		case len(j.Kind) > 127:
-			if s.Err == nil || s.ID != 0 {
-				m.t.Errorf("step %d: %+v, want it refused", m.step, s)
-			}
-		case known != s.Duplicate || known != (s.ID == 0) || s.Err != nil || m.jobs[s.ID] != nil:
-			m.t.Errorf("step %d: %+v for key %q, which is known: %t", m.step, s, j.UniqueKey, known)
-		case !known:
-			m.add(w, s.ID, j)
-			if j.Token != 0 {
-				w.held[s.ID] = Job{ID: s.ID, Token: j.Token, Queue: j.Queue, Attempt: 1}
-			}
+		_, known := m.keys[string(jobs[n].UniqueKey)]
+		if known != s.Duplicate && !refused(jobs[n]) {
+			m.t.Errorf("step %d: %+v for key %q, which is known: %t", m.step, s, jobs[n].UniqueKey, known)
+		}
+		m.stored(w, jobs[n], s)
+		with := jobs[n].With
+		if s.ID == 0 {
+			with = nil
+		}
+		if len(s.With) != len(with) {
+			m.t.Errorf("step %d: %+v, want %d results of what is with it", m.step, s, len(with))
+			continue
+		}
+		for k, j := range with {
+			m.stored(w, j, s.With[k])
+		}
+	}
+}
+
+// stored notes a job that was stored or refused, or is a duplicate.
+func (m *model) stored(w *worker, j *NewJob, s Stored) {
+	m.t.Helper()
+	switch {
+	case refused(j):
+		if s.Err == nil || s.ID != 0 {
+			m.t.Errorf("step %d: %+v, want it refused", m.step, s)
+		}
+	case s.Duplicate != (s.ID == 0) || s.Err != nil || m.jobs[s.ID] != nil:
+		m.t.Errorf("step %d: %+v for key %q", m.step, s, j.UniqueKey)
+	case !s.Duplicate:
+		m.add(w, s.ID, j)
+		if j.Token != 0 {
+			w.held[s.ID] = Job{ID: s.ID, Token: j.Token, Queue: j.Queue, Attempt: 1}
 		}
 	}
 }
@@ -602,7 +630,10 @@ func (m *model) expire(w *worker) {
 func (m *model) loseReply(w *worker) {
 	switch m.r.IntN(3) {
 	case 0:
-		jobs := slices.DeleteFunc(m.newBatch(), func(j *NewJob) bool { return len(j.Kind) > 127 })
+		jobs := slices.DeleteFunc(m.newBatch(), func(j *NewJob) bool {
+			j.With = slices.DeleteFunc(j.With, refused)
+			return refused(j)
+		})
 		if len(jobs) == 0 {
 			return
 		}
@@ -655,24 +686,41 @@ func (m *model) wantLost(err error) {
 
 // adopt notes what a store did whose reply was lost.
 func (m *model) adopt(w *worker, jobs []*NewJob) {
+	added := make(map[*NewJob]bool)
 	for _, r := range m.d.rows(m.t) {
 		if m.jobs[r.id] != nil {
 			continue
 		}
-		n := slices.IndexFunc(jobs, func(j *NewJob) bool {
-			return sameJSON(m.t, j.Args, []byte(r.args))
-		})
-		if n < 0 {
+		j := m.among(jobs, r)
+		if j == nil {
 			m.t.Errorf("step %d: nobody stored %+v", m.step, r)
 			continue
 		}
-		m.add(w, r.id, jobs[n]).note(m, "the reply was lost")
+		added[j] = true
+		m.add(w, r.id, j).note(m, "the reply was lost")
 	}
 	for _, j := range jobs {
 		if j.UniqueKey != nil && m.keys[string(j.UniqueKey)] == 0 {
 			m.t.Errorf("step %d: a store whose reply was lost had no effect", m.step)
 		}
+		for _, other := range j.With {
+			if added[other] != added[j] {
+				m.t.Errorf("step %d: a job was stored: %t, and one that is with it: %t", m.step, added[j], added[other])
+			}
+		}
 	}
+}
+
+// among returns the job that has become the row, or nil.
+func (m *model) among(jobs []*NewJob, r row) *NewJob {
+	for _, j := range jobs {
+		for _, one := range append([]*NewJob{j}, j.With...) {
+			if sameJSON(m.t, one.Args, []byte(r.args)) {
+				return one
+			}
+		}
+	}
+	return nil
 }
 
 // tick lets five seconds pass, in which all live processes beat on time.

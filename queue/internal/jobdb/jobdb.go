@@ -30,6 +30,10 @@ type DB interface {
 	// Jobs with a token are inserted as running, claimed by this process; all others as
 	// available. Results are in the order of the jobs. A job that the database refuses
 	// has an error of its own in its result, and the others are stored all the same.
+	//
+	// A job and those in its With are in one transaction, so that either all of them are
+	// durable or none. Those in With are not stored if the job itself is a duplicate or
+	// refused. The job is stored without those of them that the database refuses.
 	Store(ctx context.Context, collect func() []*NewJob) ([]Stored, error)
 
 	// Claim marks up to claim.Limit jobs of a queue as running with the claim's token,
@@ -164,6 +168,10 @@ type NewJob struct {
 
 	// Token claims the job at once, as its first attempt. 0: it is stored as available.
 	Token Token
+
+	// With are jobs to be stored together with this one. They have neither a unique key
+	// nor others with them.
+	With []*NewJob
 }
 
 // Stored is what came of a job to be stored.
@@ -171,6 +179,8 @@ type Stored struct {
 	ID        int64 // 0 for a duplicate or if there is an error
 	Duplicate bool  // the first one is as durable as this one would be
 	Err       error // the database refused just this job
+
+	With []Stored // of the jobs in With; nil unless this one is stored
 }
 
 // Claim says what to claim.

@@ -34,7 +34,7 @@ func (d *sqliteDB) Store(ctx context.Context, collect func() []*NewJob) ([]Store
 		results = make([]Stored, len(jobs))
 		for i, job := range jobs {
 			var err error
-			if results[i], err = d.insert(job); err != nil {
+			if results[i], err = d.insertAll(job); err != nil {
 				return err
 			}
 		}
@@ -44,6 +44,22 @@ func (d *sqliteDB) Store(ctx context.Context, collect func() []*NewJob) ([]Store
 		return nil, err
 	}
 	return results, d.log.sync()
+}
+
+// insertAll inserts a job, and those in its With if it is stored itself.
+func (d *sqliteDB) insertAll(job *NewJob) (Stored, error) {
+	stored, err := d.insert(job)
+	if err != nil || stored.ID == 0 {
+		return stored, err
+	}
+	for _, other := range job.With {
+		result, err := d.insert(other)
+		if err != nil {
+			return Stored{}, err
+		}
+		stored.With = append(stored.With, result)
+	}
+	return stored, nil
 }
 
 // insert returns an error only if the whole transaction is lost.

@@ -30,7 +30,7 @@ func init() {
 }
 
 // subdirectives has the names for error messages, in the order of the grammar.
-var subdirectives = []string{"client_secret", "allow", "max_size", "timeout", "route", "app_requests", "queue"}
+var subdirectives = []string{"client_secret", "allow", "max_size", "timeout", "route", "copy", "app_requests", "queue"}
 
 // parseCaddyfile sets up the handler from Caddyfile tokens. Syntax:
 //
@@ -46,17 +46,27 @@ var subdirectives = []string{"client_secret", "allow", "max_size", "timeout", "r
 //		route <topics...> [for <workspaces...>] [as <lane>] {
 //			<any HTTP directives>
 //		}
+//		copy <topics...> [for <workspaces...>] [as <lane>] to <upstreams...> [{
+//			sample <percent>
+//			resign <secret>
+//			<reverse_proxy options>
+//		}]
+//		copy <topics...> [for <workspaces...>] [as <lane>] {
+//			sample <percent>
+//			resign <secret>
+//			<any HTTP directives>
+//		}
 //		app_requests {
 //			<any HTTP directives>
 //		}
 //		queue [<engine>] ...
 //	}
 //
-// allow and route may be repeated. In a `route ... to`, reverse_proxy's options for
+// allow, route and copy may be repeated. In a `route ... to` or `copy ... to`, reverse_proxy's options for
 // retries have other defaults, see failover.SetDefaults.
 func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	handler := new(Handler)
-	var routes []caddyfile.Segment
+	var routes, copies []caddyfile.Segment
 	var queue caddyfile.Segment
 	seen := make(map[string]bool)
 
@@ -66,7 +76,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 	}
 	for h.NextBlock(0) {
 		name := h.Val()
-		if seen[name] && name != "allow" && name != "route" {
+		if seen[name] && name != "allow" && name != "route" && name != "copy" {
 			return nil, h.Errf("%s is given twice", name)
 		}
 		seen[name] = true
@@ -86,10 +96,12 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 		case "route":
 			// parsed later, because it needs max_size, which may follow
 			routes = append(routes, h.NextSegment())
+		case "copy":
+			copies = append(copies, h.NextSegment())
 		case "app_requests":
 			handler.AppRequests, err = parseDirectives(h, h.NextSegment())
 		case "queue":
-			// parsed later, because it checks the lanes of routes that may follow
+			// parsed later, because it checks the lanes of routes and copies that may follow
 			queue = h.NextSegment()
 		default:
 			err = h.Errf("unknown subdirective %s of intercom_webhook: it has %s", name, option.Choices(name, subdirectives))
@@ -110,9 +122,19 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 		}
 		handler.Routes = append(handler.Routes, route)
 	}
+	for _, segment := range copies {
+		if len(queue) == 0 {
+			return nil, parser.firstLine(segment).WrapErr(errCopyWithoutQueue)
+		}
+		one, err := parser.parseCopy(segment)
+		if err != nil {
+			return nil, err
+		}
+		handler.Copies = append(handler.Copies, one)
+	}
 	if len(queue) > 0 {
 		var err error
-		if handler.QueueRaw, err = parseQueue(queue, parser.lanes); err != nil {
+		if handler.QueueRaw, err = parseQueue(queue, parser.lanes, len(routes) > 0); err != nil {
 			return nil, err
 		}
 	}
@@ -230,8 +252,8 @@ func modulesIn(namespace string) []string {
 }
 
 // parseQueue parses the segment of the queue subdirective, and checks the queue against the
-// lanes of the routes.
-func parseQueue(segment caddyfile.Segment, lanes map[string]bool) (json.RawMessage, error) {
+// lanes of the routes and copies.
+func parseQueue(segment caddyfile.Segment, lanes map[string]bool, routed bool) (json.RawMessage, error) {
 	d := caddyfile.NewDispenser(segment)
 	d.Next() // consume the subdirective name
 	module, engine, err := UnmarshalQueue(d)
@@ -240,7 +262,7 @@ func parseQueue(segment caddyfile.Segment, lanes map[string]bool) (json.RawMessa
 	}
 	d.Reset()
 	d.Next() // so that errors name the line of the queue
-	if len(lanes) == 0 {
+	if !routed {
 		return nil, d.WrapErr(errQueueWithoutRoute)
 	}
 	if err := module.(Queue).CheckLanes(slices.Sorted(maps.Keys(lanes))); err != nil {

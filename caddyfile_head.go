@@ -34,7 +34,7 @@ type headParser struct {
 // parseHead parses the first line of a route up to `to`.
 func parseHead(segment caddyfile.Segment) (h head, err error) {
 	p := headParser{Dispenser: caddyfile.NewDispenser(segment), segment: segment}
-	p.Dispenser.Next()
+	p.Next()
 	h.name = p.Val()
 	p.next()
 	if h.topics, err = p.list("topic pattern", topicpattern.Check); err != nil {

@@ -16,12 +16,12 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/failover"
 )
 
-// routeParser parses the routes of a handler.
+// routeParser parses the routes and copies of a handler.
 type routeParser struct {
 	httpcaddyfile.Helper
 	handler *Handler
 	taken   []share         // by the routes so far
-	lanes   map[string]bool // of the routes so far
+	lanes   map[string]bool // of the routes and copies so far
 }
 
 // parse parses the segment of a route subdirective.
@@ -41,7 +41,7 @@ func (p *routeParser) parse(segment caddyfile.Segment) (Route, error) {
 		return Route{}, d.Errf("%s %w", head.shares, err)
 	}
 	p.taken = append(p.taken, wanted...)
-	if err := p.claimLane(cmp.Or(head.lane, defaultLane(head.topics[0]))); err != nil {
+	if err := p.claimLane(cmp.Or(head.lane, defaultLane("", head.topics[0]))); err != nil {
 		return Route{}, d.WrapErr(err)
 	}
 	return p.route(head)
@@ -61,11 +61,11 @@ func routedTwice(s share) error {
 	return fmt.Errorf("topic pattern %q already has a route for workspace %q", s.topics, s.workspace)
 }
 
-// claimLane returns an error if an earlier route has the lane. Provision checks that, too,
+// claimLane returns an error if an earlier route or copy has the lane. Provision checks that, too,
 // but does not know the line of the Caddyfile.
 func (p *routeParser) claimLane(name string) error {
 	if p.lanes[name] {
-		return fmt.Errorf("another route already has the lane %q: give this one another lane with `as <lane>`", name)
+		return fmt.Errorf("another route or copy already has the lane %q: give this one another lane with `as <lane>`", name)
 	}
 	p.lanes[name] = true
 	return nil

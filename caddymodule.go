@@ -44,6 +44,9 @@ func init() {
 // sends to test the endpoint, is answered with 200 unless it fits a route that names it. Without
 // routes, the next handler is called, and its answer is not changed.
 //
+// With a queue, a notification is also stored for each of the copies that it fits, and
+// delivered to them on their own.
+//
 // An app request (health check, Canvas Kit, uninstall) goes to the routes for app
 // requests, and their answer is not changed.
 //
@@ -90,6 +93,10 @@ type Handler struct {
 	// notification. Default: call the next handler.
 	Routes []Route `json:"routes,omitempty"`
 
+	// The copies of notifications for further backends, whatever route takes them. They
+	// need a queue. Default: none.
+	Copies []Copy `json:"copies,omitempty"`
+
 	// The routes for app requests, which have an `X-Body-Signature` and expect an
 	// answer of their own. Default: refuse app requests.
 	AppRequests caddyhttp.RouteList `json:"app_requests,omitempty"`
@@ -100,6 +107,7 @@ type Handler struct {
 
 	verifier   *verifier
 	routes     []route
+	copies     []copyRoute
 	queue      Queue
 	configHash [sha256.Size]byte
 	server     *caddyhttp.Server // nil outside of a server
@@ -150,7 +158,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.server, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	h.warnOfForgeableSource()
 
-	if h.routes, err = provisionRoutes(ctx, h.Routes); err != nil {
+	lanes := make(laneSet)
+	if h.routes, err = provisionRoutes(ctx, h.Routes, lanes); err != nil {
+		return err
+	}
+	if h.copies, err = provisionCopies(ctx, h.Copies, lanes, h.logger); err != nil {
 		return err
 	}
 	if err := h.AppRequests.Provision(ctx); err != nil {
@@ -229,7 +241,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	var outcome string
 	var status int
 	switch {
-	case t.topic == intercom.TopicPing && !h.takesPing(r):
+	case t.topic == intercom.TopicPing && !h.takesPing(r, t):
 		outcome, status = outcomePing, http.StatusOK
 	case h.queue != nil:
 		outcome, status = h.store(r, t, signed.body)
@@ -311,8 +323,8 @@ func (h *Handler) logPanic(panicked *panicError, fields ...zap.Field) {
 // deliver runs the route that fits the notification, and returns the outcome and the
 // status for Intercom.
 func (h *Handler) deliver(r *http.Request, t *tag) (outcome string, status int) {
-	_, run := h.findRoute(r, t, "")
-	t.result = run()
+	route, err := h.findRoute(r, t, "")
+	t.result = h.run(r, t, route, err)
 	if errors.Is(t.result.Err, ErrUnrouted) {
 		// An error answer would count against the whole subscription.
 		h.logger.Warn("notification is lost", zap.Inline(t), zap.Error(t.result.Err))

@@ -12,11 +12,16 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 )
 
 // loadQueue loads the queue, if there is one, and attaches the handler to it.
 func (h *Handler) loadQueue(ctx caddy.Context) error {
-	if h.QueueRaw == nil {
+	switch {
+	case h.QueueRaw == nil && len(h.copies) > 0:
+		return errCopyWithoutQueue
+	case h.QueueRaw == nil:
 		return nil
 	}
 	module, err := ctx.LoadModule(h, "QueueRaw")
@@ -40,9 +45,12 @@ var errQueueWithoutRoute = errors.New("queue: there is no route to deliver to; a
 
 // Lanes implements Endpoint.
 func (h *Handler) Lanes() []string {
-	lanes := make([]string, len(h.routes))
-	for i, route := range h.routes {
-		lanes[i] = route.lane
+	var lanes []string
+	for _, route := range h.routes {
+		lanes = append(lanes, route.lane)
+	}
+	for _, one := range h.copies {
+		lanes = append(lanes, one.lane)
 	}
 	return lanes
 }
@@ -61,9 +69,12 @@ func (h *Handler) hashConfig() error {
 // store puts a notification into the queue, and returns the outcome and the status for
 // Intercom.
 func (h *Handler) store(r *http.Request, t *tag, body []byte) (outcome string, status int) {
+	n := Notification{Topic: t.topic, Kind: topicLabel(t.topic), AppID: t.appID, ID: t.id, Copies: h.copiesOf(r, t), Body: body}
 	// An error of a matcher is not reported here: it comes again at the delivery.
-	lane, _ := h.findRoute(r, t, "")
-	duplicate, err := h.queue.Store(r, Notification{Topic: t.topic, Kind: topicLabel(t.topic), AppID: t.appID, ID: t.id, Lane: lane, Body: body})
+	if route, err := h.findRoute(r, t, ""); err == nil {
+		n.Lane = route.lane
+	}
+	duplicate, err := h.queue.Store(r, n)
 	switch {
 	case err != nil:
 		if c := h.floodLogger.Check(zap.ErrorLevel, "notification could not be stored"); c != nil {
@@ -88,8 +99,16 @@ func (h *Handler) Route(r *http.Request, body []byte, attempt int, to string) (l
 	}
 	t.attempt = strconv.Itoa(attempt)
 	t.setNotification(r.Header, envelope)
-	lane, run := h.findRoute(r, t, to)
-	return lane, func() Delivery { return run().Delivery }
+	route, err := h.findRoute(r, t, to)
+	switch {
+	case route != nil:
+		lane = route.lane
+		route.resign(r.Header, body)
+	case to == "" && t.topic == intercom.TopicPing && errors.Is(err, ErrUnrouted):
+		// It was stored because of its copies, and has been answered.
+		return "", func() Delivery { return Delivery{Status: http.StatusOK} }
+	}
+	return lane, func() Delivery { return h.run(r, t, route, err).Delivery }
 }
 
 // prepare makes a request look as it did when it first came to this handler: prepared by

@@ -85,7 +85,7 @@ func TestDeliveryTellsWhatCameOfIt(t *testing.T) {
 		{"crm.long", "here", "here", Delivery{Status: 204}, ""},
 		{"other", "crm", "crm", Delivery{Upstream: address, Status: 200}, ""},
 		{"ping", "here", "here", Delivery{Status: 204}, ""},
-		{"here", "moon", "", Delivery{Err: ErrUnrouted}, `unrouted: no route has the lane "moon"`},
+		{"here", "moon", "", Delivery{Err: ErrUnrouted}, `unrouted: no route or copy has the lane "moon"`},
 	} {
 		t.Run(tc.topic+" "+tc.to, func(t *testing.T) {
 			r := httptest.NewRequest(http.MethodPost, "/", nil)

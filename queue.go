@@ -11,14 +11,14 @@ import (
 // Its namespace is `http.intercom_webhook.queues`.
 type Queue interface {
 	// CheckLanes returns an error if the queue has options for a lane that is not in
-	// lanes. These are the lanes of the routes.
+	// lanes. These are the lanes of the routes and copies.
 	CheckLanes(lanes []string) error
 
 	// Attach tells the queue whose notifications it stores and delivers. It is called
 	// once, before Store.
 	Attach(endpoint Endpoint) error
 
-	// Store stores the notification. It returns nil only when the notification can no
+	// Store stores the notification and its copies. It returns nil only when the notification can no
 	// longer be lost, because Intercom then gets 200 and does not send it again. After an
 	// error Intercom gets 503. If the queue has the notification already, Store does not
 	// store it again, and reports a duplicate.
@@ -27,23 +27,25 @@ type Queue interface {
 
 // Notification is a verified notification, for a Queue.
 type Notification struct {
-	Topic string
-	Kind  string // the topic if it is a known one, or else "other"
-	AppID string // of the workspace; may be empty
-	ID    string // empty if Intercom gave none
-	Lane  string // of the first route that fits; empty if none does
-	Body  []byte // must not be changed
+	Topic  string
+	Kind   string   // the topic if it is a known one, or else "other"
+	AppID  string   // of the workspace; may be empty
+	ID     string   // empty if Intercom gave none
+	Lane   string   // of the first route that fits; empty if none does
+	Copies []string // lanes of the copies that fit
+	Body   []byte   // must not be changed
 }
 
 // Endpoint is the handler, as its Queue sees it.
 type Endpoint interface {
-	// Lanes returns the lanes of the routes, in the order of the routes.
+	// Lanes returns the lanes of the routes, in the order of the routes, and then those of
+	// the copies.
 	Lanes() []string
 
 	// ConfigHash returns the same hash for handlers with the same config.
 	ConfigHash() [sha256.Size]byte
 
-	// Route finds the route with the lane to, whatever its matchers say, or the one that
+	// Route finds the route or copy with the lane to, whatever its matchers say, or the one that
 	// fits the notification now if to is empty. It returns the lane of the route, empty if
 	// there is none, and a function that delivers the notification. The function may be
 	// called once. It obeys the deadline of the request's context.

@@ -49,16 +49,17 @@ const fallbackLane = "route"
 
 var repeatedSeparators = regexp.MustCompile(`[_-]{2,}`)
 
-// defaultLane makes a valid name from a valid topic pattern.
-func defaultLane(pattern string) string {
+// defaultLane makes a valid name from a valid topic pattern, and from a prefix that is empty
+// or ends with a -.
+func defaultLane(prefix, pattern string) string {
 	if pattern == "*" {
-		return "default"
+		return prefix + "default"
 	}
 	name := strings.ToLower(strings.TrimSuffix(pattern, ".*"))
 	name = strings.NewReplacer(".", "-", "*", "any").Replace(name)
 	name = strings.Trim(repeatedSeparators.ReplaceAllString(name, "-"), "_-")
-	name = strings.TrimRight(name[:min(len(name), maxLaneLength)], "_-")
-	return cmp.Or(name, fallbackLane)
+	name = prefix + cmp.Or(name, fallbackLane)
+	return strings.TrimRight(name[:min(len(name), maxLaneLength)], "_-")
 }
 
 // route is a Route that is ready to run.
@@ -67,10 +68,11 @@ type route struct {
 	matchers  caddyhttp.MatcherSets
 	handler   caddyhttp.Handler
 	namesPing bool
+	signing   *clientSecrets // of a copy that is signed anew; nil: the signature stays
 }
 
 // provisionRoutes makes the routes ready to run. A route without a lane gets one.
-func provisionRoutes(ctx caddy.Context, configured []Route) ([]route, error) {
+func provisionRoutes(ctx caddy.Context, configured []Route, lanes laneSet) ([]route, error) {
 	routes := make([]route, 0, len(configured))
 	var taken []share // always go to one of the routes so far
 	for i := range configured {
@@ -83,23 +85,42 @@ func provisionRoutes(ctx caddy.Context, configured []Route) ([]route, error) {
 			return nil, fmt.Errorf("route %d %w", i, err)
 		}
 		taken = append(taken, certain...)
-		name := c.Lane
-		if patterns := c.patterns(); name == "" && len(patterns) > 0 {
-			name = defaultLane(patterns[0])
-		}
-		name = cmp.Or(name, fallbackLane)
-		duplicate := slices.ContainsFunc(routes, func(r route) bool { return r.lane == name })
-		if duplicate && c.Lane == "" {
-			name = fmt.Sprintf("%s-%d", name, i)
-		} else if duplicate {
-			return nil, fmt.Errorf("route %d: another route already has the lane %q: give one of them another lane", i, name)
-		}
-		if err := checkLane(name); err != nil {
+		ready, err := c.ready(i, "", lanes)
+		if err != nil {
 			return nil, fmt.Errorf("route %d: %w", i, err)
 		}
-		routes = append(routes, route{name, c.MatcherSets, c.compile(), slices.Contains(c.patterns(), intercom.TopicPing)})
+		routes = append(routes, ready)
 	}
 	return routes, nil
+}
+
+// ready returns the provisioned route, ready to run. The prefix is for its lane, if it has
+// none and gets one.
+func (r Route) ready(i int, prefix string, lanes laneSet) (route, error) {
+	patterns := r.patterns()
+	byDefault := prefix + fallbackLane
+	if len(patterns) > 0 {
+		byDefault = defaultLane(prefix, patterns[0])
+	}
+	lane, err := lanes.claim(r.Lane, byDefault, i)
+	return route{lane: lane, matchers: r.MatcherSets, handler: r.compile(), namesPing: slices.Contains(patterns, intercom.TopicPing)}, err
+}
+
+// laneSet has the lanes of the routes and copies so far.
+type laneSet map[string]bool
+
+// claim returns the lane of a route or copy with the number i: the one that is given, or else
+// the default. A default lane that is taken gets the number.
+func (l laneSet) claim(given, byDefault string, i int) (string, error) {
+	name := cmp.Or(given, byDefault)
+	if given == "" && l[name] {
+		name = fmt.Sprintf("%s-%d", name, i)
+	}
+	if l[name] {
+		return "", fmt.Errorf("another route or copy already has the lane %q: give one of them another lane", name)
+	}
+	l[name] = true
+	return name, checkLane(name)
 }
 
 // compile returns a handler that runs the handlers of the route. It does not evaluate the
@@ -126,47 +147,47 @@ func (r result) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	return nil
 }
 
-// findRoute finds the route with the lane to, whatever its matchers say, or the first one
-// that fits the notification now if to is empty. It returns the name of its lane, empty if
-// there is no such route or a matcher failed, and a function that runs the route once and
-// returns the result.
-func (h *Handler) findRoute(r *http.Request, t *tag, to string) (lane string, run func() result) {
-	var route *route
-	var err error
+// findRoute finds the route or copy with the lane to, whatever its matchers say, or the first
+// route that fits the notification now if to is empty.
+func (h *Handler) findRoute(r *http.Request, t *tag, to string) (*route, error) {
 	if to == "" {
-		route, err = matchRoute(h.routes, r, t.topic)
-	} else {
-		route, err = routeOfLane(h.routes, to)
+		return matchRoute(h.routes, r, t.topic)
 	}
-	if route != nil {
-		lane = route.lane
-	}
-	return lane, func() result {
-		ran := result{lane: lane, Delivery: Delivery{Err: err}}
-		if route != nil {
-			ran.Delivery = newShield().run(route.handler, r)
-			if !errors.Is(ran.Err, ErrUnrouted) {
-				backendResponsesTotal.WithLabelValues(lane, codeLabel(ran.Status, ran.Err)).Inc()
-			}
+	for i := range h.routes {
+		if h.routes[i].lane == to {
+			return &h.routes[i], nil
 		}
-		if panicked, ok := errors.AsType[*panicError](ran.Err); ok {
-			h.logPanic(panicked, zap.Inline(t), zap.Inline(ran))
-		}
-		return ran
 	}
+	for i := range h.copies {
+		if h.copies[i].lane == to {
+			return &h.copies[i].route, nil
+		}
+	}
+	return nil, fmt.Errorf("%w: no route or copy has the lane %q", ErrUnrouted, to)
 }
 
-// matchRoute returns the first route that fits the request, or an error. A ping fits only
-// routes that name it.
+// run runs a route that was found, or returns why none was found.
+func (h *Handler) run(r *http.Request, t *tag, route *route, err error) result {
+	ran := result{Delivery: Delivery{Err: err}}
+	if route != nil {
+		ran = result{route.lane, newShield().run(route.handler, r)}
+		if !errors.Is(ran.Err, ErrUnrouted) {
+			backendResponsesTotal.WithLabelValues(route.lane, codeLabel(ran.Status, ran.Err)).Inc()
+		}
+	}
+	if panicked, ok := errors.AsType[*panicError](ran.Err); ok {
+		h.logPanic(panicked, zap.Inline(t), zap.Inline(ran))
+	}
+	return ran
+}
+
+// matchRoute returns the first route that fits the request, or an error.
 func matchRoute(routes []route, r *http.Request, topic string) (fitting *route, err error) {
 	defer catchPanic(&err)
 	for i := range routes {
-		if topic == intercom.TopicPing && !routes[i].namesPing {
-			continue
-		}
-		fits, err := routes[i].matchers.AnyMatchWithError(r)
-		if err != nil { // its text is not used, because it may quote the request
-			return nil, fmt.Errorf("a matcher of route %s failed", routes[i].lane)
+		fits, err := routes[i].fits(r, topic)
+		if err != nil {
+			return nil, err
 		}
 		if fits {
 			return &routes[i], nil
@@ -175,17 +196,15 @@ func matchRoute(routes []route, r *http.Request, topic string) (fitting *route, 
 	return nil, fmt.Errorf("%w: no route for this topic", ErrUnrouted)
 }
 
-// takesPing reports whether a ping goes to one of the routes.
-func (h *Handler) takesPing(r *http.Request) bool {
-	_, err := matchRoute(h.routes, r, intercom.TopicPing)
-	return !errors.Is(err, ErrUnrouted)
-}
-
-// routeOfLane returns the route with a lane, or an error.
-func routeOfLane(routes []route, lane string) (*route, error) {
-	i := slices.IndexFunc(routes, func(r route) bool { return r.lane == lane })
-	if i < 0 {
-		return nil, fmt.Errorf("%w: no route has the lane %q", ErrUnrouted, lane)
+// fits reports whether the request fits the route. A ping fits only routes that name it.
+// A matcher may panic.
+func (r *route) fits(request *http.Request, topic string) (bool, error) {
+	if topic == intercom.TopicPing && !r.namesPing {
+		return false, nil
 	}
-	return &routes[i], nil
+	fits, err := r.matchers.AnyMatchWithError(request)
+	if err != nil { // its text is not used, because it may quote the request
+		return false, fmt.Errorf("a matcher of route %s failed", r.lane)
+	}
+	return fits, nil
 }

@@ -28,7 +28,7 @@ func TestDefaultLane(t *testing.T) {
 
 		strings.Repeat("a.", 40) + "b": strings.Repeat("a-", 31) + "a",
 	} {
-		got := defaultLane(pattern)
+		got := defaultLane("", pattern)
 		if got != want {
 			t.Errorf("%s: got %s, want %s", pattern, got, want)
 		}
@@ -96,7 +96,7 @@ func TestUnreachableRoutesAreRefused(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = provisionRoutes(ctx, routes)
+			_, err = provisionRoutes(ctx, routes, make(laneSet))
 			switch {
 			case c.want == "" && err != nil:
 				t.Errorf("error is %v, want none", err)

@@ -56,9 +56,10 @@ var (
 	onlyFile = regexp.MustCompile(`^\{file\.([^{}]+)\}$`)
 )
 
-// clientSecrets are the secrets that may sign requests. A file with secrets is read again
-// when it has changed.
+// clientSecrets are the secrets that may sign requests, or that sign copies. A file with
+// secrets is read again when it has changed.
 type clientSecrets struct {
+	option  string // that they are given with, for logs
 	logger  *zap.Logger
 	sources []secretSource // in the order of the config
 	follows bool           // whether one of them is a file
@@ -80,24 +81,44 @@ func newClientSecrets(configured []string, logger *zap.Logger) (*clientSecrets, 
 	if len(configured) == 0 {
 		return nil, errNoSecret
 	}
-	s := &clientSecrets{logger: logger}
+	s := &clientSecrets{option: "client_secret", logger: logger}
 	for i, text := range configured {
-		source, err := newSecretSource(text)
-		if err != nil {
-			return nil, fmt.Errorf("client_secret %d: %w", i+1, err)
+		if err := s.add(fmt.Sprintf("client_secret %d", i+1), text); err != nil {
+			return nil, err
 		}
-		if strings.TrimSpace(source.secrets[0]) == "" {
-			return nil, fmt.Errorf("client_secret %d is empty", i+1)
-		}
-		if source.file == nil && source.secrets[0] == text {
-			logger.Warn("client_secret is in the config itself, where /config/ and the autosave show it; use {env.NAME} or {file./path} instead",
-				zap.Int("secret", i+1))
-		}
-		s.sources = append(s.sources, source)
-		s.follows = s.follows || source.file != nil
 	}
 	s.use()
 	return s, nil
+}
+
+// newSigningSecret reads the secret that signs a copy. Of a file with several, it is the
+// first one.
+func newSigningSecret(text string, logger *zap.Logger) (*clientSecrets, error) {
+	s := &clientSecrets{option: "resign", logger: logger}
+	if err := s.add("resign", text); err != nil {
+		return nil, err
+	}
+	s.use()
+	return s, nil
+}
+
+// add reads the secrets that a value of the config means. The name of the value is for
+// errors.
+func (s *clientSecrets) add(name, text string) error {
+	source, err := newSecretSource(text)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if strings.TrimSpace(source.secrets[0]) == "" {
+		return fmt.Errorf("%s is empty", name)
+	}
+	s.sources = append(s.sources, source)
+	s.follows = s.follows || source.file != nil
+	if source.file == nil && source.secrets[0] == text {
+		s.logger.Warn(s.option+" is in the config itself, where /config/ and the autosave show it; use {env.NAME} or {file./path} instead",
+			zap.Int("secret", len(s.sources)))
+	}
+	return nil
 }
 
 func newSecretSource(text string) (secretSource, error) {
@@ -128,8 +149,10 @@ func (s *clientSecrets) use() {
 	for _, source := range s.sources {
 		all = append(all, source.secrets...)
 	}
-	for i := range all { // so that the counter of a secret that is never used is 0
-		secretMatches(i)
+	for i := range all {
+		if s.option == "client_secret" {
+			secretMatches(i) // so that the counter of a secret that is never used is 0
+		}
 	}
 	keys := newKeys(all)
 	s.keys.Store(&keys)
@@ -188,7 +211,7 @@ func (s *clientSecrets) wait(c *fileCheck) {
 	case <-c.done:
 	case <-time.After(time.Until(c.began.Add(checkInterval))):
 		c.late.Do(func() {
-			s.logger.Warn("files of client_secret could not be checked: the file system does not answer; the secrets stay as they are",
+			s.logger.Warn("files of "+s.option+" could not be checked: the file system does not answer; the secrets stay as they are",
 				zap.Duration("waited", checkInterval))
 		})
 	}
@@ -203,7 +226,7 @@ func (s *clientSecrets) checkFiles(c *fileCheck) {
 		if source.file == nil {
 			continue
 		}
-		if secrets, read := source.file.follow(source.secrets, s.logger); read {
+		if secrets, read := source.file.follow(source.secrets, s.option, s.logger); read {
 			source.secrets, changed = secrets, true
 		}
 	}
@@ -234,7 +257,7 @@ func (v fileVersion) is(info fs.FileInfo) bool {
 
 // follow reads the file if it may have changed. It returns true and the secrets if they
 // are new, or if the file is readable again. It logs that, and each trouble once.
-func (f *secretFile) follow(before []string, logger *zap.Logger) (secrets []string, read bool) {
+func (f *secretFile) follow(before []string, option string, logger *zap.Logger) (secrets []string, read bool) {
 	last := f.version
 	info, err := os.Stat(f.path)
 	if err == nil && f.trouble == "" && last.settled && last.is(info) {
@@ -243,7 +266,7 @@ func (f *secretFile) follow(before []string, logger *zap.Logger) (secrets []stri
 	secrets, err = f.read()
 	if err != nil {
 		if f.trouble != err.Error() {
-			logger.Warn("file of client_secret could not be read; the secrets that were read before stay in use",
+			logger.Warn("file of "+option+" could not be read; the secrets that were read before stay in use",
 				zap.String("file", f.path), zap.Error(err))
 		}
 		f.trouble = err.Error()
@@ -253,7 +276,7 @@ func (f *secretFile) follow(before []string, logger *zap.Logger) (secrets []stri
 		return nil, false // it has not changed
 	}
 	f.trouble = ""
-	logger.Info("file of client_secret was read again", zap.String("file", f.path), zap.Int("secrets", len(secrets)))
+	logger.Info("file of "+option+" was read again", zap.String("file", f.path), zap.Int("secrets", len(secrets)))
 	return secrets, true
 }
 

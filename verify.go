@@ -362,6 +362,15 @@ func (p *macPool) signed(body []byte, claimed signature) bool {
 	return hmac.Equal(mac.Sum(mac.sum[:0]), claimed.sum[:claimed.scheme.size])
 }
 
+// header returns the value of the scheme's header for the body.
+func (p *macPool) header(s *scheme, body []byte) string {
+	mac := p.pool.Get().(*keyedMAC)
+	defer p.pool.Put(mac)
+	mac.Reset()
+	mac.Write(body)
+	return s.prefix + hex.EncodeToString(mac.Sum(mac.sum[:0]))
+}
+
 // newKeys returns the keys of the secrets, in the same order.
 func newKeys(secrets []string) []map[*scheme]*macPool {
 	keys := make([]map[*scheme]*macPool, len(secrets))

@@ -99,8 +99,26 @@ func newNotification(r *http.Request, endpoint string, n intercomwebhook.Notific
 // job returns a job for the notification. The lane is that of the first route that fits;
 // empty if none does.
 func (n *notification) job(lane string, options *Options) *jobdb.NewJob {
+	job := n.keylessJob(cmp.Or(lane, unroutedLane), options)
+	if n.ID != "" { // without an id, it cannot be recognized as a duplicate
+		key := sha256.Sum256([]byte(strings.Join([]string{options.Name, n.AppID, n.ID}, "\x00")))
+		job.UniqueKey = key[:]
+	}
+	return job
+}
+
+// copyFor returns a copy of the notification that is to go to the lane, and its job. The
+// copy shares the body and the header with the notification.
+func (n *notification) copyFor(lane string, options *Options) (*notification, *jobdb.NewJob) {
+	copied := *n
+	copied.To = lane
+	return &copied, copied.keylessJob(lane, options)
+}
+
+// keylessJob returns a job that is a duplicate of none.
+func (n *notification) keylessJob(lane string, options *Options) *jobdb.NewJob {
 	job := &jobdb.NewJob{
-		Queue:       riverQueue(options.Name, cmp.Or(lane, unroutedLane)),
+		Queue:       riverQueue(options.Name, lane),
 		Kind:        n.Kind,
 		Args:        n.encode(),
 		MaxAttempts: options.MaxAttempts,
@@ -109,10 +127,6 @@ func (n *notification) job(lane string, options *Options) *jobdb.NewJob {
 		if tag != "" {
 			job.Tags = append(job.Tags, tag)
 		}
-	}
-	if n.ID != "" { // without an id, it cannot be recognized as a duplicate
-		key := sha256.Sum256([]byte(strings.Join([]string{options.Name, n.AppID, n.ID}, "\x00")))
-		job.UniqueKey = key[:]
 	}
 	return job
 }

@@ -112,7 +112,7 @@ func (o *Options) check() error {
 	return nil
 }
 
-// CheckLanes returns an error if an option is for a lane that no route has, or if the name
+// CheckLanes returns an error if an option is for a lane that no route or copy has, or if the name
 // of a lane is too long for a River queue.
 func (o *Options) CheckLanes(lanes []string) error {
 	for _, lane := range lanes {
@@ -122,7 +122,7 @@ func (o *Options) CheckLanes(lanes []string) error {
 	}
 	for _, name := range slices.Sorted(maps.Keys(o.Lanes)) {
 		if !slices.Contains(lanes, name) {
-			return fmt.Errorf("lane %q: no route has this lane; the lanes are %s", name, strings.Join(lanes, ", "))
+			return fmt.Errorf("lane %q: no route or copy has this lane; the lanes are %s", name, strings.Join(lanes, ", "))
 		}
 	}
 	return nil

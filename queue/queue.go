@@ -218,13 +218,12 @@ func (b *queueBase) Store(r *http.Request, n intercomwebhook.Notification) (dupl
 	if err := d.ready(); err != nil {
 		return false, err
 	}
-	release, err := d.store.reserve(ctx, len(n.Body))
+	release, err := d.store.reserve(ctx, len(n.Body), 1+len(n.Copies))
 	if err != nil {
 		return false, err
 	}
 	defer release()
-	note := newNotification(r, b.attachment.options.Name, n)
-	return d.store.insert(ctx, &pendingInsert{job: note.job(n.Lane, b.attachment.options), note: note})
+	return d.store.insert(ctx, newPendingInsert(newNotification(r, b.attachment.options.Name, n), n, b.attachment))
 }
 
 // Cleanup closes the database if no other config or handler uses it.

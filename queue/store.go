@@ -10,8 +10,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.uber.org/zap"
 	"golang.org/x/sync/semaphore"
 
+	intercomwebhook "github.com/caddy-intercom/caddy-intercom-webhook"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/jobdb"
 )
 
@@ -30,11 +32,39 @@ type store struct {
 	answered atomic.Int64 // when the last one was given, as Unix time in nanoseconds
 }
 
-// pendingInsert is a notification that waits to be inserted.
+// pendingInsert is a notification that waits to be inserted, with its copies.
 type pendingInsert struct {
-	job    *jobdb.NewJob
-	note   *notification
+	pendingJob
+	copies []pendingJob // whose jobs are in job.With
+	logger *zap.Logger
 	answer chan insertResult
+}
+
+// pendingJob is a job that waits to be inserted.
+type pendingJob struct {
+	job  *jobdb.NewJob
+	note *notification
+	lane *lane // has reserved a place for it; nil if none has
+}
+
+// newPendingInsert returns the insert of a notification and its copies.
+func newPendingInsert(note *notification, n intercomwebhook.Notification, a *attachment) *pendingInsert {
+	p := &pendingInsert{pendingJob: pendingJob{job: note.job(n.Lane, a.options), note: note}, logger: a.floodLogger}
+	for _, lane := range n.Copies {
+		copied, job := note.copyFor(lane, a.options)
+		p.copies = append(p.copies, pendingJob{job: job, note: copied})
+		p.job.With = append(p.job.With, job)
+	}
+	return p
+}
+
+// size returns the bytes of the jobs.
+func (p *pendingInsert) size() int {
+	size := len(p.job.Args)
+	for _, copied := range p.copies {
+		size += len(copied.job.Args)
+	}
+	return size
 }
 
 type insertResult struct {
@@ -95,10 +125,11 @@ func (s *store) stop() {
 	s.committing.Wait()
 }
 
-// reserve waits until there is memory to store a body of this size. The caller must call
-// release when the body is stored.
-func (s *store) reserve(ctx context.Context, size int) (release func(), err error) {
-	weight := min(3*int64(size)+4<<10, storingMemory) // the body, the job, and the copy of the job on its way to the database
+// reserve waits until there is memory to store so many jobs with a body of this size. The
+// caller must call release when they are stored.
+func (s *store) reserve(ctx context.Context, size, jobs int) (release func(), err error) {
+	// the body, and each job twice, because it is copied on its way to the database
+	weight := min(int64(size)+int64(jobs)*(2*int64(size)+4<<10), storingMemory)
 	ctx, cancel := context.WithTimeout(ctx, memoryTimeout)
 	defer cancel()
 	if err := s.memory.Acquire(ctx, weight); err != nil {
@@ -178,7 +209,7 @@ func (s *store) commit(p *pendingInsert) {
 			result = results[i]
 		}
 		g.answer(result)
-		s.handOver(g, result)
+		s.handOverAll(g.first, result)
 	}
 }
 
@@ -190,29 +221,52 @@ func (s *store) jobs(b *batch, token jobdb.Token) []*jobdb.NewJob {
 	jobs := make([]*jobdb.NewJob, len(b.groups))
 	for i, g := range b.groups {
 		jobs[i] = g.first.job
-		jobs[i].Token = 0
-		if lane := s.dispatcher.lane(jobs[i].Queue); lane != nil && lane.reserve(len(jobs[i].Args)) {
-			g.lane, jobs[i].Token = lane, token
+		s.reserveLane(&g.first.pendingJob, token)
+		for k := range g.first.copies {
+			s.reserveLane(&g.first.copies[k], token)
 		}
 	}
 	return jobs
 }
 
+// reserveLane reserves a place in the lane of the job, if there is room.
+func (s *store) reserveLane(p *pendingJob, token jobdb.Token) {
+	p.job.Token = 0
+	if lane := s.dispatcher.lane(p.job.Queue); lane != nil && lane.reserve(len(p.job.Args)) {
+		p.lane, p.job.Token = lane, token
+	}
+}
+
+// handOverAll gives a notification and its copies to their lanes. It logs the copies that
+// the database has refused.
+func (s *store) handOverAll(p *pendingInsert, result jobdb.Stored) {
+	s.handOver(&p.pendingJob, result)
+	for i := range p.copies {
+		copied := jobdb.Stored{Duplicate: true} // it is not stored, as the notification is not
+		if i < len(result.With) {
+			if copied = result.With[i]; copied.Err != nil {
+				p.logger.Error("the database refuses a copy of a notification: the copy is lost; the notification is stored",
+					zap.String("lane", p.copies[i].job.Queue), zap.String("topic", p.note.Topic), zap.String("app_id", p.note.AppID), zap.String("id", p.note.ID), zap.Error(copied.Err))
+			}
+		}
+		s.handOver(&p.copies[i], copied)
+	}
+}
+
 // handOver gives a stored job to the lane that has reserved a place for it. If none has, it
 // tells the lane that the database has a job to claim.
-func (s *store) handOver(g *duplicates, result jobdb.Stored) {
-	job := g.first.job
+func (s *store) handOver(p *pendingJob, result jobdb.Stored) {
 	stored := result.Err == nil && !result.Duplicate
 	switch {
-	case g.lane != nil && stored:
-		g.lane.take(&heldJob{
-			id: result.ID, token: job.Token, queue: job.Queue, attempt: 1, claimed: time.Now(),
-			size: len(job.Args), note: g.first.note,
+	case p.lane != nil && stored:
+		p.lane.take(&heldJob{
+			id: result.ID, token: p.job.Token, queue: p.job.Queue, attempt: 1, claimed: time.Now(),
+			size: len(p.job.Args), note: p.note,
 		})
-	case g.lane != nil:
-		g.lane.unreserve(len(job.Args))
+	case p.lane != nil:
+		p.lane.unreserve(len(p.job.Args))
 	case stored:
-		if lane := s.dispatcher.lane(job.Queue); lane != nil {
+		if lane := s.dispatcher.lane(p.job.Queue); lane != nil {
 			lane.claimMore()
 		}
 	}
@@ -228,17 +282,16 @@ type batch struct {
 type duplicates struct {
 	first  *pendingInsert
 	others []*pendingInsert
-	lane   *lane // has reserved a place for the first; nil if none has
 }
 
 // gather adds all inserts that wait, until the batch is full.
 func (b *batch) gather(incoming <-chan *pendingInsert) {
-	size := len(b.inserts[0].job.Args)
+	size := b.inserts[0].size()
 	for len(b.inserts) < maxBatch && size < maxBatchSize {
 		select {
 		case p := <-incoming:
 			b.inserts = append(b.inserts, p)
-			size += len(p.job.Args)
+			size += p.size()
 		default:
 			return
 		}

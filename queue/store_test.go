@@ -42,7 +42,7 @@ func pendingInsertOf(id string) *pendingInsert {
 	if id != "" {
 		job.UniqueKey = []byte(id)
 	}
-	return &pendingInsert{job: job}
+	return &pendingInsert{pendingJob: pendingJob{job: job}}
 }
 
 func TestStoreSharesCommits(t *testing.T) {

@@ -1,0 +1,113 @@
+package intercomwebhook
+
+import (
+	"cmp"
+	"errors"
+	"strconv"
+	"strings"
+
+	"github.com/agnivade/levenshtein"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
+)
+
+// parseCopy parses the segment of a copy subdirective.
+func (p *routeParser) parseCopy(segment caddyfile.Segment) (Copy, error) {
+	head, err := parseHead(segment)
+	if err != nil {
+		return Copy{}, err
+	}
+	if err := p.claimLane(cmp.Or(head.lane, defaultLane(copyPrefix, head.topics[0]))); err != nil {
+		return Copy{}, p.firstLine(segment).WrapErr(err)
+	}
+	var c Copy
+	if head.rest, err = c.cutOptions(head.rest); err != nil {
+		return Copy{}, err
+	}
+	c.Route, err = p.route(head)
+	return c, err
+}
+
+var copyOptions = []string{"sample", "resign"}
+
+// cutOptions reads the options of a copy in its block, and returns the segment without them.
+func (c *Copy) cutOptions(segment caddyfile.Segment) (caddyfile.Segment, error) {
+	d := caddyfile.NewDispenser(segment)
+	d.Next()
+	opening := 1 + len(d.RemainingArgs())
+	if opening == len(segment) { // there is no block
+		return segment, nil
+	}
+	rest := append(caddyfile.Segment(nil), segment[:opening+1]...)
+	seen := make(map[string]bool)
+	for d.NextBlock(0) {
+		name := d.Val()
+		var err error
+		switch {
+		case seen[name]:
+			err = d.Errf("%s is given twice", name)
+		case name == "sample":
+			c.Sample, err = parseSample(d)
+		case name == "resign":
+			c.Resign, err = parseSigningSecret(d)
+		case misspelt(name) != "":
+			err = d.Errf("unknown option %s of copy: did you mean %s?", name, misspelt(name))
+		default:
+			rest = append(rest, d.NextSegment()...)
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		seen[name] = true
+	}
+	return append(rest, segment[len(segment)-1]), nil
+}
+
+// misspelt returns the option of a copy that is meant with a name that is no directive and
+// has a similar spelling, or else an empty string.
+func misspelt(name string) string {
+	nearest := intercom.Nearest(name, []string{copyOptions[0], copyOptions[1]}, 1)[0]
+	if _, err := caddy.GetModule("http.handlers." + name); err == nil || levenshtein.ComputeDistance(name, nearest) > 2 {
+		return ""
+	}
+	return nearest
+}
+
+var (
+	errNoSample = errors.New("sample: the percentage is missing, as in `sample 10%`")
+	errNoResign = errors.New("resign: the secret is missing, as in `resign {env.STAGING_SECRET}`")
+)
+
+func parseSample(d *caddyfile.Dispenser) (float64, error) {
+	var text string
+	if d.CountRemainingArgs() == 0 {
+		return 0, d.WrapErr(errNoSample)
+	}
+	if !d.AllArgs(&text) {
+		return 0, d.ArgErr()
+	}
+	percent, err := strconv.ParseFloat(strings.TrimSuffix(text, "%"), 64)
+	if err != nil {
+		return 0, d.Errf("sample %q is not a percentage such as 10%% or 0.5%%", text)
+	}
+	if err := checkSample(percent); err != nil {
+		return 0, d.WrapErr(err)
+	}
+	return percent, nil
+}
+
+func parseSigningSecret(d *caddyfile.Dispenser) (secret string, err error) {
+	switch {
+	case d.CountRemainingArgs() == 0:
+		return "", d.WrapErr(errNoResign)
+	case !d.AllArgs(&secret):
+		return "", d.ArgErr()
+	case secret == "":
+		return "", d.WrapErr(errNoResign)
+	}
+	return secret, nil
+}

@@ -1,0 +1,136 @@
+package intercomwebhook
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// Copy is a route for copies of notifications. Each notification that fits is stored once
+// more for it, together with the notification, and is delivered from a lane of its own.
+// Whatever becomes of the copy, the delivery of the notification and the answer to Intercom
+// stay as they are.
+//
+// The matchers are evaluated when the notification is stored. Its lane must differ from
+// those of the routes. By default, it is made from the first topic pattern, as for routes,
+// with `copy-` before it.
+type Copy struct {
+	Route
+
+	// How many of the notifications are copied, in percent: over 0, and at most 100. The
+	// hash of a notification's id decides, so that it is the same when Intercom sends it
+	// again. A notification without an id is always copied. Default: 100.
+	Sample float64 `json:"sample,omitempty"`
+
+	// The secret with which the copy is signed in place of Intercom's signature, such as
+	// the client secret of a staging app. Placeholders are expanded as those of
+	// `client_secrets`; of a file with several secrets, the first one signs. Default: the
+	// copy has Intercom's signature.
+	Resign string `json:"resign,omitempty"`
+}
+
+// copyRoute is a Copy that is ready to run.
+type copyRoute struct {
+	route
+	sample float64 // in percent
+}
+
+const copyPrefix = "copy-"
+
+var errCopyWithoutQueue = errors.New("copy needs a queue: a copy is stored with its notification and delivered later, and without a queue nothing is stored; add `queue`")
+
+// provisionCopies makes the copies ready to run. A copy without a lane gets one.
+func provisionCopies(ctx caddy.Context, configured []Copy, lanes laneSet, logger *zap.Logger) ([]copyRoute, error) {
+	var copies []copyRoute
+	for i := range configured {
+		c := &configured[i]
+		one, err := c.provision(ctx, i, lanes, logger)
+		if err != nil {
+			return nil, fmt.Errorf("copy %d: %w", i, err)
+		}
+		copies = append(copies, one)
+	}
+	return copies, nil
+}
+
+func (c *Copy) provision(ctx caddy.Context, i int, lanes laneSet, logger *zap.Logger) (one copyRoute, err error) {
+	one.sample = cmp.Or(c.Sample, 100)
+	if err := checkSample(one.sample); err != nil {
+		return one, err
+	}
+	if err := c.Provision(ctx, nil); err != nil {
+		return one, err
+	}
+	if one.route, err = c.ready(i, copyPrefix, lanes); err != nil {
+		return one, err
+	}
+	if c.Resign != "" {
+		one.signing, err = newSigningSecret(c.Resign, logger)
+	}
+	return one, err
+}
+
+func checkSample(percent float64) error {
+	if !(percent > 0 && percent <= 100) { // NaN, too
+		return fmt.Errorf("sample must be over 0%% and at most 100%%, not %v%%", percent)
+	}
+	return nil
+}
+
+// copiesOf returns the lanes of the copies that the notification fits. A copy whose matcher
+// fails or panics gets none: what it is not meant to see must not go there.
+func (h *Handler) copiesOf(r *http.Request, t *tag) (lanes []string) {
+	for i := range h.copies {
+		one := &h.copies[i]
+		fits, err := one.takes(r, t)
+		if err != nil {
+			if c := h.floodLogger.Check(zap.ErrorLevel, "notification is not copied: a matcher of the copy failed"); c != nil {
+				c.Write(zap.String("lane", one.lane), zap.Inline(t), zap.Error(err))
+			}
+		}
+		if fits {
+			lanes = append(lanes, one.lane)
+		}
+	}
+	return lanes
+}
+
+func (c *copyRoute) takes(r *http.Request, t *tag) (fits bool, err error) {
+	defer catchPanic(&err)
+	fits, err = c.fits(r, t.topic)
+	return fits && inSample(t.id, c.sample), err
+}
+
+// inSample reports whether a notification is among so many percent of all. The sample of a
+// lower percentage is part of that of a higher one.
+func inSample(id string, percent float64) bool {
+	if id == "" || percent >= 100 {
+		return true
+	}
+	hash := sha256.Sum256([]byte(id))
+	return float64(binary.BigEndian.Uint64(hash[:]))/math.MaxUint64*100 < percent
+}
+
+// takesPing reports whether a ping goes to a route or is copied.
+func (h *Handler) takesPing(r *http.Request, t *tag) bool {
+	_, err := matchRoute(h.routes, r, t.topic)
+	return !errors.Is(err, ErrUnrouted) || len(h.copiesOf(r, t)) > 0
+}
+
+// resign replaces the signature of a copy by that of its own secret, if it has one.
+func (r *route) resign(header http.Header, body []byte) {
+	if r.signing == nil {
+		return
+	}
+	delete(header, bodySignature.header)
+	key := r.signing.current()[0][hubSignature]
+	header[hubSignature.header] = []string{key.header(hubSignature, body)}
+}

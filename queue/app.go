@@ -73,6 +73,11 @@ type attachment struct {
 type location struct {
 	key  string // equal for equal databases; may have a password in it
 	name string // for logs and errors
+
+	// stillHas says, in whole sentences, where notifications still are after erase has
+	// deleted them.
+	stillHas string
+
 	open func(context.Context) (jobdb.DB, error)
 }
 

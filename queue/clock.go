@@ -51,6 +51,16 @@ func (c *clock) note(now, sent, answered time.Time) {
 	c.last, c.heard = now, answered
 }
 
+// now returns the database's clock, or that of this process before the first heartbeat.
+func (c *clock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.last.IsZero() {
+		return time.Now()
+	}
+	return c.last.Add(time.Since(c.heard))
+}
+
 // reclock makes jobs that wait for their next attempt due after their own delay, at the
 // start and when the clock was set back.
 func (d *dispatcher) reclock(ctx context.Context) {

@@ -47,6 +47,7 @@ type dispatcher struct {
 
 	mu          sync.RWMutex
 	attachments []attachments // of all configs that use the database; the last config is the current one
+	configEnded chan struct{} // closed when the current config is replaced, or no longer uses the database
 	lanes       map[string]*lane
 	orphans     map[string]time.Time // since when no live instance has a lane, by River queue
 	fleet       jobdb.Fleet          // the other instances, as of fleetAsked
@@ -55,6 +56,7 @@ type dispatcher struct {
 	warned      map[string]bool // endpoints that a warning was logged for; only findOrphans uses it, without mu
 
 	fleetAsking  sync.Mutex // for refreshFleet
+	pausing      sync.Mutex // for applyPauses
 	heartbeat    heartbeat
 	clock        *clock
 	heartbeatNow chan struct{} // makes sendHeartbeats send one at once
@@ -94,6 +96,7 @@ func newDispatcher(at location) (*dispatcher, error) {
 		lanes:        make(map[string]*lane),
 		orphans:      make(map[string]time.Time),
 		warned:       make(map[string]bool),
+		configEnded:  make(chan struct{}),
 		heartbeatNow: make(chan struct{}, 1),
 		lanesNow:     make(chan struct{}, 1),
 	}
@@ -175,6 +178,7 @@ func (d *dispatcher) ready() error {
 func (d *dispatcher) attach(set attachments) {
 	d.mu.Lock()
 	d.attachments = append(d.attachments, set)
+	d.endConfig()
 	d.mu.Unlock()
 	if d.ready() == nil {
 		ctx, cancel := context.WithTimeout(d.ctx, maintenanceTimeout)
@@ -189,6 +193,9 @@ func (d *dispatcher) attach(set attachments) {
 func (d *dispatcher) detach(ctx context.Context, set attachments) {
 	d.mu.Lock()
 	last := len(d.attachments) == 1
+	if maps.Equal(d.attachments[len(d.attachments)-1], set) {
+		d.endConfig()
+	}
 	if !last {
 		d.attachments = slices.DeleteFunc(d.attachments, func(other attachments) bool { return maps.Equal(other, set) })
 	}
@@ -198,6 +205,33 @@ func (d *dispatcher) detach(ctx context.Context, set attachments) {
 	} else {
 		d.updateLanes()
 	}
+}
+
+// endConfig ends what whileConfigRuns has returned. The caller must hold mu.
+func (d *dispatcher) endConfig() {
+	close(d.configEnded)
+	d.configEnded = make(chan struct{})
+}
+
+// errConfigChanged is the cause for the end of a context of whileConfigRuns.
+var errConfigChanged = errors.New("the config has changed: run it again to go on")
+
+// whileConfigRuns returns a context that also ends when the current config does. Caddy waits
+// for requests of an admin endpoint when it replaces the config, so they must end by
+// themselves.
+func (d *dispatcher) whileConfigRuns(ctx context.Context) (context.Context, context.CancelFunc) {
+	d.mu.RLock()
+	ended := d.configEnded
+	d.mu.RUnlock()
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-ended:
+			cancel(errConfigChanged)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(nil) }
 }
 
 // stopDelivering starts no further deliveries, releases all jobs whose delivery has not

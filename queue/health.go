@@ -50,3 +50,10 @@ func (h *laneHealth) failed(logger *zap.Logger, lane string, started time.Time, 
 	h.failing, h.failures, h.failingSince, h.lastWarning = true, 1, now, now
 	logger.Warn("lane does not deliver: notifications are kept, and tried again", zap.String("lane", lane), zap.Error(err))
 }
+
+// down reports whether the last deliveries have failed.
+func (h *laneHealth) down() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.failing
+}

@@ -55,6 +55,13 @@ func (l *lane) resize(workers int) {
 	l.deliverReady()
 }
 
+// size returns how many deliveries may run at the same time.
+func (l *lane) size() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.workers
+}
+
 // pause sets whether the lane is paused. A paused lane starts no deliveries and holds no
 // jobs for them; it does not interrupt those that run.
 func (l *lane) pause(paused bool) {

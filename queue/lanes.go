@@ -92,7 +92,7 @@ func (d *dispatcher) maintainLanes(ctx context.Context) {
 	every(ctx, lanesInterval, d.lanesNow, func() {
 		ctx, cancel := context.WithTimeout(ctx, maintenanceTimeout)
 		defer cancel()
-		d.applyPauses(ctx)
+		_ = d.applyPauses(ctx) // sendHeartbeats logs that the database cannot be reached
 		if n%orphansEvery == 0 {
 			d.findOrphans(ctx)
 		}
@@ -102,7 +102,9 @@ func (d *dispatcher) maintainLanes(ctx context.Context) {
 
 // applyPauses pauses and resumes the lanes as their rows say. It makes the rows that do not
 // exist yet.
-func (d *dispatcher) applyPauses(ctx context.Context) {
+func (d *dispatcher) applyPauses(ctx context.Context) error {
+	d.pausing.Lock() // so that what was read later is applied later
+	defer d.pausing.Unlock()
 	lanes := d.allLanes()
 	names := make([]string, len(lanes))
 	for i, lane := range lanes {
@@ -110,7 +112,7 @@ func (d *dispatcher) applyPauses(ctx context.Context) {
 	}
 	paused, err := d.db.Queues(ctx, names)
 	if err != nil {
-		return // sendHeartbeats logs that the database cannot be reached
+		return err
 	}
 	d.mu.Lock()
 	d.paused = paused
@@ -118,6 +120,7 @@ func (d *dispatcher) applyPauses(ctx context.Context) {
 	for _, lane := range lanes {
 		lane.pause(paused[lane.queue])
 	}
+	return nil
 }
 
 // wake makes a loop run once more. It never blocks: one signal that waits is enough.

@@ -117,8 +117,9 @@ func (q *SQLite) location() (location, error) {
 	}
 	path = resolveLinks(path) // so that two paths of one file have the same key
 	return location{
-		key:  "sqlite " + path,
-		name: path,
+		key:      "sqlite " + path,
+		name:     path,
+		stillHas: "The file, its log and its free pages no longer have them. Backups and copies of the file that were made before still have them (docs/operations.md, Backups of the file).",
 		open: func(ctx context.Context) (jobdb.DB, error) {
 			return jobdb.OpenSQLite(ctx, path, caddy.Log().Named(loggerName))
 		},
@@ -163,8 +164,9 @@ func (q *Postgres) location() (location, error) {
 	}
 	name := fmt.Sprintf("PostgreSQL at %s:%d, database %s", config.ConnConfig.Host, config.ConnConfig.Port, config.ConnConfig.Database)
 	return location{
-		key:  "postgres " + q.Schema + " " + url,
-		name: name,
+		key:      "postgres " + q.Schema + " " + url,
+		name:     name,
+		stillHas: "PostgreSQL still has them in the files of the table until VACUUM has run and the space is used again; `VACUUM FULL river_job` removes them at once. Its write-ahead log and archives of it, replicas, and backups that were made before have them until they are overwritten or deleted.",
 		open: func(ctx context.Context) (jobdb.DB, error) {
 			return jobdb.OpenPostgres(ctx, url, q.Schema, caddy.Log().Named(loggerName))
 		},

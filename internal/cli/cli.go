@@ -3,7 +3,7 @@ package cli
 
 import "github.com/spf13/cobra"
 
-// Commands returns all subcommands.
-func Commands() []*cobra.Command {
-	return []*cobra.Command{newSendCommand(), newIPRangesCommand()}
+// AddCommands adds all subcommands to the command.
+func AddCommands(cmd *cobra.Command) {
+	groupCommands(cmd, newSendCommand(), newIPRangesCommand())
 }

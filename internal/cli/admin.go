@@ -1,0 +1,179 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+)
+
+// adminPath is the path on Caddy's admin endpoint below which this module answers.
+const adminPath = "/intercom_webhook/"
+
+// adminClient speaks to the admin endpoint of a running Caddy. It is made instead of
+// caddycmd.AdminAPIRequest, which can neither be canceled nor tells the status of an error.
+type adminClient struct {
+	address string // as the user knows it
+	origin  string
+	http    *http.Client
+}
+
+// adminError is the answer of an admin endpoint that is an error.
+type adminError struct {
+	status int
+	text   string
+}
+
+func (e *adminError) Error() string { return e.text }
+
+// addAdminFlags adds the flags that newAdminClient reads. They are those of Caddy's own
+// commands.
+func addAdminFlags(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.String("address", "", "Address of Caddy's admin endpoint (default \""+caddy.DefaultAdminListen+"\")")
+	flags.StringP("config", "c", "", "Config file to take the address of the admin endpoint from, without --address")
+	flags.StringP("adapter", "a", "", "Name of the config adapter to apply to --config")
+}
+
+// newAdminClient returns a client for the admin endpoint that the command's flags name.
+func newAdminClient(cmd *cobra.Command) (*adminClient, error) {
+	fl := caddycmd.Flags{FlagSet: cmd.Flags()}
+	address, err := caddycmd.DetermineAdminAPIAddress(fl.String("address"), nil, fl.String("config"), fl.String("adapter"))
+	if err != nil {
+		return nil, usagef("address of the admin endpoint in --config: %w", err)
+	}
+	parsed, err := caddy.ParseNetworkAddress(address)
+	if err != nil || parsed.PortRangeSize() > 1 {
+		return nil, usagef("address %q of the admin endpoint must be as in localhost:2019 or unix//run/caddy-admin.sock", address)
+	}
+	c := &adminClient{address: address, origin: "http://" + parsed.JoinHostPort(0)}
+	if parsed.IsUnixNetwork() {
+		parsed.Host, _, _ = strings.Cut(parsed.Host, "|") // the permissions of the socket
+		c.origin = "http://127.0.0.1"
+	}
+	dialer := net.Dialer{Timeout: 10 * time.Second}
+	c.http = &http.Client{
+		Transport: &http.Transport{
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return dialer.DialContext(ctx, parsed.Network, parsed.JoinHostPort(0))
+			},
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return c, nil
+}
+
+// get returns the lines of the answer to a GET request. The path begins below adminPath.
+func (c *adminClient) get(ctx context.Context, path string, query url.Values) iter.Seq2[json.RawMessage, error] {
+	return c.lines(ctx, http.MethodGet, path, query)
+}
+
+// post returns the lines of the answer to a POST request.
+func (c *adminClient) post(ctx context.Context, path string, query url.Values) iter.Seq2[json.RawMessage, error] {
+	return c.lines(ctx, http.MethodPost, path, query)
+}
+
+// lines returns the lines of an answer as they come, each of them a JSON value. After an
+// error there are none. The error is that of ctx once ctx is done, and an *adminError if
+// the endpoint answers with one.
+func (c *adminClient) lines(ctx context.Context, method, path string, query url.Values) iter.Seq2[json.RawMessage, error] {
+	return func(yield func(json.RawMessage, error) bool) {
+		response, err := c.do(ctx, method, path, query)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		defer response.Body.Close()
+		decoder := json.NewDecoder(response.Body)
+		for {
+			var line json.RawMessage
+			err := decoder.Decode(&line)
+			switch {
+			case err == io.EOF:
+				return
+			case ctx.Err() != nil:
+				yield(nil, ctx.Err())
+				return
+			case errors.As(err, new(*json.SyntaxError)):
+				yield(nil, fmt.Errorf("the answer of %s is not JSON: name the admin endpoint of a Caddy with --address", c.address))
+				return
+			case err != nil:
+				yield(nil, fmt.Errorf("the answer of the Caddy at %s ended early (%w): it was stopped, or has a new config; try again", c.address, err))
+				return
+			}
+			if !yield(line, nil) {
+				return
+			}
+		}
+	}
+}
+
+// do sends a request. The caller closes the body of the response, whose status is 2xx.
+func (c *adminClient) do(ctx context.Context, method, path string, query url.Values) (*http.Response, error) {
+	target := c.origin + adminPath + path
+	if len(query) > 0 {
+		target += "?" + query.Encode()
+	}
+	request, err := http.NewRequestWithContext(ctx, method, target, nil)
+	if err != nil {
+		return nil, fmt.Errorf("asking the Caddy at %s: %w", c.address, err)
+	}
+	request.Header.Set("Origin", c.origin) // for a Caddy with enforce_origin
+	response, err := c.http.Do(request)
+	switch {
+	case ctx.Err() != nil:
+		if err == nil {
+			response.Body.Close()
+		}
+		return nil, ctx.Err()
+	case isDialError(err):
+		return nil, fmt.Errorf("no Caddy answers at %s: start it, or name its admin endpoint with --address: %w", c.address, errors.Unwrap(err))
+	case err != nil:
+		return nil, fmt.Errorf("%s does not answer as the admin endpoint of a Caddy: name it with --address: %w", c.address, errors.Unwrap(err))
+	case response.StatusCode/100 != 2:
+		defer response.Body.Close()
+		return nil, c.readError(response)
+	}
+	return response, nil
+}
+
+func isDialError(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "dial"
+}
+
+// readError returns the error of an answer whose status is not 2xx.
+func (c *adminClient) readError(response *http.Response) error {
+	const most = 64 << 10
+	var answer struct {
+		Error string `json:"error"`
+	}
+	body, err := io.ReadAll(io.LimitReader(response.Body, most))
+	if err == nil {
+		err = json.NewDecoder(bytes.NewReader(body)).Decode(&answer)
+	}
+	text := answer.Error
+	switch known := err == nil && text != ""; {
+	case !known && response.StatusCode == http.StatusNotFound:
+		text = fmt.Sprintf("the Caddy at %s does not know this command: it runs without the module intercom_webhook, or with an older version; "+
+			"build it with the module, as new as this one, and restart it, or name another Caddy with --address", c.address)
+	case !known:
+		text = fmt.Sprintf("%s answers %s: name the admin endpoint of a Caddy with --address", c.address, response.Status)
+	case response.StatusCode == http.StatusForbidden:
+		text = fmt.Sprintf("the Caddy at %s refuses this client (%s): use the address that its config has in the global option admin", c.address, text)
+	}
+	return &adminError{response.StatusCode, text}
+}

@@ -1,0 +1,69 @@
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+)
+
+func TestExitCodes(t *testing.T) {
+	for name, test := range map[string]struct {
+		args []string
+		want string // the error; empty for none
+		code int
+	}{
+		"fine":             {args: []string{"group", "do", "fine"}},
+		"failed":           {[]string{"group", "do", "failed"}, "it failed", exitFailed},
+		"wrong use":        {[]string{"group", "do", "wrong"}, "it is wrong", exitUsage},
+		"wrong arguments":  {[]string{"group", "do"}, "accepts 1 arg(s), received 0: see 'caddy group do --help'", exitUsage},
+		"wrong flag":       {[]string{"group", "do", "--nope"}, "unknown flag: --nope: see 'caddy group do --help'", exitUsage},
+		"wrong flag above": {[]string{"--nope"}, "unknown flag: --nope: see 'caddy --help'", exitUsage},
+		"unknown command":  {[]string{"group", "othr"}, `unknown command "othr": the commands of 'caddy group' are do and other; did you mean other?`, exitUsage},
+		"help":             {args: []string{"group"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			do := &cobra.Command{Use: "do", Args: usageArgs(cobra.ExactArgs(1)), RunE: runE(func(_ *cobra.Command, args []string) error {
+				return map[string]error{"failed": errors.New("it failed"), "wrong": usagef("it is %s", "wrong")}[args[0]]
+			})}
+			group := &cobra.Command{Use: "group"}
+			groupCommands(group, do, &cobra.Command{Use: "other", Run: func(*cobra.Command, []string) {}})
+			root := &cobra.Command{Use: "caddy", SilenceUsage: true}
+			groupCommands(root, group)
+			var out bytes.Buffer
+			root.SetOut(&out)
+			root.SetErr(&out)
+			root.SetArgs(test.args)
+			err := root.Execute()
+			if test.want == "" {
+				if err != nil {
+					t.Errorf("got the error %v", err)
+				}
+				return
+			}
+			if err == nil || err.Error() != test.want {
+				t.Fatalf("got the error %v, want %s", err, test.want)
+			}
+			if strings.Contains(out.String(), test.want) {
+				t.Errorf("cobra prints the error, too: %s", out.String())
+			}
+			if code := exitCode(err); code != test.code {
+				t.Errorf("got the exit code %d, want %d", code, test.code)
+			}
+		})
+	}
+}
+
+// exitCode returns the exit code with which Caddy ends after an error of a command.
+func exitCode(err error) int {
+	if err == nil {
+		return exitFine
+	}
+	if exit := reflect.ValueOf(err).Elem(); exit.Type().Name() == "exitError" { // Caddy does not export it
+		return int(exit.FieldByName("ExitCode").Int())
+	}
+	return exitFailed
+}

@@ -26,9 +26,10 @@ const adminPath = "/intercom_webhook/"
 // adminClient speaks to the admin endpoint of a running Caddy. It is made instead of
 // caddycmd.AdminAPIRequest, which can neither be canceled nor tells the status of an error.
 type adminClient struct {
-	address string // as the user knows it
-	origin  string
-	http    *http.Client
+	address  string // as the user knows it
+	origin   string
+	isSocket bool
+	http     *http.Client
 }
 
 // adminError is the answer of an admin endpoint that is an error.
@@ -59,8 +60,8 @@ func newAdminClient(cmd *cobra.Command) (*adminClient, error) {
 	if err != nil || parsed.PortRangeSize() > 1 {
 		return nil, usagef("address %q of the admin endpoint must be as in localhost:2019 or unix//run/caddy-admin.sock", address)
 	}
-	c := &adminClient{address: address, origin: "http://" + parsed.JoinHostPort(0)}
-	if parsed.IsUnixNetwork() {
+	c := &adminClient{address: address, origin: "http://" + parsed.JoinHostPort(0), isSocket: parsed.IsUnixNetwork()}
+	if c.isSocket {
 		parsed.Host, _, _ = strings.Cut(parsed.Host, "|") // the permissions of the socket
 		c.origin = "http://127.0.0.1"
 	}
@@ -131,7 +132,9 @@ func (c *adminClient) do(ctx context.Context, method, path string, query url.Val
 	if err != nil {
 		return nil, fmt.Errorf("asking the Caddy at %s: %w", c.address, err)
 	}
-	request.Header.Set("Origin", c.origin) // for a Caddy with enforce_origin
+	if !c.isSocket { // which has no origin that Caddy would allow
+		request.Header.Set("Origin", c.origin)
+	}
 	response, err := c.http.Do(request)
 	switch {
 	case ctx.Err() != nil:
@@ -140,9 +143,9 @@ func (c *adminClient) do(ctx context.Context, method, path string, query url.Val
 		}
 		return nil, ctx.Err()
 	case isDialError(err):
-		return nil, fmt.Errorf("no Caddy answers at %s: start it, or name its admin endpoint with --address: %w", c.address, errors.Unwrap(err))
+		return nil, fmt.Errorf("no Caddy answers at %s (%w): start it, or name its admin endpoint with --address; a Caddy with \"admin off\" has none", c.address, errors.Unwrap(err))
 	case err != nil:
-		return nil, fmt.Errorf("%s does not answer as the admin endpoint of a Caddy: name it with --address: %w", c.address, errors.Unwrap(err))
+		return nil, fmt.Errorf("%s does not answer as the admin endpoint of a Caddy (%w): name it with --address", c.address, errors.Unwrap(err))
 	case response.StatusCode/100 != 2:
 		defer response.Body.Close()
 		return nil, c.readError(response)
@@ -165,7 +168,7 @@ func (c *adminClient) readError(response *http.Response) error {
 	if err == nil {
 		err = json.NewDecoder(bytes.NewReader(body)).Decode(&answer)
 	}
-	text := answer.Error
+	text := escape(answer.Error)
 	switch known := err == nil && text != ""; {
 	case !known && response.StatusCode == http.StatusNotFound:
 		text = fmt.Sprintf("the Caddy at %s does not know this command: it runs without the module intercom_webhook, or with an older version; "+

@@ -64,6 +64,11 @@ func groupCommands(cmd *cobra.Command, subcommands ...*cobra.Command) {
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return runE(func(*cobra.Command, []string) error {
+			if cmd.HasSubCommands() { // the flag may be one of the command that is meant
+				if unknown := noSuchCommand(cmd, cmd.Flags().Args()); unknown != nil {
+					return unknown
+				}
+			}
 			return usagef("%w: see '%s --help'", err, cmd.CommandPath())
 		})(cmd, nil)
 	})

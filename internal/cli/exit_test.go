@@ -16,14 +16,15 @@ func TestExitCodes(t *testing.T) {
 		want string // the error; empty for none
 		code int
 	}{
-		"fine":             {args: []string{"group", "do", "fine"}},
-		"failed":           {[]string{"group", "do", "failed"}, "it failed", exitFailed},
-		"wrong use":        {[]string{"group", "do", "wrong"}, "it is wrong", exitUsage},
-		"wrong arguments":  {[]string{"group", "do"}, "accepts 1 arg(s), received 0: see 'caddy group do --help'", exitUsage},
-		"wrong flag":       {[]string{"group", "do", "--nope"}, "unknown flag: --nope: see 'caddy group do --help'", exitUsage},
-		"wrong flag above": {[]string{"--nope"}, "unknown flag: --nope: see 'caddy --help'", exitUsage},
-		"unknown command":  {[]string{"group", "othr"}, `unknown command "othr": the commands of 'caddy group' are do and other; did you mean other?`, exitUsage},
-		"help":             {args: []string{"group"}},
+		"fine":                        {args: []string{"group", "do", "fine"}},
+		"failed":                      {[]string{"group", "do", "failed"}, "it failed", exitFailed},
+		"wrong use":                   {[]string{"group", "do", "wrong"}, "it is wrong", exitUsage},
+		"wrong arguments":             {[]string{"group", "do"}, "accepts 1 arg(s), received 0: see 'caddy group do --help'", exitUsage},
+		"wrong flag":                  {[]string{"group", "do", "--nope"}, "unknown flag: --nope: see 'caddy group do --help'", exitUsage},
+		"wrong flag above":            {[]string{"--nope"}, "unknown flag: --nope: see 'caddy --help'", exitUsage},
+		"unknown command":             {[]string{"group", "othr"}, `unknown command "othr": the commands of 'caddy group' are do and other; did you mean other?`, exitUsage},
+		"unknown command with a flag": {[]string{"group", "othr", "--flag", "x"}, `unknown command "othr": the commands of 'caddy group' are do and other; did you mean other?`, exitUsage},
+		"help":                        {args: []string{"group"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			do := &cobra.Command{Use: "do", Args: usageArgs(cobra.ExactArgs(1)), RunE: runE(func(_ *cobra.Command, args []string) error {

@@ -1,0 +1,252 @@
+package cli
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
+)
+
+// fakeAdmin is an admin endpoint with a queue, which keeps the requests that it gets.
+type fakeAdmin struct {
+	address string
+	lanes   []string            // lines
+	jobs    []string            // lines, the newest first
+	answers map[string][]string // lines of the answer by method and path, in place of its own
+
+	mu       sync.Mutex
+	requests []string // method, path and sorted query
+}
+
+func newFakeAdmin(t *testing.T) *fakeAdmin {
+	t.Helper()
+	a := &fakeAdmin{
+		lanes: []string{
+			`{"queue":"intercom","lane":"support","state":"active","workers":16,"jobs":{"available":2,"running":1,"completed":1200},"oldest_seconds":3.2}`,
+			`{"queue":"intercom","lane":"crm","state":"down","workers":4,"jobs":{"retryable":7,"discarded":2,"cancelled":1},"oldest_seconds":7200}`,
+		},
+		answers: make(map[string][]string),
+	}
+	server := httptest.NewServer(a)
+	t.Cleanup(server.Close)
+	a.address = server.Listener.Addr().String()
+	return a
+}
+
+func (a *fakeAdmin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	query := r.URL.Query()
+	path, inside := strings.CutPrefix(r.URL.Path, "/intercom_webhook/")
+	a.requests = append(a.requests, strings.TrimSuffix(r.Method+" "+path+"?"+query.Encode(), "?"))
+	if !inside {
+		http.NotFound(w, r)
+		return
+	}
+	lines, known := a.answers[r.Method+" "+path]
+	switch {
+	case known:
+	case path == "lanes":
+		lines = a.lanes
+	case path == "jobs":
+		lines = a.page(query)
+	case r.Method == http.MethodPost && strings.HasPrefix(path, "jobs/"):
+		total := len(a.jobs)
+		lines = []string{fmt.Sprintf(`{"done":0,"total":%d}`, total), fmt.Sprintf(`{"done":%d,"total":%d,"skipped":0}`, total, total)}
+		if query.Get("dry_run") == "true" {
+			lines = lines[:1]
+		}
+	default:
+		w.WriteHeader(http.StatusNotFound)
+		lines = []string{`{"error":"there is no such job"}`}
+	}
+	for _, line := range lines {
+		switch line {
+		case "cut":
+			_ = http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
+		case "hang":
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		default:
+			fmt.Fprintln(w, line)
+		}
+	}
+}
+
+// page returns at most two jobs, however many are wanted, and a cursor.
+func (a *fakeAdmin) page(query url.Values) []string {
+	from, _ := strconv.Atoi(query.Get("cursor"))
+	limit, _ := strconv.Atoi(query.Get("limit"))
+	to := min(from+min(limit, 2), len(a.jobs))
+	lines := slices.Clone(a.jobs[from:to])
+	if to < len(a.jobs) {
+		lines = append(lines, fmt.Sprintf(`{"cursor":"%d"}`, to))
+	}
+	return lines
+}
+
+// addJobs adds jobs, of which the first is the newest.
+func (a *fakeAdmin) addJobs(n int) {
+	for i := range n {
+		a.jobs = append(a.jobs, fmt.Sprintf(`{"id":%d,"notification":"notif_%d","topic":"contact.created","workspace":"tulip4","lane":"crm",`+
+			`"queue":"intercom","state":"discarded","attempt":20,"max_attempts":20,"stored_at":"2026-11-25T08:00:00Z","reason":"backend answered 502"}`,
+			1000-i, 1000-i))
+	}
+}
+
+// asked returns the requests since it was called last.
+func (a *fakeAdmin) asked() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	requests := a.requests
+	a.requests = nil
+	return requests
+}
+
+// ran is what a command printed, and how it ended.
+type ran struct {
+	out, notes string
+	code       int
+	err        error
+}
+
+// queue runs "caddy intercom-webhook queue" with arguments.
+func (a *fakeAdmin) queue(t *testing.T, args ...string) ran {
+	t.Helper()
+	return a.queueFrom(t, strings.NewReader(""), args...)
+}
+
+func (a *fakeAdmin) queueFrom(t *testing.T, in io.Reader, args ...string) ran {
+	t.Helper()
+	root := a.command(args...)
+	var out, notes bytes.Buffer
+	root.SetIn(in)
+	root.SetOut(&out)
+	root.SetErr(&notes)
+	err := root.ExecuteContext(t.Context())
+	return ran{out.String(), notes.String(), exitCode(err), err}
+}
+
+func (a *fakeAdmin) command(args ...string) *cobra.Command {
+	root := &cobra.Command{Use: "caddy", SilenceUsage: true, SilenceErrors: true}
+	AddCommands(root)
+	root.SetArgs(append([]string{"queue", args[0], "--address", a.address}, args[1:]...))
+	return root
+}
+
+// inUTC has the test print local times in UTC.
+func inUTC(t *testing.T) {
+	t.Helper()
+	local := time.Local
+	time.Local = time.UTC
+	t.Cleanup(func() { time.Local = local })
+}
+
+// onTerminal has commands find a terminal wherever they look for one.
+func onTerminal(t *testing.T) {
+	t.Helper()
+	before := isTerminal
+	isTerminal = func(any) bool { return true }
+	t.Cleanup(func() { isTerminal = before })
+}
+
+func wantText(t *testing.T, what, got, want string) {
+	t.Helper()
+	if got != want {
+		t.Errorf("%s:\n%s\nwant:\n%s", what, got, want)
+	}
+}
+
+func wantError(t *testing.T, r ran, code int, text string) {
+	t.Helper()
+	if r.code != code || r.err == nil || !strings.Contains(r.err.Error(), text) {
+		t.Errorf("got exit code %d and error %v, want %d and %q", r.code, r.err, code, text)
+	}
+}
+
+func TestQueueStatus(t *testing.T) {
+	a := newFakeAdmin(t)
+	r := a.queue(t, "status")
+	wantText(t, "table", r.out, `
+LANE     STATE   WORKERS  AVAILABLE  RUNNING  RETRYABLE  COMPLETED  DISCARDED  CANCELLED  OLDEST
+support  active  16       2          1        0          1,200      0          0          3s
+crm      down    4        0          0        7          0          2          1          2h0m0s
+total    -       -        2          1        7          1,200      2          1          2h0m0s
+`[1:])
+	if r.code != 0 {
+		t.Errorf("exit code %d without --check", r.code)
+	}
+	wantText(t, "lines", a.queue(t, "status", "--json").out, strings.Join(a.lanes, "\n")+"\n")
+	wantError(t, a.queue(t, "status", "--check"), 1, "lane down: crm; 3 dead letters: see 'caddy intercom-webhook queue list --dead'")
+
+	a.lanes = append(a.lanes[:1], `{"queue":"other","lane":"a\u001b[2Jb","state":"paused","jobs":{},"oldest_seconds":0}`)
+	r = a.queue(t, "status", "--check")
+	wantText(t, "two queues", r.out, `
+QUEUE     LANE       STATE   WORKERS  AVAILABLE  RUNNING  RETRYABLE  COMPLETED  DISCARDED  CANCELLED  OLDEST
+intercom  support    active  16       2          1        0          1,200      0          0          3s
+other     a\x1b[2Jb  paused  0        0          0        0          0          0          0          -
+total     -          -       -        2          1        0          1,200      0          0          3s
+`[1:])
+	if r.code != 0 {
+		t.Errorf("exit code %d though all is well", r.code)
+	}
+}
+
+func TestQueuePause(t *testing.T) {
+	a := newFakeAdmin(t)
+	a.answers["POST lanes/crm/pause"] = []string{`{"queue":"intercom","lane":"crm","state":"paused","jobs":{"available":7,"retryable":2,"completed":9}}`}
+	wantText(t, "output", a.queue(t, "pause", "crm").out, "lane crm is paused; 9 jobs not delivered yet\n")
+	wantText(t, "lines", a.queue(t, "pause", "crm", "--json", "--queue", "intercom").out, a.answers["POST lanes/crm/pause"][0]+"\n")
+	if asked := a.asked(); asked[3] != "POST lanes/crm/pause?queue=intercom" {
+		t.Errorf("asked %q", asked)
+	}
+	wantError(t, a.queue(t, "pause", "crn"), 2, "did you mean crm?")
+	wantError(t, a.queue(t, "resume"), 2, "accepts 1 arg(s), received 0")
+	a.lanes = nil
+	wantError(t, a.queue(t, "resume", "crm"), 2, "there are no lanes")
+}
+
+func TestQueueCompletion(t *testing.T) {
+	a := newFakeAdmin(t)
+	complete := func(address string, args ...string) string {
+		root := &cobra.Command{Use: "caddy"}
+		AddCommands(root)
+		var out bytes.Buffer
+		root.SetOut(&out)
+		root.SetErr(io.Discard)
+		root.SetArgs(append([]string{"__completeNoDesc", "queue", args[0], "--address", address}, args[1:]...))
+		if err := root.Execute(); err != nil {
+			t.Fatal(err)
+		}
+		return out.String()
+	}
+	for want, args := range map[string][]string{
+		"crm\nsupport\n:4\n":                     {"pause", ""},
+		"crm\nsupport\n:4\n ":                    {"retry", "--to", ""},
+		"crm\nsupport\n:4\n  ":                   {"list", "--lane", ""},
+		"intercom\n:4\n":                         {"list", "--queue", ""},
+		strings.Join(jobStates, "\n") + "\n:4\n": {"list", "--state", ""},
+		":4\n":                                   {"pause", "crm", ""},
+		strings.Join(intercom.Topics(), "\n") + "\n:4\n": {"erase", "--topic", ""},
+	} {
+		if got := complete(a.address, args...); got != strings.TrimRight(want, " ") {
+			t.Errorf("%q: got %q, want %q", args, got, want)
+		}
+	}
+	if got := complete("127.0.0.1:1", "pause", ""); got != ":4\n" {
+		t.Errorf("without a Caddy: %q", got)
+	}
+}

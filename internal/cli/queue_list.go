@@ -80,7 +80,7 @@ func runQueueList(ctx context.Context, q *queueRun, _ []string) error {
 	case n == 0:
 		fmt.Fprintln(notes, cmp.Or(whyNothing(parameters), "no job fits"))
 	case more:
-		fmt.Fprintf(notes, "these are the newest %s; there may be more: see --limit\n", comma(n))
+		fmt.Fprintf(notes, "the newest %s are listed; for more, see --limit\n", comma(n))
 	}
 	return nil
 }

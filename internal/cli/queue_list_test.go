@@ -22,7 +22,7 @@ ID    STORED               TOPIC            WORKSPACE  LANE    STATE      ATTEMP
 999   2026-11-25 07:00:00  x\x1b]0;y\a      -          \u009b  retryable  1/20     line\nof `[1:]+strings.Repeat("ä", 71)+`…
 998   2026-11-25 08:00:00  contact.created  tulip4     crm     discarded  20/20    backend answered 502
 `)
-	wantText(t, "notes", r.notes, "these are the newest 3; there may be more: see --limit\n")
+	wantText(t, "notes", r.notes, "the newest 3 are listed; for more, see --limit\n")
 	if got, want := a.asked(), []string{"GET jobs?limit=3", "GET jobs?cursor=2&limit=1"}; !slices.Equal(got, want) {
 		t.Errorf("asked %q, want %q", got, want)
 	}

@@ -153,8 +153,11 @@ func (c *change) run(ctx context.Context, q *queueRun, ids []string) error {
 		if err != nil || selected == 0 || dryRun {
 			return err
 		}
-		question := fmt.Sprintf("%s %s?", strings.ToUpper(c.verb[:1])+c.verb[1:], count(selected, "job"))
-		if ok, err := confirm(ctx, q.cmd.InOrStdin(), q.cmd.ErrOrStderr(), question); err != nil || !ok {
+		question := strings.ToUpper(c.verb[:1]) + c.verb[1:] + " " + count(selected, "job")
+		if to := options.Get("to"); to != "" {
+			question += " to lane " + to
+		}
+		if ok, err := confirm(ctx, q.cmd.InOrStdin(), q.cmd.ErrOrStderr(), question+"?"); err != nil || !ok {
 			return cmp.Or(err, errors.New("nothing was changed"))
 		}
 	}
@@ -260,11 +263,10 @@ func (c *change) carryOut(ctx context.Context, q *queueRun, selections []selecti
 			return nil
 		})
 		bar.clear()
-		var last *lineError
-		if errors.As(err, &last) {
+		if last, ok := errors.AsType[*lineError](err); ok {
 			now = last.progressLine
 			if last.Cursor != "" && s.id == "" {
-				err = fmt.Errorf("%w; to go on, repeat the command with --cursor %s", err, escape(last.Cursor))
+				err = fmt.Errorf("%w (to go on: --cursor %s)", err, escape(last.Cursor))
 			}
 		}
 		sum = sum.plus(now)

@@ -32,7 +32,7 @@ JOBS  TOPIC            LANE     STATE
 	onTerminal(t)
 	r := a.queueFrom(t, strings.NewReader("y\n"), "retry", "--since", "2h", "--rate", "2.5", "--to", "crm")
 	wantText(t, "yes", r.out, preview+"retried 3 jobs\n")
-	if !strings.HasPrefix(r.notes, "Retry 3 jobs? [y/N] \r\x1b[Kretried 0 of 3 (0%)\r\x1b[Kretried 3 of 3 (100%)\r\x1b[K") {
+	if !strings.HasPrefix(r.notes, "Retry 3 jobs to lane crm? [y/N] \r\x1b[Kretried 0 of 3 (0%)\r\x1b[Kretried 3 of 3 (100%)\r\x1b[K") {
 		t.Errorf("yes: notes %q", r.notes)
 	}
 	if got, want := a.asked(), []string{
@@ -115,7 +115,7 @@ func TestQueueChangeReports(t *testing.T) {
 		lines []string
 		want  string
 	}{
-		"an error on the way": {[]string{`{"done":1,"total":4}`, `{"error":"the disk is full","cursor":"c7-9","done":3,"total":4}`}, "3 of 4 jobs are erased, then: the disk is full; to go on, repeat the command with --cursor c7-9"},
+		"an error on the way": {[]string{`{"done":1,"total":4}`, `{"error":"the disk is full","cursor":"c7-9","done":3,"total":4}`}, "3 of 4 jobs are erased, then: the disk is full (to go on: --cursor c7-9)"},
 		"cut":                 {[]string{`{"done":1,"total":4}`, "cut"}, "1 of 4 jobs are erased, then: the answer of the Caddy at "},
 		"cut at once":         {[]string{"cut"}, "ended early"},
 	} {

@@ -70,6 +70,7 @@ func TestQueueWrongFilters(t *testing.T) {
 		"limit -1 must not be negative":                                {"--limit", "-1"},
 		"unknown flag: --topics: see 'caddy queue list --help'":        {"--topics", "x"},
 		`unknown command "x" for "caddy queue list": see 'caddy queue`: {"x"},
+		"error is refused": {"--error", "refused"}, // by the admin endpoint
 	} {
 		wantError(t, a.queue(t, append([]string{"list"}, args...)...), 2, want)
 	}

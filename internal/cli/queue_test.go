@@ -58,6 +58,9 @@ func (a *fakeAdmin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	lines, known := a.answers[r.Method+" "+path]
 	switch {
 	case known:
+	case query.Get("error") == "refused":
+		w.WriteHeader(http.StatusBadRequest)
+		lines = []string{`{"error":"error is refused"}`}
 	case path == "lanes":
 		lines = a.lanes
 	case path == "jobs":

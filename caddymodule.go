@@ -174,6 +174,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
 		return fmt.Errorf("registering metrics: %w", err)
 	}
+	h.startCounters()
 	return nil
 }
 
@@ -222,6 +223,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return h.refuse(w, r, t, newRefusal(http.StatusBadRequest, reasonEnvelope, "%w", err))
 	}
 	t.setNotification(r.Header, envelope)
+	lastVerified.Set(float64(start.UnixMilli()) / 1e3)
 
 	ctx, cancel := context.WithDeadline(r.Context(), deadline)
 	defer cancel()

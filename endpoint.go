@@ -69,7 +69,7 @@ func (h *Handler) hashConfig() error {
 // store puts a notification into the queue, and returns the outcome and the status for
 // Intercom.
 func (h *Handler) store(r *http.Request, t *tag, body []byte) (outcome string, status int) {
-	n := Notification{Topic: t.topic, Kind: topicLabel(t.topic), AppID: t.appID, ID: t.id, Copies: h.copiesOf(r, t), Body: body}
+	n := Notification{Topic: t.topic, Kind: intercom.Label(t.topic), AppID: t.appID, ID: t.id, Copies: h.copiesOf(r, t), Body: body}
 	// An error of a matcher is not reported here: it comes again at the delivery.
 	if route, err := h.findRoute(r, t, ""); err == nil {
 		n.Lane = route.lane

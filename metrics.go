@@ -40,14 +40,24 @@ var (
 	backendResponsesTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: metrics.Namespace, Subsystem: metrics.Subsystem,
 		Name: "backend_responses_total",
-		Help: "What the backends really answered to notifications, by route and status code; error if no answer came.",
-	}, []string{"route", "code"})
+		Help: "What the backends really answered to notifications, by lane and status code; error if no answer came.",
+	}, []string{"lane", "code"})
+
+	backendSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Namespace: metrics.Namespace, Subsystem: metrics.Subsystem,
+		Name: "backend_seconds",
+		Help: "How long each attempt to deliver to a backend took, with and without a queue, by lane.",
+		// 4.5 and 30 are the default time limits, without and with a queue.
+		Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 4.5, 10, 20, 30, 60, 300},
+	}, []string{"lane"})
 
 	consecutiveErrors = prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Namespace: metrics.Namespace, Subsystem: metrics.Subsystem,
 		Name: "consecutive_errors",
 		Help: "Error answers to Intercom since the last good one. At 1,000 within 15 minutes Intercom pauses all notifications.",
 	}, func() float64 { return float64(errorStreak.Load()) })
+
+	lastVerified = newLastVerified()
 
 	secretMatchesTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: metrics.Namespace, Subsystem: metrics.Subsystem,
@@ -70,24 +80,69 @@ const (
 
 func registerMetrics(registry *prometheus.Registry) error {
 	return metrics.Register(registry, notificationsTotal, refusedTotal, answerSeconds,
-		backendResponsesTotal, consecutiveErrors, secretMatchesTotal)
+		backendResponsesTotal, backendSeconds, consecutiveErrors, lastVerified, secretMatchesTotal)
 }
 
-// topicLabel returns the label of a topic. Senders can choose any topic, so unknown ones
-// share the label other.
-func topicLabel(topic string) string {
-	if intercom.IsKnown(topic) {
-		return topic
-	}
-	return "other"
+// newLastVerified returns a gauge that has the time of the start. Without that, alerts would
+// take each restart for a long silence, or would miss a silence that began before it.
+func newLastVerified() prometheus.Gauge {
+	gauge := prometheus.NewGauge(prometheus.GaugeOpts{
+		Namespace: metrics.Namespace, Subsystem: metrics.Subsystem,
+		Name: "last_verified_timestamp_seconds",
+		Help: "When the last verified notification came, pings too, in Unix seconds; before the first one, when Caddy started. Intercom sends nothing to a suspended subscription.",
+	})
+	gauge.SetToCurrentTime()
+	return gauge
 }
+
+// startCounters makes the series of this config whose labels are known, with the value 0.
+// Without that, the first failure would make a new series with the value 1, which
+// Prometheus does not take for an increase.
+//
+// Series of lanes that a config no longer has stay until Caddy ends.
+func (h *Handler) startCounters() {
+	for _, reason := range refusalReasons {
+		refusedTotal.WithLabelValues(reason)
+	}
+	outcomes := []string{outcomeDelivered, outcomeFailed, outcomeTimeout}
+	if h.queue != nil {
+		outcomes = []string{outcomeQueued, outcomeDuplicate, outcomeUnqueued}
+	}
+	start := func(topics []string, outcomes ...string) {
+		for _, topic := range topics {
+			for _, outcome := range outcomes {
+				notificationsTotal.WithLabelValues(topic, outcome)
+			}
+		}
+	}
+	if len(h.routes) == 0 {
+		start(append(intercom.Topics(), intercom.OtherTopics), outcomes...)
+		return
+	}
+	for _, lane := range h.Lanes() {
+		backendSeconds.WithLabelValues(lane)
+		for _, code := range []string{"200", codeError} {
+			backendResponsesTotal.WithLabelValues(lane, code)
+		}
+		start(h.Topics(lane), outcomes...)
+	}
+	if h.queue != nil {
+		start(h.Topics(""), outcomes...)
+	} else {
+		start(h.Topics(""), outcomeUnrouted)
+	}
+	start([]string{intercom.TopicPing}, outcomePing)
+}
+
+// codeError is the label of an answer that is not whole, or did not come.
+const codeError = "error"
 
 // codeLabel returns the label of what a backend answered. Backends can choose any status
 // code, so unusual ones share the label other.
 func codeLabel(status int, err error) string {
 	switch {
 	case err != nil && !errors.Is(err, errStatus):
-		return "error"
+		return codeError
 	case status < 100 || status > 599:
 		return "other"
 	default:
@@ -119,7 +174,7 @@ func (h *Handler) observe(t *tag, outcome string, status int, waited time.Durati
 	if status == http.StatusGatewayTimeout {
 		outcome = outcomeTimeout // whatever the handlers did after the answer
 	}
-	notificationsTotal.WithLabelValues(topicLabel(t.topic), outcome).Inc()
+	notificationsTotal.WithLabelValues(intercom.Label(t.topic), outcome).Inc()
 	watchAnswer(status, h.logger)
 }
 

@@ -2,12 +2,20 @@ package intercomwebhook
 
 import (
 	"errors"
+	"math"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 )
 
 func TestMetricsSurviveAReload(t *testing.T) {
@@ -38,10 +46,10 @@ func TestMetricsOfAnotherWithTheSameNameAreAnError(t *testing.T) {
 }
 
 func TestLabelsAreBounded(t *testing.T) {
-	if got := topicLabel("conversation.user.replied"); got != "conversation.user.replied" {
+	if got := intercom.Label("conversation.user.replied"); got != "conversation.user.replied" {
 		t.Error(got)
 	}
-	if got := topicLabel("made.up"); got != "other" {
+	if got := intercom.Label("made.up"); got != "other" {
 		t.Error(got)
 	}
 	for _, tc := range []struct {
@@ -79,5 +87,78 @@ func TestErrorStreakWarnsOnceAt500And900(t *testing.T) {
 	watchAnswer(200, logger)
 	if got := testutil.ToFloat64(consecutiveErrors); got != 0 {
 		t.Errorf("the gauge says %v after a good answer", got)
+	}
+}
+
+// Without a series at 0, Prometheus does not see the first increase.
+func TestCountersOfTheConfigStartAtZero(t *testing.T) {
+	for _, vector := range []interface{ Reset() }{refusedTotal, notificationsTotal, backendResponsesTotal, backendSeconds} {
+		vector.Reset()
+	}
+	h := provisioned(t, `[
+		{"match":[{"intercom_topic":["ticket.created","tomorrow"]}],"handle":[{"handler":"static_response"}]},
+		{"match":[{"intercom_topic":["ticket.*"],"header":{"A":["b"]}}],"handle":[{"handler":"static_response"}],"lane":"some"}
+	]`)
+	registry := prometheus.NewRegistry()
+	if err := registerMetrics(registry); err != nil {
+		t.Fatal(err)
+	}
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[string]bool)
+	for _, family := range families {
+		for _, metric := range family.Metric {
+			name := strings.TrimPrefix(family.GetName(), "caddy_intercom_webhook_")
+			for _, label := range metric.Label {
+				name += " " + label.GetValue()
+			}
+			got[name] = true
+			if metric.Counter.GetValue() != 0 && family.GetName() != "caddy_intercom_webhook_secret_matches_total" {
+				t.Errorf("%s is %v", name, metric.Counter.GetValue())
+			}
+		}
+	}
+	for name, want := range map[string]bool{
+		"refused_total source":                                    true,
+		"refused_total memory":                                    true,
+		"backend_responses_total error ticket-created":            true,
+		"backend_seconds some":                                    true,
+		"notifications_total delivered ticket.created":            true,
+		"notifications_total failed ticket.closed":                true,
+		"notifications_total timeout other":                       true,
+		"notifications_total unrouted ticket.created":             false, // always fits the first route
+		"notifications_total unrouted ticket.closed":              true,  // fits the second one only with the header
+		"notifications_total unrouted other":                      true,
+		"notifications_total delivered conversation.user.created": false,
+		"notifications_total ping ping":                           true,
+		"notifications_total delivered ping":                      false,
+		"notifications_total queued ticket.created":               false, // there is no queue
+	} {
+		if got[name] != want {
+			t.Errorf("%s: is there: %t, want %t", name, got[name], want)
+		}
+	}
+	if got, want := h.Topics("some"), "ticket.created"; slices.Contains(got, want) || !slices.Contains(got, "ticket.closed") {
+		t.Errorf("topics of the second route: %q", got)
+	}
+}
+
+func TestEveryRefusalReasonStartsAtZero(t *testing.T) {
+	source, err := os.ReadFile("verify.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, reason := range regexp.MustCompile(`(?m)^\treason\w+ += "(\w+)"`).FindAllSubmatch(source, -1) {
+		if !slices.Contains(refusalReasons, string(reason[1])) {
+			t.Errorf("%s is missing", reason[1])
+		}
+	}
+}
+
+func TestSilenceBeginsWithTheProcess(t *testing.T) {
+	if began := testutil.ToFloat64(newLastVerified()); math.Abs(began-float64(time.Now().Unix())) > 10 {
+		t.Errorf("the gauge begins with %v, want the time of now", began)
 	}
 }

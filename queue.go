@@ -42,6 +42,11 @@ type Endpoint interface {
 	// the copies.
 	Lanes() []string
 
+	// Topics returns the topics of notifications that can come to a lane, for labels of
+	// metrics: known topics, and "other" for those that are not known. For an empty lane,
+	// these are the topics of notifications that can fit no route.
+	Topics(lane string) []string
+
 	// ConfigHash returns the same hash for handlers with the same config.
 	ConfigHash() [sha256.Size]byte
 

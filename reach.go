@@ -7,6 +7,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
 
@@ -110,4 +111,47 @@ func (r Route) reach() (possible, certain []share) {
 		}
 	}
 	return possible, certain
+}
+
+// Topics implements Endpoint.
+func (h *Handler) Topics(lane string) []string {
+	for i := range h.copies {
+		if h.copies[i].lane == lane {
+			possible, _ := h.Copies[i].reach()
+			return labels(func(label string) bool { return fitSome(possible, label) })
+		}
+	}
+	var taken []share // always go to one of the routes so far
+	for i := range h.routes {
+		possible, certain := h.Routes[i].reach()
+		if h.routes[i].lane == lane {
+			return labels(func(label string) bool { return fitSome(possible, label) && !fitAll(taken, label) })
+		}
+		taken = append(taken, certain...)
+	}
+	return labels(func(label string) bool { return lane == "" && label != intercom.TopicPing && !fitAll(taken, label) })
+}
+
+// labels returns the labels of topics that are wanted.
+func labels(wanted func(label string) bool) []string {
+	return slices.DeleteFunc(append(intercom.Topics(), intercom.OtherTopics), func(label string) bool { return !wanted(label) })
+}
+
+// fitSome reports whether a notification whose topic has this label, known or other, can be
+// in one of the shares.
+func fitSome(shares []share, label string) bool {
+	return slices.ContainsFunc(shares, func(s share) bool {
+		if label == intercom.OtherTopics {
+			return strings.Contains(s.topics, "*") || !intercom.IsKnown(s.topics)
+		}
+		return topicpattern.Covers(s.topics, label)
+	})
+}
+
+// fitAll reports whether all notifications whose topics have this label are in the shares.
+func fitAll(shares []share, label string) bool {
+	if label == intercom.OtherTopics {
+		label = "*"
+	}
+	return slices.ContainsFunc(shares, func(s share) bool { return s.covers(share{topics: label}) })
 }

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -132,14 +133,15 @@ func (r Route) compile() caddyhttp.Handler {
 
 // result is what came of running a route.
 type result struct {
-	lane string // empty if no route fits
+	lane     string // empty if no route fits
+	duration time.Duration
 	Delivery
 }
 
 // MarshalLogObject writes the result to the logs.
 func (r result) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	if r.lane != "" {
-		enc.AddString("route", r.lane)
+		enc.AddString("lane", r.lane)
 	}
 	if r.Status != 0 {
 		enc.AddInt("backend_status", r.Status)
@@ -170,9 +172,12 @@ func (h *Handler) findRoute(r *http.Request, t *tag, to string) (*route, error) 
 func (h *Handler) run(r *http.Request, t *tag, route *route, err error) result {
 	ran := result{Delivery: Delivery{Err: err}}
 	if route != nil {
-		ran = result{route.lane, newShield().run(route.handler, r)}
+		start := time.Now()
+		ran = result{lane: route.lane, Delivery: newShield().run(route.handler, r)}
+		ran.duration = time.Since(start)
 		if !errors.Is(ran.Err, ErrUnrouted) {
 			backendResponsesTotal.WithLabelValues(route.lane, codeLabel(ran.Status, ran.Err)).Inc()
+			backendSeconds.WithLabelValues(route.lane).Observe(ran.duration.Seconds())
 		}
 	}
 	if panicked, ok := errors.AsType[*panicError](ran.Err); ok {

@@ -94,14 +94,14 @@ func TestTagHasPlaceholders(t *testing.T) {
 func TestTagIsLogged(t *testing.T) {
 	enc := zapcore.NewMapObjectEncoder()
 	tag := &tag{
-		kind: kindNotification, result: result{"crm", Delivery{Status: 410}},
+		kind: kindNotification, result: result{lane: "crm", Delivery: Delivery{Status: 410}},
 		envelope: envelope{"user.created", "notif_1", "a1", 1768031794, 2},
 	}
 	if err := tag.MarshalLogObject(enc); err != nil {
 		t.Fatal(err)
 	}
 	if want := map[string]any{
-		"kind": "notification", "topic": "user.created", "app_id": "a1", "id": "notif_1", "route": "crm",
+		"kind": "notification", "topic": "user.created", "app_id": "a1", "id": "notif_1", "lane": "crm",
 		"created_at": int64(1768031794), "delivery_attempts": int64(2), "backend_status": 410,
 	}; !maps.Equal(enc.Fields, want) {
 		t.Errorf("got %v, want %v", enc.Fields, want)

@@ -57,6 +57,11 @@ const (
 	reasonEnvelope           = "envelope"
 )
 
+var refusalReasons = []string{
+	reasonMethod, reasonEarlyData, reasonSource, reasonSignatureMissing, reasonSignatureMalformed,
+	reasonTooLarge, reasonBody, reasonMemory, reasonSignatureMismatch, reasonEnvelope,
+}
+
 // refusal is the error for a request that is refused. Its text goes to logs and to
 // {http.error.message}. It never contains anything that the sender wrote. So it never
 // wraps an error of net/http, which may quote the request.

@@ -215,7 +215,7 @@ func (c answerCase) run(t *testing.T, path string) {
 		want[fmt.Sprintf(`refused_total{reason=%q}`, c.reason)] = 1
 	}
 	if c.code != "" {
-		want[fmt.Sprintf(`backend_responses_total{code=%q,route="talk"}`, c.code)] = 1
+		want[fmt.Sprintf(`backend_responses_total{code=%q,lane="talk"}`, c.code)] = 1
 	}
 	got := grown.of("refused_total")
 	maps.Copy(got, grown.of("backend_responses_total"))

@@ -21,18 +21,18 @@ func TestFirstRouteThatFitsWins(t *testing.T) {
 	g := start(t, setup{webhook: webhook})
 
 	for _, c := range []struct{ topic, route string }{
-		{"conversation.user.replied", `code="201",route="replies"`},
-		{"conversation.user.created", `code="202",route="conversation"`},
-		{"conversation.a.b.c", `code="202",route="conversation"`},
-		{"conversation", `code="207",route="default"`},
-		{"conversation_part.tag.created", `code="207",route="default"`},
-		{"ticket.note.closed", `code="203",route="ticket-any-closed"`},
-		{"ticket.closed", `code="207",route="default"`},
-		{"ticket.note.late.closed", `code="207",route="default"`},
-		{"ticket.state.updated", `code="203",route="ticket-any-closed"`},
-		{"contact.created", `code="206",route="creations"`},
-		{"contact.tag.created", `code="207",route="default"`},
-		{"invented", `code="207",route="default"`},
+		{"conversation.user.replied", `code="201",lane="replies"`},
+		{"conversation.user.created", `code="202",lane="conversation"`},
+		{"conversation.a.b.c", `code="202",lane="conversation"`},
+		{"conversation", `code="207",lane="default"`},
+		{"conversation_part.tag.created", `code="207",lane="default"`},
+		{"ticket.note.closed", `code="203",lane="ticket-any-closed"`},
+		{"ticket.closed", `code="207",lane="default"`},
+		{"ticket.note.late.closed", `code="207",lane="default"`},
+		{"ticket.state.updated", `code="203",lane="ticket-any-closed"`},
+		{"contact.created", `code="206",lane="creations"`},
+		{"contact.tag.created", `code="207",lane="default"`},
+		{"invented", `code="207",lane="default"`},
 	} {
 		t.Run(c.topic, func(t *testing.T) {
 			before := g.scrape()
@@ -41,8 +41,8 @@ func TestFirstRouteThatFitsWins(t *testing.T) {
 			if got := fmt.Sprint(g.scrape().since(before).of("backend_responses_total")); got != want {
 				t.Errorf("counted %s, want %s", got, want)
 			}
-			lane := strings.TrimSuffix(strings.SplitAfter(c.route, `route="`)[1], `"`)
-			if got := g.access("/" + c.topic).tag().text("route"); got != lane {
+			lane := strings.TrimSuffix(strings.SplitAfter(c.route, `lane="`)[1], `"`)
+			if got := g.access("/" + c.topic).tag().text("lane"); got != lane {
 				t.Errorf("access log has route %q, want %q", got, lane)
 			}
 		})

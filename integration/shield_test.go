@@ -60,7 +60,7 @@ func TestShieldAgainstAnswersThatAreNone(t *testing.T) {
 			if c.code == "" {
 				return
 			}
-			want := fmt.Sprint(series{fmt.Sprintf(`backend_responses_total{code=%q,route="talk"}`, c.code): 1})
+			want := fmt.Sprint(series{fmt.Sprintf(`backend_responses_total{code=%q,lane="talk"}`, c.code): 1})
 			if got := fmt.Sprint(g.scrape().since(before).of("backend_responses_total")); got != want {
 				t.Errorf("counted %s, want %s", got, want)
 			}
@@ -137,7 +137,7 @@ func TestShieldAgainstDirectivesOfABlock(t *testing.T) {
 			g := start(t, setup{webhook: "route * as talk {\n" + c.directives + "\n}"})
 			before := g.scrape()
 			wantBare(t, g.expect(c.status, good.with("Accept-Encoding", "gzip")))
-			counted := fmt.Sprint(series{fmt.Sprintf(`backend_responses_total{code=%q,route="talk"}`, c.code): 1})
+			counted := fmt.Sprint(series{fmt.Sprintf(`backend_responses_total{code=%q,lane="talk"}`, c.code): 1})
 			if got := fmt.Sprint(g.scrape().since(before).of("backend_responses_total")); got != counted {
 				t.Errorf("counted %s, want %s", got, counted)
 			}

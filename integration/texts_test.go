@@ -238,7 +238,7 @@ func TestPanicOfAQueuedRouteIsAFailedAttempt(t *testing.T) {
 	wantPanicTold(t, g)
 	eventually(t, "the attempt is counted", func() bool {
 		grown := g.scrape().since(before)
-		return grown[`queue_deliveries_total{lane="talk",result="failed"}`] >= 1 && grown[`backend_responses_total{code="error",route="talk"}`] >= 1
+		return grown[`queue_deliveries_total{lane="talk",result="failed"}`] >= 1 && grown[`backend_responses_total{code="error",lane="talk"}`] >= 1
 	})
 	lines := g.logged(func(e entry) bool { return strings.HasPrefix(e.text("msg"), "lane does not deliver") })
 	if len(lines) != 1 || lines[0].text("error") != "a handler of the route panicked" {

@@ -32,11 +32,13 @@ func TestMetricsAreNamedAsDocumented(t *testing.T) {
 	// those of the queue come with it
 	want := []string{
 		"answer_seconds_bucket le", "answer_seconds_count", "answer_seconds_sum",
-		"backend_responses_total code route",
+		"backend_responses_total code lane",
+		"backend_seconds_bucket lane le", "backend_seconds_count lane", "backend_seconds_sum lane",
 		"consecutive_errors",
 		"ip_ranges region",
 		"ip_ranges_age_seconds region",
 		"ip_ranges_refresh_total region result",
+		"last_verified_timestamp_seconds",
 		"notifications_total outcome topic",
 		"refused_total reason",
 		"secret_matches_total secret",
@@ -62,8 +64,8 @@ func TestLabelsAreBounded(t *testing.T) {
 	want := series{
 		`notifications_total{outcome="delivered",topic="other"}`:                     20,
 		`notifications_total{outcome="delivered",topic="conversation.user.replied"}`: 1,
-		`backend_responses_total{code="200",route="invented"}`:                       20,
-		`backend_responses_total{code="200",route="rest"}`:                           1,
+		`backend_responses_total{code="200",lane="invented"}`:                        20,
+		`backend_responses_total{code="200",lane="rest"}`:                            1,
 	}
 	grown := g.scrape().since(before)
 	got := grown.of("notifications_total")
@@ -133,7 +135,7 @@ func TestFailuresAreLoggedWithWhatTheBackendSaid(t *testing.T) {
 		t.Fatalf("%d warnings, want 1", len(lines))
 	}
 	line := lines[0]
-	if line["backend_status"] != 410.0 || line["answered"] != 502.0 || line.text("route") != "talk" || line.text("topic") != topic {
+	if line["backend_status"] != 410.0 || line["answered"] != 502.0 || line.text("lane") != "talk" || line.text("topic") != topic {
 		t.Errorf("the warning is %v", line)
 	}
 }

@@ -308,7 +308,7 @@ func (e endpoint) sendOneTo(ctx context.Context, lane string, id int64) (stored 
 	if err != nil || note == nil {
 		return false, err
 	}
-	release, err := d.store.reserve(ctx, size)
+	release, err := d.store.reserve(ctx, size, 1)
 	if err != nil {
 		return false, err
 	}
@@ -316,7 +316,7 @@ func (e endpoint) sendOneTo(ctx context.Context, lane string, id int64) (stored 
 	note.Endpoint, note.To = options.Name, lane
 	job := note.job(lane, options)
 	job.UniqueKey = nil // it is no duplicate of the one that it is made from
-	_, err = d.store.insert(ctx, &pendingInsert{job: job, note: note})
+	_, err = d.store.insert(ctx, &pendingInsert{pendingJob: pendingJob{job: job, note: note}})
 	return err == nil, err
 }
 

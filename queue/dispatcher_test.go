@@ -32,6 +32,8 @@ type fakeTarget struct {
 
 func (f *fakeTarget) Lanes() []string { return f.lanes }
 
+func (f *fakeTarget) Topics(string) []string { return nil }
+
 func (*fakeTarget) ConfigHash() [sha256.Size]byte { return [sha256.Size]byte{} }
 
 func (f *fakeTarget) Route(_ *http.Request, body []byte, attempt int, _ string) (lane string, deliver func() intercomwebhook.Delivery) {

@@ -19,6 +19,18 @@ func IsKnown(topic string) bool {
 	return known
 }
 
+// Label returns the topic if it is a known one, or else "other". Senders can choose any
+// topic, and metrics must not get a new series for each.
+func Label(topic string) string {
+	if IsKnown(topic) {
+		return topic
+	}
+	return OtherTopics
+}
+
+// OtherTopics is the label that all unknown topics share.
+const OtherTopics = "other"
+
 // samplesByTopic maps each known topic to the sample of the object that its
 // notification carries (samples/<name>.json).
 //

@@ -19,6 +19,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/events"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/logging"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
@@ -112,6 +113,7 @@ type Handler struct {
 	configHash [sha256.Size]byte
 	server     *caddyhttp.Server // nil outside of a server
 
+	events *events.Emitter
 	logger *zap.Logger
 	// floodLogger writes each message at most once a second. It is for events that
 	// anybody on the internet can cause.
@@ -136,6 +138,10 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger = ctx.Logger()
 	h.floodLogger = logging.OncePerSecond(h.logger)
 	if err := h.hashConfig(); err != nil {
+		return err
+	}
+	var err error
+	if h.events, err = events.New(ctx); err != nil {
 		return err
 	}
 	h.MaxSize = cmp.Or(h.MaxSize, defaultMaxSize)
@@ -264,7 +270,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, t *tag, why *re
 	switch why.reason {
 	case reasonMethod, reasonEarlyData, reasonSource: // not proven to come from Intercom
 	default:
-		watchAnswer(why.status, h.logger)
+		watchAnswer(why.status, h.logger, h.events)
 	}
 	if why.reason == reasonMethod {
 		w.Header()["Allow"] = []string{"HEAD, POST"}
@@ -327,15 +333,20 @@ func (h *Handler) logPanic(panicked *panicError, fields ...zap.Field) {
 func (h *Handler) deliver(r *http.Request, t *tag) (outcome string, status int) {
 	route, err := h.findRoute(r, t, "")
 	t.result = h.run(r, t, route, err)
+	attempt := logging.Attempt{
+		ID: t.id, Topic: t.topic, AppID: t.appID, Lane: t.result.lane, Number: 1,
+		Upstream: t.result.Upstream, Status: t.result.Status, Duration: t.result.duration, Err: t.result.Err,
+	}
 	if errors.Is(t.result.Err, ErrUnrouted) {
 		// An error answer would count against the whole subscription.
-		h.logger.Warn("notification is lost", zap.Inline(t), zap.Error(t.result.Err))
+		h.logger.Warn("notification is lost", zap.Inline(attempt))
 		return outcomeUnrouted, http.StatusOK
 	}
 	status = shieldedStatus(t.result.Delivery)
 	if status != http.StatusOK {
-		h.logger.Warn("notification was not delivered",
-			zap.Inline(t), zap.Int("answered", status), zap.Error(t.result.Err))
+		h.logger.Warn(logging.NotDelivered, zap.Inline(attempt), zap.Int("answered", status))
+	} else if c := h.logger.Check(zap.DebugLevel, logging.Delivered); c != nil {
+		c.Write(zap.Inline(attempt))
 	}
 	return outcomeOf(status), status
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/events"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/metrics"
 )
@@ -154,9 +155,9 @@ func codeLabel(status int, err error) string {
 // process. Only answers to allowed senders count.
 var errorStreak atomic.Int64
 
-// watchAnswer counts an answer in errorStreak, and warns before Intercom's limit
+// watchAnswer counts an answer in errorStreak. It warns and emits an event before Intercom's limit
 // (intercom.MaxErrors) is reached.
-func watchAnswer(status int, logger *zap.Logger) {
+func watchAnswer(status int, logger *zap.Logger, emitter *events.Emitter) {
 	if intercom.Accepts(status) {
 		errorStreak.Store(0)
 		return
@@ -165,6 +166,9 @@ func watchAnswer(status int, logger *zap.Logger) {
 		logger.Warn("many error answers in a row: at 1,000 within 15 minutes Intercom pauses all notifications; check the backends",
 			zap.Int64("consecutive_errors", n),
 			zap.Int("last_status", status))
+		emitter.Emit(events.ErrorBudget, func() map[string]any {
+			return map[string]any{"consecutive_errors": n, "last_status": status}
+		})
 	}
 }
 
@@ -175,7 +179,7 @@ func (h *Handler) observe(t *tag, outcome string, status int, waited time.Durati
 		outcome = outcomeTimeout // whatever the handlers did after the answer
 	}
 	notificationsTotal.WithLabelValues(intercom.Label(t.topic), outcome).Inc()
-	watchAnswer(status, h.logger)
+	watchAnswer(status, h.logger, h.events)
 }
 
 // outcomeOf returns the outcome of a delivery after which Intercom got this status.

@@ -66,10 +66,10 @@ func TestLabelsAreBounded(t *testing.T) {
 func TestErrorStreakWarnsOnceAt500And900(t *testing.T) {
 	core, logs := observer.New(zap.WarnLevel)
 	logger := zap.New(core)
-	watchAnswer(200, logger)
+	watchAnswer(200, logger, nil)
 	for i, want := range []int{499: 0, 500: 1, 899: 1, 900: 2, 1200: 2} {
 		if i > 0 {
-			watchAnswer(502, logger)
+			watchAnswer(502, logger, nil)
 		}
 		switch i {
 		case 499, 500, 899, 900, 1200:
@@ -84,7 +84,7 @@ func TestErrorStreakWarnsOnceAt500And900(t *testing.T) {
 	if got := testutil.ToFloat64(consecutiveErrors); got != 1200 {
 		t.Errorf("the gauge says %v", got)
 	}
-	watchAnswer(200, logger)
+	watchAnswer(200, logger, nil)
 	if got := testutil.ToFloat64(consecutiveErrors); got != 0 {
 		t.Errorf("the gauge says %v after a good answer", got)
 	}

@@ -78,12 +78,12 @@ func refreshing(t *testing.T, refresh time.Duration, sub *subscriber) (*refreshe
 
 // silentSubscriber is a subscriber with storage of its own, whose log nobody reads.
 func silentSubscriber(t *testing.T) *subscriber {
-	return &subscriber{emptyStorage(t), zap.NewNop()}
+	return &subscriber{storage: emptyStorage(t), logger: zap.NewNop()}
 }
 
 func loggingSubscriber(t *testing.T) (*subscriber, *observer.ObservedLogs) {
 	core, logs := observer.New(zap.InfoLevel)
-	return &subscriber{emptyStorage(t), zap.New(core)}, logs
+	return &subscriber{storage: emptyStorage(t), logger: zap.New(core)}, logs
 }
 
 func emptyStorage(t *testing.T) certmagic.Storage {

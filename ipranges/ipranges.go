@@ -16,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/events"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
 )
 
@@ -94,14 +95,18 @@ func (s *Source) Provision(ctx caddy.Context) error {
 	if strings.HasPrefix(strings.ToLower(s.URL), "http:") {
 		ctx.Logger().Warn("url is http, not https: anybody on the network path can decide which addresses are allowed; use https")
 	}
-	s.subscriber = &subscriber{ctx.Storage(), ctx.Logger()}
+	emitter, err := events.New(ctx)
+	if err != nil {
+		return err
+	}
+	s.subscriber = &subscriber{ctx.Storage(), ctx.Logger(), emitter}
 	if s.refresher, err = acquireRefresher(setting, s.subscriber); err != nil {
 		return err
 	}
 	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
 		return fmt.Errorf("registering metrics: %w", err)
 	}
-	return onceStarted(ctx, func() { s.refresher.start(s.subscriber) })
+	return events.OnceStarted(ctx, func() { s.refresher.start(s.subscriber) })
 }
 
 // setting checks the fields, and returns them with the defaults for those not set.

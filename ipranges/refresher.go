@@ -14,8 +14,9 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/certmagic"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/events"
 )
 
 // setting identifies a refresher: sources with the same setting share one.
@@ -40,6 +41,7 @@ func (s setting) feeds() []Feed {
 type subscriber struct {
 	storage certmagic.Storage
 	logger  *zap.Logger
+	events  *events.Emitter
 }
 
 // refresher keeps the lists of some regions fresh, for all subscribers with the same
@@ -245,12 +247,24 @@ func (r *refresher) replace(region *regionList, list *List) (changed bool) {
 		return false
 	}
 	r.combine()
-	r.latest().logger.Info("Intercom's addresses have changed",
+	sub := r.latest()
+	sub.logger.Info("Intercom's addresses have changed",
 		zap.String("region", region.Region),
 		zap.Stringers("added", added),
 		zap.Stringers("removed", removed),
 		zap.Inline(list))
+	sub.events.Emit(events.IPRangesChanged, func() map[string]any {
+		return map[string]any{"region": region.Region, "added": texts(added), "removed": texts(removed), "ranges": len(list.Ranges)}
+	})
 	return true
+}
+
+func texts(prefixes []netip.Prefix) []string {
+	texts := make([]string, len(prefixes))
+	for i, prefix := range prefixes {
+		texts[i] = prefix.String()
+	}
+	return texts
 }
 
 // combine updates the ranges that requests read from the lists of all regions.
@@ -264,30 +278,5 @@ func (r *refresher) combine() {
 	r.combined.Store(&all)
 }
 
-// onceStarted calls start when the config of ctx is started, or now if its start has
-// begun.
-func onceStarted(ctx caddy.Context, start func()) error {
-	events, err := ctx.App("events")
-	if err != nil {
-		return err
-	}
-	if err := events.(*caddyevents.App).On("started", startHandler{start}); err != nil {
-		start() // the app accepts no more handlers
-	}
-	return nil
-}
-
-// startHandler is a struct because Caddy encodes event handlers as JSON for its log.
-type startHandler struct{ start func() }
-
-// Handle calls start.
-func (h startHandler) Handle(context.Context, caddy.Event) error {
-	h.start()
-	return nil
-}
-
-// Interface guards
-var (
-	_ caddy.Destructor    = (*refresher)(nil)
-	_ caddyevents.Handler = startHandler{}
-)
+// Interface guard
+var _ caddy.Destructor = (*refresher)(nil)

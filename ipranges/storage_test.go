@@ -115,7 +115,7 @@ type unwritable struct{ certmagic.Storage }
 func (unwritable) Store(context.Context, string, []byte) error { return errors.New("no room") }
 
 func TestListIsUsedEvenIfItCannotBeStored(t *testing.T) {
-	sub := &subscriber{unwritable{emptyStorage(t)}, zap.NewNop()}
+	sub := &subscriber{storage: unwritable{emptyStorage(t)}, logger: zap.NewNop()}
 	synctest.Test(t, func(t *testing.T) {
 		r, _ := refreshing(t, time.Hour, sub)
 		r.start(sub)
@@ -205,7 +205,7 @@ func (stuck) Store(ctx context.Context, _ string, _ []byte) error {
 
 func TestStuckStorageIsNotWaitedForLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		sub := &subscriber{stuck{}, zap.NewNop()}
+		sub := &subscriber{storage: stuck{}, logger: zap.NewNop()}
 		begin := time.Now()
 		r := newRefresher(setting{urls: [3]string{"http://intercom/us", "http://intercom/eu", "http://intercom/au"}, refresh: time.Hour, timeout: time.Second}, sub)
 		t.Cleanup(func() { r.Destruct() })

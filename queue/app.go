@@ -12,7 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	intercomwebhook "github.com/caddy-intercom/caddy-intercom-webhook"
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/logging"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/events"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/jobdb"
 )
 
@@ -58,11 +58,11 @@ func appOf(ctx caddy.Context) (*app, error) {
 
 // attachment is a handler's use of a queue.
 type attachment struct {
-	location    location
-	options     *Options
-	target      intercomwebhook.Endpoint
-	logger      *zap.Logger
-	floodLogger *zap.Logger // writes each message at most once a second
+	location location
+	options  *Options
+	target   intercomwebhook.Endpoint
+	logger   *zap.Logger
+	events   *events.Emitter
 
 	acquired   chan struct{} // closed when dispatcher is set and has the config
 	dispatcher *dispatcher
@@ -81,15 +81,18 @@ type location struct {
 	open func(context.Context) (jobdb.DB, error)
 }
 
-func newAttachment(ctx caddy.Context, at location, options *Options) *attachment {
-	logger := ctx.Logger()
-	return &attachment{
-		location:    at,
-		options:     options,
-		logger:      logger,
-		floodLogger: logging.OncePerSecond(logger),
-		acquired:    make(chan struct{}),
+func newAttachment(ctx caddy.Context, at location, options *Options) (*attachment, error) {
+	emitter, err := events.New(ctx)
+	if err != nil {
+		return nil, err
 	}
+	return &attachment{
+		location: at,
+		options:  options,
+		logger:   ctx.Logger(),
+		events:   emitter,
+		acquired: make(chan struct{}),
+	}, nil
 }
 
 // acquire opens the database, or shares it with the configs and handlers that have it open.
@@ -128,6 +131,9 @@ func (a *app) Start() error {
 		if err := attachment.acquire(); err != nil {
 			return a.abandon(err)
 		}
+	}
+	for _, attachment := range a.queues {
+		attachment.startCounters()
 	}
 	a.used = make(map[*dispatcher]attachments)
 	for _, set := range sets {

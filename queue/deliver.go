@@ -24,7 +24,7 @@ func (d *dispatcher) deliver(l *lane, job *heldJob) jobdb.Outcome {
 	}
 	ctx, end := context.WithCancelCause(d.deliverCtx)
 	defer end(nil)
-	attempt := attempt{dispatcher: d, attachment: a, lane: l, job: job, started: time.Now()}
+	attempt := attempt{dispatcher: d, attachment: a, lane: l, job: job, waited: job.ageNow(), started: time.Now()}
 	if !job.begin(end) {
 		return attempt.cancelled()
 	}
@@ -69,60 +69,61 @@ type attempt struct {
 	attachment *attachment
 	lane       *lane
 	job        *heldJob
+	waited     time.Duration // since the job was stored
 	started    time.Time
+	delivery   intercomwebhook.Delivery
+	took       time.Duration
 }
 
 // outcome decides the next state of the job.
 func (a *attempt) outcome(ctx context.Context, delivery intercomwebhook.Delivery) jobdb.Outcome {
-	switch cause := context.Cause(ctx); {
+	a.end(delivery)
+	cause := context.Cause(ctx)
+	if delivery.Err != nil && errors.Is(cause, errStopping) { // interrupted by this process: does not count as an attempt
+		return jobdb.Outcome{State: jobdb.StateAvailable}
+	}
+	if a.job.attempt == 1 {
+		waitSeconds.WithLabelValues(a.job.queue).Observe(a.waited.Seconds())
+	}
+	switch {
 	case delivery.Err == nil:
 		a.count(resultDelivered)
-		a.lane.health.succeeded(a.attachment.logger, a.job.queue)
+		a.lane.health.succeeded(a.attachment, a.job.queue)
+		a.logSuccess()
 		return jobdb.Outcome{State: jobdb.StateCompleted}
-	case errors.Is(cause, errStopping): // interrupted by this process: does not count as an attempt
-		return jobdb.Outcome{State: jobdb.StateAvailable}
 	case errors.Is(cause, errCancelled):
 		return a.cancelled()
 	case errors.Is(delivery.Err, intercomwebhook.ErrUnrouted):
 		return a.undeliverable(resultUnrouted, delivery)
 	}
-	a.lane.health.failed(a.attachment.logger, a.job.queue, a.started, delivery.Err)
+	a.lane.health.failed(a.attachment, a.job.queue, a.started, delivery.Err)
 	if options := a.attachment.options; a.job.attempt >= options.MaxAttempts || a.job.ageNow() >= time.Duration(options.MaxAge) {
-		return a.deadLetter(jobdb.StateDiscarded, resultDiscarded, delivery)
+		return a.deadLetter(jobdb.StateDiscarded, resultDiscarded)
 	}
 	a.count(resultFailed)
-	return jobdb.Outcome{
-		State: jobdb.StateRetryable,
-		Delay: retryDelay(a.job.attempt-1, delivery.RetryAfter),
-		Error: a.record(delivery),
-	}
+	delay := retryDelay(a.job.attempt-1, delivery.RetryAfter)
+	a.logFailure(zap.Duration("retry_in", delay))
+	return jobdb.Outcome{State: jobdb.StateRetryable, Delay: delay, Error: a.record()}
+}
+
+// end records what came of the attempt.
+func (a *attempt) end(delivery intercomwebhook.Delivery) {
+	a.delivery, a.took = delivery, time.Since(a.started)
 }
 
 // undeliverable makes a dead letter of a job that no further attempt could deliver.
 func (a *attempt) undeliverable(result string, delivery intercomwebhook.Delivery) jobdb.Outcome {
-	return a.deadLetter(jobdb.StateCancelled, result, delivery)
-}
-
-func (a *attempt) deadLetter(state jobdb.State, result string, delivery intercomwebhook.Delivery) jobdb.Outcome {
-	a.count(result)
-	a.warnOfDeadLetter(delivery.Err)
-	return jobdb.Outcome{State: state, Error: a.record(delivery)}
+	a.end(delivery)
+	return a.deadLetter(jobdb.StateCancelled, result)
 }
 
 func (a *attempt) cancelled() jobdb.Outcome {
-	return jobdb.Outcome{State: jobdb.StateCancelled, Error: a.record(intercomwebhook.Delivery{Err: errCancelled})}
+	a.end(intercomwebhook.Delivery{Err: errCancelled})
+	a.logFailure()
+	return jobdb.Outcome{State: jobdb.StateCancelled, Error: a.record()}
 }
 
 func (a *attempt) count(result string) { deliveriesTotal.WithLabelValues(a.job.queue, result).Inc() }
-
-// warnOfDeadLetter logs a dead letter. At most one a second is logged.
-func (a *attempt) warnOfDeadLetter(reason error) {
-	fields := []zap.Field{zap.String("lane", a.job.queue), zap.Int64("job", a.job.id), zap.Int("attempt", a.job.attempt), zap.Error(reason)}
-	if note := a.job.note; note != nil {
-		fields = append(fields, zap.String("topic", note.Topic), zap.String("app_id", note.AppID), zap.String("id", note.ID))
-	}
-	a.attachment.floodLogger.Warn("notification is a dead letter: it is kept, and can be retried", fields...)
-}
 
 // attemptRecord is stored for each failed attempt. The first four fields are those of
 // River's AttemptError, which River's web UI shows.
@@ -139,7 +140,8 @@ type attemptRecord struct {
 	Answer   octets  `json:"answer,omitempty"` // the first 1 KiB of its body
 }
 
-func (a *attempt) record(delivery intercomwebhook.Delivery) []byte {
+func (a *attempt) record() []byte {
+	delivery := a.delivery
 	text := delivery.Err.Error()
 	if delivery.Upstream != "" {
 		text = delivery.Upstream + ": " + text
@@ -151,7 +153,7 @@ func (a *attempt) record(delivery intercomwebhook.Delivery) []byte {
 		Instance: a.dispatcher.db.Instance(),
 		Upstream: delivery.Upstream,
 		Status:   delivery.Status,
-		Seconds:  time.Since(a.started).Seconds(),
+		Seconds:  a.took.Seconds(),
 		Answer:   octets(delivery.Answer),
 	})
 	if err != nil { // cannot happen with these types

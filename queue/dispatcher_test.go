@@ -76,7 +76,7 @@ func openTestQueue(t *testing.T, path string, options Options, target intercomwe
 
 func newTestAttachment(d *dispatcher, options Options, target intercomwebhook.Endpoint) *attachment {
 	options.setDefaults()
-	a := &attachment{options: &options, target: target, logger: zap.NewNop(), floodLogger: zap.NewNop(), acquired: make(chan struct{}), dispatcher: d}
+	a := &attachment{options: &options, target: target, logger: zap.NewNop(), acquired: make(chan struct{}), dispatcher: d}
 	close(a.acquired)
 	return a
 }

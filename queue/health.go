@@ -5,10 +5,12 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/events"
 )
 
-// laneHealth logs once when deliveries of a lane begin to fail, and once when they succeed
-// again.
+// laneHealth logs and emits an event once when deliveries of a lane begin to fail, and once
+// when they succeed again.
 type laneHealth struct {
 	mu           sync.Mutex
 	failing      bool
@@ -22,21 +24,25 @@ type laneHealth struct {
 // only some notifications fail would log a warning for each.
 const warnAgainAfter = time.Minute
 
-func (h *laneHealth) succeeded(logger *zap.Logger, lane string) {
+func (h *laneHealth) succeeded(a *attachment, lane string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.lastSuccess = time.Now()
 	if !h.failing {
 		return
 	}
-	logger.Info("lane delivers again", zap.String("lane", lane),
-		zap.Int("failed_attempts", h.failures), zap.Duration("after", h.lastSuccess.Sub(h.failingSince)))
+	failures, after := h.failures, h.lastSuccess.Sub(h.failingSince)
+	a.logger.Info("lane delivers again", zap.String("lane", lane),
+		zap.Int("failed_attempts", failures), zap.Duration("after", after))
+	a.events.Emit(events.LaneUp, func() map[string]any {
+		return map[string]any{"lane": lane, "failed_attempts": failures, "after": after.Seconds()}
+	})
 	h.failing, h.failures = false, 0
 }
 
 // failed records that a delivery has failed. If the lane is not failing yet, it ignores a
 // delivery that started before the last success: the backend may be back since.
-func (h *laneHealth) failed(logger *zap.Logger, lane string, started time.Time, err error) {
+func (h *laneHealth) failed(a *attachment, lane string, started time.Time, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.failing {
@@ -48,7 +54,10 @@ func (h *laneHealth) failed(logger *zap.Logger, lane string, started time.Time, 
 		return
 	}
 	h.failing, h.failures, h.failingSince, h.lastWarning = true, 1, now, now
-	logger.Warn("lane does not deliver: notifications are kept, and tried again", zap.String("lane", lane), zap.Error(err))
+	a.logger.Warn("lane does not deliver: notifications are kept, and tried again", zap.String("lane", lane), zap.Error(err))
+	a.events.Emit(events.LaneDown, func() map[string]any {
+		return map[string]any{"lane": lane, "error": err.Error()}
+	})
 }
 
 // down reports whether the last deliveries have failed.

@@ -14,10 +14,10 @@ import (
 func TestLaneHealthIsToldOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		core, logs := observer.New(zap.DebugLevel)
-		logger := zap.New(core)
+		a := &attachment{logger: zap.New(core)}
 		bad := errors.New("backend answered 500")
 		var h laneHealth
-		fail := func(began time.Time) { h.failed(logger, "support", began, bad) }
+		fail := func(began time.Time) { h.failed(a, "support", began, bad) }
 		expect := func(when string, want ...string) {
 			t.Helper()
 			var got []string
@@ -29,7 +29,7 @@ func TestLaneHealthIsToldOnce(t *testing.T) {
 			}
 		}
 
-		h.succeeded(logger, "support")
+		h.succeeded(a, "support")
 		expect("all is well")
 		time.Sleep(time.Second)
 		for range 100 {
@@ -38,14 +38,14 @@ func TestLaneHealthIsToldOnce(t *testing.T) {
 		expect("it goes bad", "warn")
 		began := time.Now()
 		time.Sleep(time.Second)
-		h.succeeded(logger, "support")
-		h.succeeded(logger, "support")
+		h.succeeded(a, "support")
+		h.succeeded(a, "support")
 		expect("it is back", "info")
 		fail(began)
 		expect("a failure is told late")
 		time.Sleep(time.Second)
 		fail(time.Now())
-		h.succeeded(logger, "support")
+		h.succeeded(a, "support")
 		expect("single ones fail soon after")
 		time.Sleep(warnAgainAfter)
 		fail(time.Now())

@@ -11,9 +11,10 @@ import (
 // lane delivers the jobs of one River queue, several at the same time. It claims more jobs
 // than it delivers at once, so that deliveries need not wait for the database.
 type lane struct {
-	dispatcher *dispatcher
-	queue      string
-	health     laneHealth
+	dispatcher  *dispatcher
+	queue       string
+	health      laneHealth
+	deadLetters deadLetterLog
 
 	mu           sync.Mutex
 	workers      int // how many deliveries may run at the same time

@@ -18,6 +18,19 @@ var (
 		Help: "Attempts to deliver from the queue, by lane and by what came of them.",
 	}, []string{"lane", "result"})
 
+	waitSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Namespace: metrics.Namespace, Subsystem: metrics.Subsystem,
+		Name:    "queue_wait_seconds",
+		Help:    "How long notifications waited in the queue before the first attempt to deliver them, by lane.",
+		Buckets: []float64{.005, .025, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600, 21600},
+	}, []string{"lane"})
+
+	deadLettersTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: metrics.Namespace, Subsystem: metrics.Subsystem,
+		Name: "dead_letters_total",
+		Help: "Notifications that will not be tried again unless a person retries them, by lane and topic (known ones, and other). Those that a person has cancelled are not counted.",
+	}, []string{"lane", "topic"})
+
 	queueCollected = queueCollector{
 		jobs: prometheus.NewDesc(prometheus.BuildFQName(metrics.Namespace, metrics.Subsystem, "queue_jobs"),
 			"Notifications in the queue, by lane and by River's state.",
@@ -37,8 +50,28 @@ const (
 	resultUnreadable = "unreadable" // the stored notification cannot be decoded
 )
 
+var results = []string{resultDelivered, resultFailed, resultDiscarded, resultUnrouted, resultUnreadable}
+
 func registerMetrics(registry *prometheus.Registry) error {
-	return metrics.Register(registry, deliveriesTotal, queueCollected)
+	return metrics.Register(registry, deliveriesTotal, waitSeconds, deadLettersTotal, queueCollected)
+}
+
+// startCounters makes the series of the lanes with the value 0, as the root package does for
+// its own.
+func (a *attachment) startCounters() {
+	for _, lane := range append(a.target.Lanes(), unroutedLane) {
+		queue := riverQueue(a.options.Name, lane)
+		waitSeconds.WithLabelValues(queue)
+		for _, result := range results {
+			deliveriesTotal.WithLabelValues(queue, result)
+		}
+		if lane == unroutedLane {
+			lane = "" // as Topics calls it
+		}
+		for _, topic := range a.target.Topics(lane) {
+			deadLettersTotal.WithLabelValues(queue, topic)
+		}
+	}
 }
 
 // queueCollector counts the jobs when the metrics are read.

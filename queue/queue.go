@@ -196,7 +196,9 @@ func (b *queueBase) provision(ctx caddy.Context, at location, options *Options) 
 	if err := options.check(); err != nil {
 		return err
 	}
-	b.attachment = newAttachment(ctx, at, options)
+	if b.attachment, err = newAttachment(ctx, at, options); err != nil {
+		return err
+	}
 	b.app, err = appOf(ctx)
 	return err
 }

@@ -49,7 +49,7 @@ type pendingJob struct {
 
 // newPendingInsert returns the insert of a notification and its copies.
 func newPendingInsert(note *notification, n intercomwebhook.Notification, a *attachment) *pendingInsert {
-	p := &pendingInsert{pendingJob: pendingJob{job: note.job(n.Lane, a.options), note: note}, logger: a.floodLogger}
+	p := &pendingInsert{pendingJob: pendingJob{job: note.job(n.Lane, a.options), note: note}, logger: a.logger}
 	for _, lane := range n.Copies {
 		copied, job := note.copyFor(lane, a.options)
 		p.copies = append(p.copies, pendingJob{job: job, note: copied})

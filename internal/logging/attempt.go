@@ -1,0 +1,51 @@
+package logging
+
+import (
+	"time"
+
+	"go.uber.org/zap/zapcore"
+)
+
+// The messages of log lines about attempts to deliver.
+const (
+	Delivered    = "notification was delivered"
+	NotDelivered = "notification was not delivered"
+)
+
+// Attempt is an attempt to deliver a notification, as log lines have it, with and without a
+// queue.
+type Attempt struct {
+	ID, Topic, AppID string
+	Lane             string
+	Number           int // from 1
+	Upstream         string
+	Status           int // of the backend's answer; 0 if there was none
+	Duration         time.Duration
+	Err              error // nil if the notification was delivered; its text must be safe to log
+}
+
+// MarshalLogObject writes the attempt to a log. It omits what is not known.
+func (a Attempt) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	addString := func(name, value string) {
+		if value != "" {
+			enc.AddString(name, value)
+		}
+	}
+	addString("id", a.ID)
+	addString("topic", a.Topic)
+	addString("app_id", a.AppID)
+	addString("lane", a.Lane)
+	enc.AddInt("attempt", a.Number)
+	addString("upstream", a.Upstream)
+	if a.Status != 0 {
+		enc.AddInt("status", a.Status)
+	}
+	enc.AddDuration("duration", a.Duration)
+	if a.Err != nil {
+		enc.AddString("error", a.Err.Error())
+	}
+	return nil
+}
+
+// Interface guard
+var _ zapcore.ObjectMarshaler = Attempt{}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 
 	intercomwebhook "github.com/caddy-intercom/caddy-intercom-webhook"
@@ -32,12 +33,13 @@ func (d *dispatcher) deliver(l *lane, job *heldJob) jobdb.Outcome {
 	defer cancel()
 	note, err := job.unpack()
 	if err != nil {
-		return attempt.undeliverable(resultUnreadable, intercomwebhook.Delivery{Err: err})
+		return attempt.unreadable(err)
 	}
 	r, err := note.request(ctx)
 	if err != nil {
-		return attempt.undeliverable(resultUnreadable, intercomwebhook.Delivery{Err: err})
+		return attempt.unreadable(err)
 	}
+	r, attempt.span = d.tracing.start(r)
 	lane, run := a.target.Route(r, []byte(note.Body), job.attempt, note.To)
 	if _, wanted := splitRiverQueue(job.queue); lane != wanted && d.refreshFleet(ctx, job.claimed) != nil {
 		return jobdb.Outcome{State: jobdb.StateAvailable}
@@ -47,7 +49,9 @@ func (d *dispatcher) deliver(l *lane, job *heldJob) jobdb.Outcome {
 		return jobdb.Outcome{State: jobdb.StateAvailable}
 	}
 	attempt.started = time.Now()
-	return attempt.outcome(ctx, run())
+	attempt.end(run())
+	attempt.endSpan()
+	return attempt.outcome(ctx)
 }
 
 // unpack returns the notification of a job. It decodes the arguments once, and then drops
@@ -71,14 +75,14 @@ type attempt struct {
 	job        *heldJob
 	waited     time.Duration // since the job was stored
 	started    time.Time
+	span       trace.Span
 	delivery   intercomwebhook.Delivery
 	took       time.Duration
 }
 
 // outcome decides the next state of the job.
-func (a *attempt) outcome(ctx context.Context, delivery intercomwebhook.Delivery) jobdb.Outcome {
-	a.end(delivery)
-	cause := context.Cause(ctx)
+func (a *attempt) outcome(ctx context.Context) jobdb.Outcome {
+	delivery, cause := a.delivery, context.Cause(ctx)
 	if delivery.Err != nil && errors.Is(cause, errStopping) { // interrupted by this process: does not count as an attempt
 		return jobdb.Outcome{State: jobdb.StateAvailable}
 	}
@@ -94,7 +98,7 @@ func (a *attempt) outcome(ctx context.Context, delivery intercomwebhook.Delivery
 	case errors.Is(cause, errCancelled):
 		return a.cancelled()
 	case errors.Is(delivery.Err, intercomwebhook.ErrUnrouted):
-		return a.undeliverable(resultUnrouted, delivery)
+		return a.deadLetter(jobdb.StateCancelled, resultUnrouted)
 	}
 	a.lane.health.failed(a.attachment, a.job.queue, a.started, delivery.Err)
 	if options := a.attachment.options; a.job.attempt >= options.MaxAttempts || a.job.ageNow() >= time.Duration(options.MaxAge) {
@@ -111,10 +115,9 @@ func (a *attempt) end(delivery intercomwebhook.Delivery) {
 	a.delivery, a.took = delivery, time.Since(a.started)
 }
 
-// undeliverable makes a dead letter of a job that no further attempt could deliver.
-func (a *attempt) undeliverable(result string, delivery intercomwebhook.Delivery) jobdb.Outcome {
-	a.end(delivery)
-	return a.deadLetter(jobdb.StateCancelled, result)
+func (a *attempt) unreadable(err error) jobdb.Outcome {
+	a.end(intercomwebhook.Delivery{Err: err})
+	return a.deadLetter(jobdb.StateCancelled, resultUnreadable)
 }
 
 func (a *attempt) cancelled() jobdb.Outcome {

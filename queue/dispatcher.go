@@ -29,6 +29,7 @@ type dispatcher struct {
 	held     *heldJobs
 	finisher *finisher
 	stats    stats
+	tracing  tracing
 
 	db      jobdb.DB              // must be used only when ready returns nil
 	openErr atomic.Pointer[error] // why there is no db; nil if there is one

@@ -227,6 +227,7 @@ func (b *queueBase) Store(r *http.Request, n intercomwebhook.Notification) (dupl
 		return false, err
 	}
 	defer release()
+	d.tracing.arrived(ctx)
 	return d.store.insert(ctx, newPendingInsert(newNotification(r, b.attachment.options.Name, n), n, b.attachment))
 }
 

@@ -150,7 +150,11 @@ func TestEveryRefusalReasonStartsAtZero(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, reason := range regexp.MustCompile(`(?m)^\treason\w+ += "(\w+)"`).FindAllSubmatch(source, -1) {
+	reasons := regexp.MustCompile(`(?m)^\treason\w+ += "(\w+)"`).FindAllSubmatch(source, -1)
+	if len(reasons) != len(refusalReasons) {
+		t.Errorf("%d reasons, but %d are found in verify.go", len(refusalReasons), len(reasons))
+	}
+	for _, reason := range reasons {
 		if !slices.Contains(refusalReasons, string(reason[1])) {
 			t.Errorf("%s is missing", reason[1])
 		}

@@ -24,6 +24,7 @@ import (
 // fakeTarget is a handler whose backends answer as they are told, and else take all.
 type fakeTarget struct {
 	lanes  []string
+	topics map[string][]string // by lane
 	answer func(attempt int) intercomwebhook.Delivery
 
 	mu  sync.Mutex
@@ -32,7 +33,7 @@ type fakeTarget struct {
 
 func (f *fakeTarget) Lanes() []string { return f.lanes }
 
-func (f *fakeTarget) Topics(string) []string { return nil }
+func (f *fakeTarget) Topics(lane string) []string { return f.topics[lane] }
 
 func (*fakeTarget) ConfigHash() [sha256.Size]byte { return [sha256.Size]byte{} }
 

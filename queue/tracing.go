@@ -69,6 +69,7 @@ func (a *attempt) endSpan() {
 			attributes = append(attributes, attribute.String(name, value))
 		}
 	}
+	a.span.SetName("deliver " + a.job.queue)
 	addString("intercom_webhook.id", a.job.note.ID)
 	addString("intercom_webhook.topic", a.job.note.Topic)
 	addString("intercom_webhook.app_id", a.job.note.AppID)

@@ -60,7 +60,7 @@ func TestAQueuedNotificationIsOneTrace(t *testing.T) {
 				route += "\n}"
 			}
 			webhook := route + "\nqueue {\npath " + filepath.Join(t.TempDir(), "queue.db") + "\n}"
-			g := start(t, setup{webhook: webhook, options: "order tracing first", behind: "tracing {\nspan arrival\n}"})
+			g := start(t, setup{webhook: webhook, behind: "tracing {\nspan arrival\n}"})
 			id := newID()
 			message := signed(notification(topic, id))
 			message.header.Set("Traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")

@@ -333,20 +333,16 @@ func (h *Handler) logPanic(panicked *panicError, fields ...zap.Field) {
 func (h *Handler) deliver(r *http.Request, t *tag) (outcome string, status int) {
 	route, err := h.findRoute(r, t, "")
 	t.result = h.run(r, t, route, err)
-	attempt := logging.Attempt{
-		ID: t.id, Topic: t.topic, AppID: t.appID, Lane: t.result.lane, Number: 1,
-		Upstream: t.result.Upstream, Status: t.result.Status, Duration: t.result.duration, Err: t.result.Err,
-	}
 	if errors.Is(t.result.Err, ErrUnrouted) {
 		// An error answer would count against the whole subscription.
-		h.logger.Warn("notification is lost", zap.Inline(attempt))
+		h.logger.Warn("notification is lost", zap.Inline(t.onlyAttempt()))
 		return outcomeUnrouted, http.StatusOK
 	}
 	status = shieldedStatus(t.result.Delivery)
 	if status != http.StatusOK {
-		h.logger.Warn(logging.NotDelivered, zap.Inline(attempt), zap.Int("answered", status))
+		h.logger.Warn(logging.NotDelivered, zap.Inline(t.onlyAttempt()), zap.Int("answered", status))
 	} else if c := h.logger.Check(zap.DebugLevel, logging.Delivered); c != nil {
-		c.Write(zap.Inline(attempt))
+		c.Write(zap.Inline(t.onlyAttempt()))
 	}
 	return outcomeOf(status), status
 }

@@ -132,7 +132,7 @@ func TestCountersOfTheConfigStartAtZero(t *testing.T) {
 		"notifications_total unrouted ticket.closed":              true,  // fits the second one only with the header
 		"notifications_total unrouted other":                      true,
 		"notifications_total delivered conversation.user.created": false,
-		"notifications_total ping ping":                           true,
+		"notifications_total ping " + outcomePing:                 true,
 		"notifications_total delivered ping":                      false,
 		"notifications_total queued ticket.created":               false, // there is no queue
 	} {

@@ -9,6 +9,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/logging"
 )
 
 // The kinds of verified requests, as in {http.intercom_webhook.kind}.
@@ -157,6 +159,14 @@ func (t *tag) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 		enc.AddInt64("delivery_attempts", t.deliveryAttempts)
 	}
 	return t.result.MarshalLogObject(enc)
+}
+
+// onlyAttempt returns the attempt to deliver a notification without a queue, for logs.
+func (t *tag) onlyAttempt() logging.Attempt {
+	return logging.Attempt{
+		ID: t.id, Topic: t.topic, AppID: t.appID, Lane: t.result.lane, Number: 1,
+		Upstream: t.result.Upstream, Status: t.result.Status, Duration: t.result.duration, Err: t.result.Err,
+	}
 }
 
 // Interface guard

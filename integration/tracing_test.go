@@ -39,7 +39,7 @@ func tracingBackend(t *testing.T) *backend {
 func attributeOf(span tracetest.SpanStub, key string) string {
 	for _, a := range span.Attributes {
 		if a.Key == attribute.Key(key) {
-			return a.Value.Emit()
+			return a.Value.String()
 		}
 	}
 	return ""

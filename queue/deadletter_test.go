@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	intercomwebhook "github.com/caddy-intercom/caddy-intercom-webhook"
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/jobdb"
 )
 
 func TestDeadLettersAreLoggedOnceASecondForEachLane(t *testing.T) {
@@ -67,6 +68,26 @@ func TestDeadLettersAreLoggedOnceASecondForEachLane(t *testing.T) {
 		expect("after a pause", line{8, 0})
 	})
 }
+
+func TestWhatAPersonCancelsIsNotCountedAsADeadLetter(t *testing.T) {
+	core, logs := observer.New(zap.InfoLevel)
+	one := &attempt{
+		dispatcher: &dispatcher{db: instance{}}, attachment: &attachment{logger: zap.New(core)}, lane: &lane{queue: "person"},
+		job: &heldJob{queue: "person", attempt: 1, note: &notification{ID: "notif_1", Topic: "ticket.created"}},
+	}
+	one.cancelled()
+	if n := testutil.ToFloat64(deadLettersTotal.WithLabelValues("person", "ticket.created")); n != 0 {
+		t.Errorf("counted %v", n)
+	}
+	if lines := logs.All(); len(lines) != 1 || lines[0].ContextMap()["id"] != "notif_1" || lines[0].ContextMap()["error"] != "cancelled by a person" {
+		t.Errorf("logged %v", lines)
+	}
+}
+
+// instance is a database that only knows the name of this instance.
+type instance struct{ jobdb.DB }
+
+func (instance) Instance() string { return "host-1" }
 
 func TestCountersOfTheLanesStartAtZero(t *testing.T) {
 	a := &attachment{options: &Options{Name: "crm"}, target: &fakeTarget{lanes: []string{"fresh"}, topics: map[string][]string{

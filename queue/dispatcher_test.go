@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"go.uber.org/zap"
 
 	"github.com/caddyserver/caddy/v2"
@@ -198,6 +199,7 @@ func TestDeadLetters(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			c.options.Name = "intercom"
 			target := &fakeTarget{lanes: []string{"support"}, answer: c.answer}
+			before := testutil.ToFloat64(deadLettersTotal.WithLabelValues("support", "other"))
 			q := openTestQueue(t, newPath(t), c.options, target)
 			defer q.close()
 			q.put("support", "a")
@@ -207,6 +209,9 @@ func TestDeadLetters(t *testing.T) {
 			}
 			if !q.put("support", "a") {
 				t.Error("a duplicate of a dead letter was taken for a new one")
+			}
+			if n := testutil.ToFloat64(deadLettersTotal.WithLabelValues("support", "other")) - before; n != 1 {
+				t.Errorf("counted %v dead letters, want 1", n)
 			}
 		})
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"regexp"
 	"runtime"
 	"runtime/debug"
 	"strconv"
@@ -148,12 +149,18 @@ func (s *shield) run(handler caddyhttp.Handler, r *http.Request) Delivery {
 }
 
 // upstream returns the address of the backend that reverse_proxy chose last, empty if it
-// chose none.
+// chose none. An address may come from a placeholder, and goes to logs: one that cannot be an
+// address, because it has a space for example, is omitted.
 func upstream(r *http.Request) string {
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	address, _ := repl.GetString("http.reverse_proxy.upstream.hostport")
+	if !plainAddress.MatchString(address) {
+		return ""
+	}
 	return address
 }
+
+var plainAddress = regexp.MustCompile(`^[\w.:/@%+\[\]-]{1,255}$`)
 
 // serve runs a handler. If it panics, serve returns errCutShort for http.ErrAbortHandler,
 // and a panicError for any other value.

@@ -147,24 +147,6 @@ func TestEventsOfTheQueue(t *testing.T) {
 	wantEvent(t, "lane_up", "second", origin, map[string]any{"lane": "talk", "failed_attempts": 1, "after": nil})
 }
 
-// A backlog can fail before the config has been started altogether.
-func TestEventsDuringTheStart(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "queue.db")
-	g := start(t, setup{webhook: "route * as talk to " + nobody + "\nqueue {\npath " + path + "\n}"})
-	g.expect(200, signed(notification(topic, newID())))
-	within(t, longPatience, "an attempt has failed", func() bool {
-		return g.scrape()[`queue_deliveries_total{lane="talk",result="failed"}`] > 0
-	})
-	if err := caddy.Stop(); err != nil {
-		t.Fatal(err)
-	}
-	recordEvents(t, nil)
-	if err := g.load(setup{options: onEvents("second"), webhook: "route * as talk to " + nobody + "\nqueue {\npath " + path + "\nmax_attempts 2\n}"}); err != nil {
-		t.Fatal(err)
-	}
-	within(t, longPatience, "events", func() bool { return len(eventsNamed("lane_down")) == 1 && len(eventsNamed("dead_letter")) == 1 })
-}
-
 func TestSlowHandlersOfEventsHoldUpNothing(t *testing.T) {
 	held, release := make(chan struct{}, 1000), make(chan struct{})
 	recordEvents(t, func() {

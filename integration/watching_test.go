@@ -135,7 +135,7 @@ func TestFailuresAreLoggedWithWhatTheBackendSaid(t *testing.T) {
 		t.Fatalf("%d warnings, want 1", len(lines))
 	}
 	line := lines[0]
-	if line["backend_status"] != 410.0 || line["answered"] != 502.0 || line.text("lane") != "talk" || line.text("topic") != topic {
+	if line["status"] != 410.0 || line["answered"] != 502.0 || line.text("lane") != "talk" || line.text("topic") != topic {
 		t.Errorf("the warning is %v", line)
 	}
 }

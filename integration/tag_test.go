@@ -212,7 +212,7 @@ func TestAccessLogHasTheTag(t *testing.T) {
 
 	for uri, want := range map[string]string{
 		"/notification": "map[app_id:tulip4 backend_status:202 created_at:1.780000001e+09 delivery_attempts:1 " +
-			"id:notif_11111111-2222-3333-4444-555555555555 kind:notification route:talk topic:conversation.user.replied]",
+			"id:notif_11111111-2222-3333-4444-555555555555 kind:notification lane:talk topic:conversation.user.replied]",
 		"/app":     "map[kind:app_request]",
 		"/refused": "map[reason:signature_missing]",
 	} {

@@ -127,7 +127,7 @@ var inspectBehaviours = []behaviour{
 			t.Errorf("found %v, want %d", recordIDs(found), id)
 		}
 	})},
-	{"a list has all of a job", on(func(t *testing.T, d database, i *instance) {
+	{"a list has all of a job", on(func(t *testing.T, _ database, i *instance) {
 		before := time.Now().Add(-time.Second)
 		j := newJob(7)
 		j.Tags = []string{"workspace", `"quoted", <\>`}

@@ -205,7 +205,7 @@ var moveBehaviours = []behaviour{
 		}
 		var jobs []ExportedJob
 		for n, spoil := range []func(*ExportedJob){
-			func(j *ExportedJob) {},
+			func(*ExportedJob) {},
 			func(j *ExportedJob) { j.State = "nonesuch" },
 			func(j *ExportedJob) { j.State = StateRunning },
 			func(j *ExportedJob) { j.State = StateCompleted }, // without an end

@@ -64,8 +64,8 @@ func number(page []byte, at int) uint32 { return binary.BigEndian.Uint32(page[at
 func short(page []byte, at int) int { return int(binary.BigEndian.Uint16(page[at:])) }
 
 func trunkEnd(trunk uint32, page []byte) (int, error) {
-	if n := uint64(number(page, 4)); n <= uint64(len(page)/4-2) {
-		return 8 + 4*int(n), nil //nolint:gosec // it is less than the page
+	if n := int64(number(page, 4)); n <= int64(len(page)/4-2) {
+		return 8 + 4*int(n), nil
 	}
 	return 0, errSQLitePage(trunk)
 }

@@ -149,6 +149,7 @@ func (p *sqlitePages) zeroUnused(n uint32, page []byte) (found bool, err error) 
 // scrubTails cleans the last pages of rows that do not fit into a leaf.
 func (p *sqlitePages) scrubTails(n uint32, page []byte, clean func(n uint32, page []byte) error) error {
 	begin, end := cellsOf(n, page)
+	seen := make(map[uint32]bool) // a damaged file may have a chain without an end
 	for pointer := begin; pointer < end; pointer += 2 {
 		at := short(page, pointer)
 		size, length := varint(page[min(at, len(page)):])
@@ -171,6 +172,10 @@ func (p *sqlitePages) scrubTails(n uint32, page []byte, clean func(n uint32, pag
 		next := number(page, at+local)
 		var overflow []byte
 		for rest -= local; rest > 0; rest -= p.usable - 4 {
+			if seen[next] {
+				return errSQLitePage(next)
+			}
+			seen[next] = true
 			var err error
 			if overflow, err = p.read(next); err != nil {
 				return err

@@ -230,7 +230,7 @@ func (w *work) changeAll(ctx context.Context) error {
 			}
 			w.cursor.from = portion[len(portion)-1] + 1
 			w.tell()
-			if err := p.wait(ctx, len(portion), time.Since(began)); err != nil {
+			if err := p.wait(ctx, len(portion), time.Since(began), w.endpoint.dispatcher.store.recentLatency()); err != nil {
 				return err
 			}
 			ids = ids[len(portion):]

@@ -10,7 +10,12 @@ const (
 	// never kept from storing for longer.
 	portionTime  = 15 * time.Millisecond
 	firstPortion = 20
-	maxPortion   = 500
+
+	// A pause is at least latencyShare times as long as an answer takes, so that few answers
+	// wait for a portion when the disk or the processors are busy.
+	latencyShare = 4
+
+	maxPortion = 500
 )
 
 // pace makes a change that consists of many portions slow enough for what is stored and
@@ -32,8 +37,9 @@ func newPace(most int, rate float64) *pace {
 }
 
 // wait adapts the size of the next portion to how long the last one of n jobs took. Then it
-// pauses for as long as that, and for longer if that was too many for the rate.
-func (p *pace) wait(ctx context.Context, n int, took time.Duration) error {
+// pauses for as long as that. It pauses for longer while answers to Intercom have a high
+// latency, and if the portion was too large for the rate.
+func (p *pace) wait(ctx context.Context, n int, took, latency time.Duration) error {
 	p.done += n
 	switch {
 	case took < portionTime/2:
@@ -41,11 +47,12 @@ func (p *pace) wait(ctx context.Context, n int, took time.Duration) error {
 	case took > 2*portionTime:
 		p.resize(p.size / 2)
 	}
+	pause := max(took, latencyShare*latency)
 	if p.rate > 0 {
 		due := p.began.Add(time.Duration(float64(p.done) / p.rate * float64(time.Second)))
-		took = max(took, time.Until(due))
+		pause = max(pause, time.Until(due))
 	}
-	return sleep(ctx, took)
+	return sleep(ctx, pause)
 }
 
 func (p *pace) resize(size int) {

@@ -10,17 +10,19 @@ import (
 
 func TestPace(t *testing.T) {
 	for _, c := range []struct {
-		name  string
-		rate  float64
-		cost  time.Duration // of one job
-		n     int
-		least time.Duration
-		most  time.Duration
+		name    string
+		rate    float64
+		cost    time.Duration // of one job
+		latency time.Duration // of answers
+		n       int
+		least   time.Duration
+		most    time.Duration
 	}{
-		{"pauses for as long as it works", 0, time.Millisecond, 1000, 2 * time.Second, 2 * time.Second},
-		{"keeps to the rate", 50, 0, 100, 2 * time.Second, 2 * time.Second},
-		{"keeps to a rate below one a second", 0.5, 0, 3, 6 * time.Second, 6 * time.Second},
-		{"makes no pause that is not needed", 1000, time.Millisecond, 1000, 2 * time.Second, 2200 * time.Millisecond},
+		{"pauses for as long as it works", 0, time.Millisecond, 0, 1000, 2 * time.Second, 2 * time.Second},
+		{"keeps to the rate", 50, 0, 0, 100, 2 * time.Second, 2 * time.Second},
+		{"keeps to a rate below one a second", 0.5, 0, 0, 3, 6 * time.Second, 6 * time.Second},
+		{"makes no pause that is not needed", 1000, time.Millisecond, 0, 1000, 2 * time.Second, 2200 * time.Millisecond},
+		{"pauses for longer while answers are slow", 0, 0, 100 * time.Millisecond, 500, 2000 * time.Millisecond, 2800 * time.Millisecond},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -33,7 +35,7 @@ func TestPace(t *testing.T) {
 					if took > 4*portionTime {
 						t.Errorf("a portion takes %s", took)
 					}
-					if err := p.wait(t.Context(), n, took); err != nil {
+					if err := p.wait(t.Context(), n, took, c.latency); err != nil {
 						t.Fatal(err)
 					}
 					left -= n
@@ -49,7 +51,7 @@ func TestPace(t *testing.T) {
 func TestPaceEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(errConfigChanged)
-	if err := newPace(1, 0.001).wait(ctx, 1, 0); !errors.Is(err, errConfigChanged) {
+	if err := newPace(1, 0.001).wait(ctx, 1, 0, 0); !errors.Is(err, errConfigChanged) {
 		t.Errorf("error %v", err)
 	}
 }

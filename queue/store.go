@@ -166,10 +166,16 @@ func (s *store) noteLatency(latency time.Duration) {
 	s.answered.Store(time.Now().UnixNano())
 }
 
-// slow reports whether Intercom gets its answers late now.
-func (s *store) slow() bool {
-	return time.Duration(s.latency.Load()) > slowAnswer && time.Since(time.Unix(0, s.answered.Load())) < time.Second
+// recentLatency returns the average latency of answers; 0 if none was given in the last second.
+func (s *store) recentLatency() time.Duration {
+	if time.Since(time.Unix(0, s.answered.Load())) >= time.Second {
+		return 0
+	}
+	return time.Duration(s.latency.Load())
 }
+
+// slow reports whether Intercom gets its answers late now.
+func (s *store) slow() bool { return s.recentLatency() > slowAnswer }
 
 func (s *store) commitAll() {
 	for {

@@ -218,6 +218,7 @@ type burst struct {
 
 	mu     sync.Mutex
 	stored []string       // ids that were answered with 200
+	unsure []string       // ids that were not answered
 	others map[string]int // what else came of it, and how often
 }
 
@@ -251,6 +252,7 @@ func (b *burst) note(id string, status int, err error) {
 	switch {
 	case err != nil:
 		b.others["no answer"]++
+		b.unsure = append(b.unsure, id)
 	case status == http.StatusOK:
 		b.stored = append(b.stored, id)
 		b.answers.Add(1)

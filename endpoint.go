@@ -38,6 +38,11 @@ func (h *Handler) loadQueue(ctx caddy.Context) error {
 	if err := h.queue.Attach(h); err != nil {
 		return fmt.Errorf("queue: %w", err)
 	}
+	readiness, err := readinessOf(ctx)
+	if err != nil {
+		return err
+	}
+	readiness.queues = append(readiness.queues, h.queue)
 	return nil
 }
 
@@ -73,6 +78,7 @@ func (h *Handler) store(r *http.Request, t *tag, body []byte) (outcome string, s
 	// An error of a matcher is not reported here: it comes again at the delivery.
 	if route, err := h.findRoute(r, t, ""); err == nil {
 		n.Lane = route.lane
+		t.result.lane = route.lane
 	}
 	duplicate, err := h.queue.Store(r, n)
 	switch {

@@ -1,6 +1,7 @@
 package intercomwebhook
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"net/http"
@@ -23,6 +24,11 @@ type Queue interface {
 	// error Intercom gets 503. If the queue has the notification already, Store does not
 	// store it again, and reports a duplicate.
 	Store(r *http.Request, n Notification) (duplicate bool, err error)
+
+	// Ready returns nil if a notification could be stored now, and otherwise an error that
+	// says why not. It returns when ctx ends. Load balancers ask often, so it must be cheap:
+	// what is tried in the database is tried at most about once a second.
+	Ready(ctx context.Context) error
 }
 
 // Notification is a verified notification, for a Queue.

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -90,6 +91,15 @@ func (*fakeQueue) Store(r *http.Request, n intercomwebhook.Notification) (duplic
 		method: r.Method, uri: r.RequestURI, header: r.Header.Clone(), body: body, length: r.ContentLength,
 	})
 	return false, nil
+}
+
+func (*fakeQueue) Ready(context.Context) error {
+	store.Lock()
+	defer store.Unlock()
+	if store.full {
+		return errors.New("disk is full")
+	}
+	return nil
 }
 
 // stubborn is a handler that does not heed its context: it waits until released,

@@ -30,6 +30,7 @@ type dispatcher struct {
 	finisher *finisher
 	stats    stats
 	tracing  tracing
+	prober   prober
 
 	db      jobdb.DB              // must be used only when ready returns nil
 	openErr atomic.Pointer[error] // why there is no db; nil if there is one
@@ -268,6 +269,7 @@ func (d *dispatcher) Destruct() error {
 		d.stopDelivering(context.Background())
 	}
 	d.store.stop()
+	d.prober.close()
 	d.claiming.Wait()
 	d.finisher.stop()
 	d.cancel()

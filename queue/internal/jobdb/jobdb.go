@@ -36,6 +36,10 @@ type DB interface {
 	// refused. The job is stored without those of them that the database refuses.
 	Store(ctx context.Context, collect func() []*NewJob) ([]Stored, error)
 
+	// Probe returns nil if Store could store a job now. It writes something and makes it
+	// durable, as Store does, because only that shows it.
+	Probe(ctx context.Context) error
+
 	// Claim marks up to claim.Limit jobs of a queue as running with the claim's token,
 	// and returns them. It takes available ones, whatever their times say, in the order
 	// in which they were stored, and retryable ones that are due, of which neither kind

@@ -12,6 +12,11 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
+// postgresDurably makes the commit of the transaction that it is in durable.
+const postgresDurably = `set_config('synchronous_commit', CASE
+			WHEN current_setting('synchronous_commit') IN ('off', 'local', 'remote_write') THEN 'on'
+			ELSE current_setting('synchronous_commit') END, true)`
+
 // postgresInsert is a part of postgresStore. It ends before the unique key.
 const postgresInsert = `
 		INSERT INTO {s}river_job (
@@ -35,9 +40,7 @@ const postgresStore = `
 			unique_key, CASE WHEN unique_key IS NOT NULL THEN B'11111111' END
 		FROM (SELECT unnest($1::jsonb[]) AS args, unnest($2::text[]) AS kind, unnest($3::smallint[]) AS max_attempts,
 			unnest($4::text[]) AS queue, unnest($5::text[]) AS tags, unnest($6::text[]) AS holder, unnest($7::bytea[]) AS unique_key) AS job
-		WHERE (SELECT set_config('synchronous_commit', CASE
-			WHEN current_setting('synchronous_commit') IN ('off', 'local', 'remote_write') THEN 'on'
-			ELSE current_setting('synchronous_commit') END, true)) IS NOT NULL
+		WHERE (SELECT ` + postgresDurably + `) IS NOT NULL
 		ON CONFLICT (unique_key)
 			WHERE unique_key IS NOT NULL AND unique_states IS NOT NULL AND {s}river_job_state_in_bitmask(unique_states, state)
 			DO NOTHING

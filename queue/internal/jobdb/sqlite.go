@@ -33,6 +33,7 @@ type sqliteDB struct {
 	writeLock writeLock
 	write     *connection
 	read      *sql.DB
+	probed    uint64 // rows that probes have changed; needs the write lock
 
 	log *writeAheadLog
 

@@ -83,12 +83,12 @@ func (d *sqliteDB) Changes(ctx context.Context) (version uint64, err error) {
 		return 0, err
 	}
 	defer d.writeLock.unlock()
-	var others, own uint64
+	var others uint64
 	if err := d.write.queryRow(`PRAGMA data_version`, nil, &others); err != nil {
 		return 0, err
 	}
-	err = d.write.queryRow(`SELECT total_changes()`, nil, &own)
-	return others<<32 + own, err
+	own, err := d.totalChanges()
+	return others<<32 + own - d.probed, err
 }
 
 // Count implements DB.

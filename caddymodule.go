@@ -228,6 +228,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if err != nil {
 		return h.refuse(w, r, t, newRefusal(http.StatusBadRequest, reasonEnvelope, "%w", err))
 	}
+	t.request = notifications.capture(r, envelope, signed.body, start)
 	t.setNotification(r.Header, envelope)
 	lastVerified.Set(float64(start.UnixMilli()) / 1e3)
 
@@ -257,7 +258,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		outcome, status = h.deliver(r, t)
 	}
 	status, answered := a.give(status)
-	h.observe(t, outcome, status, answered.Sub(start))
+	h.observe(t, outcome, status, start, answered)
 	return nil
 }
 
@@ -290,7 +291,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, t *tag, why *re
 // callNext calls the next handler, and counts the answer that it gives.
 func (h *Handler) callNext(w http.ResponseWriter, r *http.Request, t *tag, next caddyhttp.Handler, start time.Time) error {
 	status := http.StatusInternalServerError // if the next handler panics
-	defer func() { h.observe(t, outcomeOf(status), status, time.Since(start)) }()
+	defer func() { h.observe(t, outcomeOf(status), status, start, time.Now()) }()
 
 	recorder := caddyhttp.NewResponseRecorder(w, nil, nil)
 	err := h.runUnshielded(recorder, r, t, next)

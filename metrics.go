@@ -172,14 +172,22 @@ func watchAnswer(status int, logger *zap.Logger, emitter *events.Emitter) {
 	}
 }
 
-// observe counts a notification by its outcome, and the answer by its status and time.
-func (h *Handler) observe(t *tag, outcome string, status int, waited time.Duration) {
+// observe counts a notification by its outcome, and the answer by its status and time. It
+// tells those who listen of both.
+func (h *Handler) observe(t *tag, outcome string, status int, received, answered time.Time) {
+	waited := answered.Sub(received)
 	answerSeconds.Observe(waited.Seconds())
 	if status == http.StatusGatewayTimeout {
 		outcome = outcomeTimeout // whatever the handlers did after the answer
 	}
 	notificationsTotal.WithLabelValues(intercom.Label(t.topic), outcome).Inc()
 	watchAnswer(status, h.logger, h.events)
+	if notifications.listened() {
+		notifications.publish(&sighting{
+			At: received.UTC(), Kind: t.kind, Topic: t.topic, Workspace: t.appID, ID: t.id,
+			Outcome: outcome, Lane: t.result.lane, Status: status, Seconds: waited.Seconds(), Request: t.request,
+		})
+	}
 }
 
 // outcomeOf returns the outcome of a delivery after which Intercom got this status.

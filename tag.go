@@ -36,8 +36,9 @@ type tag struct {
 	reason string // why the request was refused, empty if it was not
 	envelope
 
-	attempt string // number of the delivery attempt of a queue; empty without a queue
-	result  result // for the access log, once the route has run
+	attempt string       // number of the delivery attempt of a queue; empty without a queue
+	result  result       // for the access log, once the route has run
+	request *seenRequest // for those who listen; nil if nobody wants it
 
 	headerValues [4]string // saves an allocation for each header
 }

@@ -1,0 +1,85 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// maxForwards is how many notifications are sent on at the same time.
+const maxForwards = 4
+
+// forwarder sends notifications on to one URL.
+type forwarder struct {
+	url    string
+	sender sender // only its client is used
+}
+
+// forwarded is what came of sending a notification on.
+type forwarded struct {
+	Status  int     `json:"status,omitempty"`
+	Seconds float64 `json:"seconds"`
+	Error   string  `json:"error,omitempty"`
+
+	answer string // the beginning of its body
+}
+
+// newForwarder makes a forwarder from the flags. It returns nil if there is no URL.
+func newForwarder(cmd *cobra.Command) (*forwarder, error) {
+	flags := cmd.Flags()
+	target, errTarget := flags.GetString("forward-to")
+	timeout, errTimeout := flags.GetDuration("timeout")
+	insecure, errInsecure := flags.GetBool("insecure")
+	if err := errors.Join(errTarget, errTimeout, errInsecure); err != nil {
+		return nil, err
+	}
+	if !flags.Changed("forward-to") {
+		return nil, nil
+	}
+	if err := forwardURL(target); err != nil {
+		return nil, err
+	}
+	if timeout <= 0 {
+		return nil, usagef("--timeout %s must be longer than 0", timeout)
+	}
+	return &forwarder{url: target, sender: sender{client: newSendClient(timeout, insecure)}}, nil
+}
+
+// notForwarded are headers of the connection between Intercom and Caddy, and such that follow
+// from the body.
+var notForwarded = []string{
+	"Connection", "Content-Length", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+}
+
+// send sends a notification on, and waits for the whole answer.
+func (f *forwarder) send(ctx context.Context, n *listened) *forwarded {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, f.url, bytes.NewReader(n.Request.body()))
+	if err != nil {
+		return &forwarded{Error: err.Error()}
+	}
+	r.Header["User-Agent"] = nil // or else net/http adds its own if there is none
+	for name, values := range n.Request.Header {
+		r.Header[name] = values
+	}
+	for _, name := range notForwarded {
+		delete(r.Header, name)
+	}
+	for name, value := range map[string]string{
+		"X-Intercom-Topic": n.Topic, "X-Intercom-App-Id": n.Workspace, "X-Intercom-Notification-Id": n.ID,
+	} {
+		if value != "" {
+			r.Header[name] = []string{value}
+		}
+	}
+	start := time.Now()
+	status, answer, err := f.sender.roundTrip(r)
+	result := &forwarded{Status: status, Seconds: time.Since(start).Seconds(), answer: string(answer)}
+	if err != nil {
+		result.Error = "not delivered: " + err.Error()
+	}
+	return result
+}

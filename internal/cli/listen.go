@@ -1,0 +1,289 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
+)
+
+func newListenCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "listen",
+		Short: "Shows verified notifications as they come, and sends them on",
+		Long: `
+Shows each notification that a running Caddy has verified, as it comes: when, its
+topic, its workspace, its id, and what came of it, as in the metric notifications_total.
+With a queue, that is whether it was stored; without one, how its route answered. What
+came before is not shown; app requests are not shown either.
+
+It asks the admin endpoint of Caddy, and needs its permission. It does not slow Caddy
+down: if it reads too slowly, it misses notifications, and says how many. When Caddy is
+reloaded or restarted, it connects again. What comes in the meantime is missed.
+
+With --topic, only topics that fit one of the patterns are shown. A * stands for one
+segment or, at the end, for one or more. With --workspace, only these workspaces are
+shown. Both may be repeated.
+
+With --body, the body is shown, too. With --json, each notification is one line of JSON,
+as the admin endpoint sends it. Notices about the connection go to standard error.
+
+With --forward-to, each notification is also sent to the URL, with the same body, the
+same signature and the headers X-Intercom-Topic, X-Intercom-App-Id and
+X-Intercom-Notification-Id. The answer and its time are shown, and with --json are in the
+member "forwarded". Up to ` + fmt.Sprint(maxForwards) + ` are sent at the same time. Nothing is tried again, and the answer to
+Intercom does not depend on it.
+
+To receive notifications on a machine that Intercom cannot reach, tunnel the admin
+endpoint of the Caddy that it can reach:
+
+	$ ssh -N -L 2019:localhost:2019 hooks.example.com
+
+and, in another terminal, run the second of the examples.
+
+Ctrl-C ends it. The exit code is 0 then, 1 if Caddy cannot be reached at the start or
+refuses, and 2 if the command is used wrongly.
+
+Examples:
+
+	$ caddy intercom-webhook listen
+
+	$ caddy intercom-webhook listen --forward-to http://localhost:3000/hook
+
+	$ caddy intercom-webhook listen --topic 'conversation.*' --workspace tulip4 --body
+
+	$ caddy intercom-webhook listen --json | jq .topic
+`,
+		Args: usageArgs(cobra.NoArgs),
+		RunE: runE(runListen),
+	}
+	addAdminFlags(cmd)
+	flags := cmd.Flags()
+	flags.StringArray("topic", nil, "Topic, or pattern of topics, to show (repeatable)")
+	flags.StringArray("workspace", nil, "Id of a workspace to show (repeatable)")
+	flags.Bool("json", false, "Print JSON, a notification a line")
+	flags.Bool("body", false, "Show the body, too")
+	flags.String("forward-to", "", "URL to send each notification to")
+	flags.Duration("timeout", 10*time.Second, "How long to wait for an answer of --forward-to")
+	flags.Bool("insecure", false, "Do not verify the certificate of --forward-to (WARNING: for local tests only)")
+	completeTopics := func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return intercom.Topics(), cobra.ShellCompDirectiveNoFileComp
+	}
+	if err := cmd.RegisterFlagCompletionFunc("topic", completeTopics); err != nil {
+		panic(err) // the flag is above
+	}
+	return cmd
+}
+
+// runListen shows notifications until it is interrupted.
+func runListen(cmd *cobra.Command, _ []string) error {
+	l, err := newListener(cmd)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	err = l.listen(ctx)
+	l.forwarding.Wait()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// listener shows what a stream of the admin endpoint tells, and sends it on.
+type listener struct {
+	client  *adminClient
+	query   url.Values
+	notices io.Writer
+
+	forward    *forwarder // nil without --forward-to
+	forwarding sync.WaitGroup
+	slots      chan struct{} // holds one for each notification that is being sent
+
+	mu  sync.Mutex
+	out listenPrinter
+}
+
+// newListener makes a listener from the flags.
+func newListener(cmd *cobra.Command) (*listener, error) {
+	flags := cmd.Flags()
+	asJSON, errJSON := flags.GetBool("json")
+	withBody, errBody := flags.GetBool("body")
+	topics, errTopics := flags.GetStringArray("topic")
+	workspaces, errWorkspaces := flags.GetStringArray("workspace")
+	if err := errors.Join(errJSON, errBody, errTopics, errWorkspaces); err != nil {
+		return nil, err
+	}
+	client, err := newAdminClient(cmd)
+	if err != nil {
+		return nil, err
+	}
+	l := &listener{
+		client:  client,
+		query:   url.Values{"topic": topics, "workspace": workspaces},
+		notices: cmd.ErrOrStderr(),
+		slots:   make(chan struct{}, maxForwards),
+		out:     listenPrinter{w: cmd.OutOrStdout(), json: asJSON, body: withBody},
+	}
+	for _, pattern := range topics {
+		if err := topicpattern.Check(pattern); err != nil {
+			return nil, usagef("--topic: %w", err)
+		}
+		if !topicpattern.FitsKnownTopic(pattern) {
+			l.notice("no known topic fits --topic %s: the nearest is %s", pattern, topicpattern.Nearest(pattern))
+		}
+	}
+	if flags.Changed("workspace") && len(workspaces) == 0 || slices.Contains(workspaces, "") { // pflag drops a single empty one
+		return nil, usagef("--workspace is empty: give the id of a workspace")
+	}
+	if l.forward, err = newForwarder(cmd); err != nil {
+		return nil, err
+	}
+	if withBody || l.forward != nil {
+		l.query.Set("request", "true")
+	}
+	return l, nil
+}
+
+// notice tells the user something about the connection.
+func (l *listener) notice(format string, args ...any) {
+	fmt.Fprintf(l.notices, "-- "+format+"\n", args...)
+}
+
+// listen shows notifications until the context ends. When Caddy ends the stream, listen
+// connects again. It returns an error if it cannot connect at the start, or if Caddy says that
+// the request is wrong.
+func (l *listener) listen(ctx context.Context) error {
+	connected, err := l.follow(ctx)
+	if !connected {
+		return err
+	}
+	pause := backoff.NewExponentialBackOff()
+	pause.InitialInterval, pause.MaxInterval = 50*time.Millisecond, 5*time.Second
+	for ctx.Err() == nil {
+		l.notice("Caddy has ended the stream, as it does when it is reloaded or stopped; connecting again")
+		pause.Reset()
+		for connected = false; !connected; {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(pause.NextBackOff()):
+			}
+			connected, err = l.follow(ctx)
+			if answer, ok := errors.AsType[*adminError](err); ok && answer.status == http.StatusBadRequest {
+				return err // a Caddy of another version
+			}
+		}
+	}
+	return nil
+}
+
+// follow connects and shows notifications until the stream ends. It reports whether it was
+// connected. If it was not, it returns the reason.
+func (l *listener) follow(ctx context.Context) (connected bool, err error) {
+	response, err := l.client.do(ctx, http.MethodGet, "notifications/stream", l.query)
+	if err != nil {
+		return false, err
+	}
+	defer response.Body.Close()
+	if response.Header.Get("Content-Type") != "application/x-ndjson" {
+		return false, fmt.Errorf("the answer of %s is no stream of notifications: name the admin endpoint of a Caddy with --address", l.client.address)
+	}
+	l.notice("listening to the Caddy at %s", l.client.address)
+	decoder := json.NewDecoder(response.Body)
+	for {
+		var n listened
+		if err := decoder.Decode(&n.line); err != nil {
+			return true, nil //nolint:nilerr // Caddy was reloaded or stopped, or the connection failed
+		}
+		if err := json.Unmarshal(n.line, &n); err != nil {
+			return true, nil //nolint:nilerr // not a stream of this module
+		}
+		l.show(ctx, &n)
+	}
+}
+
+// show prints a notification, and sends it on. It waits while maxForwards are being sent, so
+// that Caddy drops what comes too fast.
+func (l *listener) show(ctx context.Context, n *listened) {
+	if l.forward == nil || n.Request == nil {
+		l.print(n)
+		return
+	}
+	if !l.out.json {
+		l.print(n)
+	}
+	select {
+	case l.slots <- struct{}{}:
+	case <-ctx.Done():
+		return
+	}
+	l.forwarding.Go(func() {
+		defer func() { <-l.slots }()
+		n.forwarded = l.forward.send(ctx, n)
+		l.print(n)
+	})
+}
+
+func (l *listener) print(n *listened) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.out.print(n)
+}
+
+// listened is a line of the stream: a notification, or how many were dropped.
+type listened struct {
+	At        time.Time `json:"at"`
+	Topic     string    `json:"topic"`
+	Workspace string    `json:"workspace"`
+	ID        string    `json:"id"`
+	Outcome   string    `json:"outcome"`
+	Lane      string    `json:"lane"`
+	Status    int       `json:"status"`
+	Seconds   float64   `json:"seconds"`
+	Dropped   int       `json:"dropped"`
+
+	Request *listenedRequest `json:"request"`
+
+	line      json.RawMessage
+	forwarded *forwarded // nil before it is sent on
+}
+
+// listenedRequest is the request of a notification.
+type listenedRequest struct {
+	Header     http.Header `json:"header"`
+	Body       string      `json:"body"`
+	BodyBase64 []byte      `json:"body_base64"`
+}
+
+func (r *listenedRequest) body() []byte {
+	if r.BodyBase64 != nil {
+		return r.BodyBase64
+	}
+	return []byte(r.Body)
+}
+
+// forwardURL checks the URL of --forward-to.
+func forwardURL(target string) error {
+	if u, err := url.Parse(target); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+		return usagef("--forward-to %q must start with http:// or https:// and a host, as in http://localhost:3000/hook", strings.TrimSpace(target))
+	}
+	return nil
+}

@@ -24,8 +24,11 @@ import (
 
 func init() {
 	httpcaddyfile.RegisterHandlerDirective("intercom_webhook", parseCaddyfile)
+	httpcaddyfile.RegisterHandlerDirective("intercom_ready", parseReady)
 	// Before all directives that dispatch to backends, so that no unverified request gets
 	// there. invoke is the first of them; handle, route and reverse_proxy follow.
+	// intercom_ready comes first, because a site may have intercom_webhook without a path.
+	httpcaddyfile.RegisterDirectiveOrder("intercom_ready", httpcaddyfile.Before, "invoke")
 	httpcaddyfile.RegisterDirectiveOrder("intercom_webhook", httpcaddyfile.Before, "invoke")
 }
 

@@ -5,13 +5,6 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-func init() {
-	httpcaddyfile.RegisterHandlerDirective("intercom_ready", parseReady)
-	// Before all directives that end a request, so that it is reached whichever of them is
-	// the last resort of a site.
-	httpcaddyfile.RegisterDirectiveOrder("intercom_ready", httpcaddyfile.Before, "invoke")
-}
-
 // parseReady sets up the handler from Caddyfile tokens. Syntax:
 //
 //	intercom_ready [<matcher>]

@@ -23,7 +23,10 @@ func init() {
 // answers 200 if every queue of the config could store a notification now, and 503 if one
 // could not. It also answers 503 while Caddy is shutting down, so that the global option
 // `shutdown_delay` gives others the time to notice. Without a queue in the config it answers
-// 200 as long as Caddy runs. The next handler is not called.
+// 200 as long as Caddy runs.
+//
+// It answers GET and HEAD. For other methods it calls the next handler, so that it can never
+// answer a notification in the place of `intercom_webhook`.
 //
 // The answer says nothing more, because anybody may ask. The log has the reason, and so has
 // `GET /intercom_webhook/ready` on Caddy's admin endpoint.
@@ -52,7 +55,10 @@ func (h *Ready) Provision(ctx caddy.Context) (err error) {
 }
 
 // ServeHTTP answers whether a notification could be stored now.
-func (h *Ready) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+func (h *Ready) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		return next.ServeHTTP(w, r)
+	}
 	err := h.readiness.check(r.Context())
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if closing, _ := repl.Get("http.shutting_down"); closing == true {

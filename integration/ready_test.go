@@ -39,13 +39,19 @@ func (g *gateway) readyReason() string {
 // wantReady waits until both say that it is ready, or that it is not.
 func (g *gateway) wantReady(ready bool) {
 	g.t.Helper()
-	within(g.t, longPatience, "it is ready or not", func() bool {
-		return (g.readyStatus() == http.StatusOK) == ready && strings.Contains(g.readyReason(), `"ready":true`) == ready
-	})
+	for end := time.Now().Add(longPatience); ; time.Sleep(50 * time.Millisecond) {
+		status, reason := g.readyStatus(), g.readyReason()
+		if (status == http.StatusOK) == ready && strings.Contains(reason, `"ready":true`) == ready {
+			return
+		}
+		if time.Now().After(end) {
+			g.t.Fatalf("ready: %d, %s; want %v", status, reason, ready)
+		}
+	}
 }
 
 func TestReady(t *testing.T) {
-	ready := "intercom_ready " + readyURI + "\nrespond 404"
+	ready := "intercom_ready " + readyURI
 	g := start(t, setup{admin: true, webhook: "route * { respond 200 }", behind: ready})
 	if got := g.readyStatus(); got != http.StatusOK {
 		t.Errorf("without a queue: %d", got)
@@ -53,7 +59,8 @@ func TestReady(t *testing.T) {
 	if got := g.readyReason(); got != "{\"ready\":true}\n" {
 		t.Errorf("without a queue: %s", got)
 	}
-	g.expect(http.StatusNotFound, message{method: http.MethodGet, path: "/readiness"})
+	g.expect(http.StatusMethodNotAllowed, message{method: http.MethodGet, path: "/readiness"})
+	g.expect(http.StatusOK, signed(notification(topic, newID())).to(readyURI))
 
 	resetStore(true)
 	if err := g.load(setup{admin: true, webhook: "route * { respond 200 }\nqueue fake", behind: ready}); err != nil {

@@ -102,7 +102,7 @@ func TestStreamTellsWhatCameOfEachNotification(t *testing.T) {
 				r.Method != http.MethodPost || r.URI != "/hook?a=b" || r.Header.Get("X-Intercom-Topic") != "" || r.Host != "127.0.0.1:"+g.port {
 				t.Errorf("got %+v with %+v", line, r)
 			}
-			if err := g.run([]byte("{\"admin\":{\"disabled\":true}}")); err != nil {
+			if err := g.run([]byte("{\"admin\":{\"disabled\":true,\"config\":{\"persist\":false}}}")); err != nil {
 				t.Fatal(err)
 			}
 			for name, lines := range map[string]*bufio.Scanner{"all": all, "some": some, "none": none} {

@@ -124,7 +124,11 @@ func serveStream(w http.ResponseWriter, r *http.Request) error {
 
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	defer shutdowns.cancelOnShutdown(r, cancel)()
+	stopWatching, ok := shutdowns.cancelOnShutdown(r, cancel)
+	if !ok {
+		return caddy.APIError{HTTPStatus: http.StatusServiceUnavailable, Message: "this admin endpoint is being stopped, as with a reload: try again"}
+	}
+	defer stopWatching()
 	writer := http.NewResponseController(w)
 	// Caddy's timeout for reading requests would end the request when it has passed.
 	if err := writer.SetReadDeadline(time.Time{}); err != nil {

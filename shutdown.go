@@ -21,9 +21,10 @@ type watchedServer struct {
 	waiting map[int]func()
 }
 
-// cancelOnShutdown calls cancel when the shutdown of the server of a request begins. The
-// caller must call the returned function when the request ends.
-func (s *shutdownWatch) cancelOnShutdown(r *http.Request, cancel func()) (stop func()) {
+// cancelOnShutdown calls cancel when the shutdown of the server of a request begins. It
+// returns false if it has begun. Otherwise the caller must call the returned function when the
+// request ends.
+func (s *shutdownWatch) cancelOnShutdown(r *http.Request, cancel func()) (stop func(), ok bool) {
 	server := r.Context().Value(http.ServerContextKey).(*http.Server)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -32,8 +33,7 @@ func (s *shutdownWatch) cancelOnShutdown(r *http.Request, cancel func()) (stop f
 		watched = s.watch(server)
 	}
 	if watched.down {
-		cancel()
-		return func() {}
+		return nil, false
 	}
 	id := watched.next
 	watched.next++
@@ -42,7 +42,7 @@ func (s *shutdownWatch) cancelOnShutdown(r *http.Request, cancel func()) (stop f
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(watched.waiting, id)
-	}
+	}, true
 }
 
 // watch registers a new server. It forgets those that are down by then, but not before, as

@@ -199,6 +199,11 @@ func TestListen(t *testing.T) {
 	p.start(p.queued("route * to "+b.address, ""))
 	wantConnected()
 	ids = append(ids, p.post(topic))
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("listen printed:\n%s\nand:\n%s", out.String(), notices.String())
+		}
+	})
 	within(t, longPatience, "all are sent on", func() bool { return strings.Count(out.String(), "->") == len(ids) })
 	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)

@@ -37,21 +37,21 @@ func drain(s *stream) (got []string) {
 
 func TestStreamFilters(t *testing.T) {
 	for name, tc := range map[string]struct {
-		stream stream
+		stream *stream
 		want   string
 	}{
-		"all":                               {stream{}, "conversation.user.created contact.created ping"},
-		"a topic":                           {stream{topics: []string{"ping"}}, "ping"},
-		"a pattern":                         {stream{topics: []string{"conversation.*"}}, "conversation.user.created"},
-		"several patterns":                  {stream{topics: []string{"conversation.*", "contact.*"}}, "conversation.user.created contact.created"},
-		"a workspace":                       {stream{workspaces: []string{"b"}}, "contact.created"},
-		"several workspaces":                {stream{workspaces: []string{"b", "a"}}, "conversation.user.created contact.created ping"},
-		"both":                              {stream{topics: []string{"ping"}, workspaces: []string{"b"}}, ""},
-		"requests, which were not captured": {stream{requests: true}, ""},
+		"all":                               {&stream{}, "conversation.user.created contact.created ping"},
+		"a topic":                           {&stream{topics: []string{"ping"}}, "ping"},
+		"a pattern":                         {&stream{topics: []string{"conversation.*"}}, "conversation.user.created"},
+		"several patterns":                  {&stream{topics: []string{"conversation.*", "contact.*"}}, "conversation.user.created contact.created"},
+		"a workspace":                       {&stream{workspaces: []string{"b"}}, "contact.created"},
+		"several workspaces":                {&stream{workspaces: []string{"b", "a"}}, "conversation.user.created contact.created ping"},
+		"both":                              {&stream{topics: []string{"ping"}, workspaces: []string{"b"}}, ""},
+		"requests, which were not captured": {&stream{requests: true}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var b broadcaster
-			s := subscribed(t, &b, &tc.stream)
+			s := subscribed(t, &b, tc.stream)
 			b.publish(&sighting{Topic: "conversation.user.created", Workspace: "a"})
 			b.publish(&sighting{Topic: "contact.created", Workspace: "b"})
 			b.publish(&sighting{Topic: "ping", Workspace: "a"})
@@ -65,17 +65,17 @@ func TestStreamFilters(t *testing.T) {
 func TestStreamLosesWhatASlowReaderHasNoRoomFor(t *testing.T) {
 	large := &seenRequest{body: make([]byte, maxStreamBytes/4)}
 	for name, tc := range map[string]struct {
-		stream stream
+		stream *stream
 		sent   sighting
 		room   int
 	}{
-		"by lines":                         {stream{}, sighting{Topic: "a"}, maxStreamLines},
-		"by bytes":                         {stream{requests: true}, sighting{Topic: "a", Request: large}, 3},
-		"by lines, if it wants no request": {stream{}, sighting{Topic: "a", Request: large}, maxStreamLines},
+		"by lines":                         {&stream{}, sighting{Topic: "a"}, maxStreamLines},
+		"by bytes":                         {&stream{requests: true}, sighting{Topic: "a", Request: large}, 3},
+		"by lines, if it wants no request": {&stream{}, sighting{Topic: "a", Request: large}, maxStreamLines},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var b broadcaster
-			s := subscribed(t, &b, &tc.stream)
+			s := subscribed(t, &b, tc.stream)
 			for range tc.room + 7 {
 				b.publish(&tc.sent)
 			}

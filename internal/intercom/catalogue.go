@@ -3,19 +3,39 @@
 package intercom
 
 import (
-	"maps"
 	"slices"
+	"strings"
 )
 
 // TopicPing is the topic of the notification that Intercom sends to test an endpoint.
 const TopicPing = "ping"
 
-// Topics returns every known topic, sorted.
-func Topics() []string { return slices.Sorted(maps.Keys(samplesByTopic)) }
+// Topic is what is known about a topic.
+type Topic struct {
+	Name   string
+	Object string // what its notifications carry, as the docs call it
+	Since  string // the first version of the API that has it; empty if no docs say so
+	Until  string // the last version of the API that has it; empty if the newest one does
+	Note   string // what is unusual about it; empty if nothing is
+
+	sample string // of the object (samples/<name>.json)
+}
+
+// Catalogue returns every known topic, sorted by name.
+func Catalogue() []Topic { return slices.Clone(catalogue) }
+
+// Topics returns the name of every known topic, sorted.
+func Topics() []string {
+	names := make([]string, len(catalogue))
+	for i, topic := range catalogue {
+		names[i] = topic.Name
+	}
+	return names
+}
 
 // IsKnown reports whether Intercom is known to send notifications of the topic.
 func IsKnown(topic string) bool {
-	_, known := samplesByTopic[topic]
+	_, known := find(topic)
 	return known
 }
 
@@ -31,11 +51,18 @@ func Label(topic string) string {
 // OtherTopics is the label that all unknown topics share.
 const OtherTopics = "other"
 
-// samplesByTopic maps each known topic to the sample of the object that its
-// notification carries (samples/<name>.json).
+func find(name string) (Topic, bool) {
+	i, found := slices.BinarySearchFunc(catalogue, name, func(t Topic, name string) int { return strings.Compare(t.Name, name) })
+	if !found {
+		return Topic{}, false
+	}
+	return catalogue[i], true
+}
+
+// catalogue has every known topic, sorted by name.
 //
 // It has the topics that Intercom's docs list for the API versions 1.0 to 2.17 and
-// Preview, and those of captured notifications ("wire"). Where the two disagree about
+// Preview, and those of captured notifications ("real ones"). Where the two disagree about
 // a name, it has both names. Where they disagree about the object, the sample has the
 // shape of the captured one. A 1.x topic whose object was never captured has the sample
 // of its successor.
@@ -43,149 +70,149 @@ const OtherTopics = "other"
 // Intercom adds topics without notice, so this list must not decide whether a
 // notification is accepted.
 // Source: https://developers.intercom.com/docs/references/webhooks/webhook-models
-var samplesByTopic = map[string]string{
-	"admin.activity_log_event.created": "admin_activity_log_event", // docs: an admin; wire: a type of its own
-	"admin.added_to_workspace":         "admin",
-	"admin.away_mode_updated":          "admin",
-	"admin.logged_in":                  "admin",
-	"admin.logged_out":                 "admin",
-	"admin.removed_from_workspace":     "admin",
+var catalogue = []Topic{
+	{Name: "admin.activity_log_event.created", Object: "Admin", Since: "2.10", sample: "admin_activity_log_event", Note: "docs: an admin; real ones: an object of type admin_activity_log_event"},
+	{Name: "admin.added_to_workspace", Object: "Admin", Since: "2.5", sample: "admin"},
+	{Name: "admin.away_mode_updated", Object: "Admin", Since: "2.5", sample: "admin", Note: "item.id is a number"},
+	{Name: "admin.logged_in", Object: "Admin", Since: "2.6", sample: "admin", Note: "item.id is a number"},
+	{Name: "admin.logged_out", Object: "Admin", Since: "2.6", sample: "admin"},
+	{Name: "admin.removed_from_workspace", Object: "Admin", Since: "2.5", sample: "admin"},
 
-	"api.request.completed": "api_request",
+	{Name: "api.request.completed", Object: "API Request", Since: "2.15", sample: "api_request", Note: "item has request_id instead of id"},
 
-	"article.created":     "article",
-	"article.deleted":     "article", // docs: identification only; wire: the whole article
-	"article.published":   "article",
-	"article.unpublished": "article",
-	"article.updated":     "article",
+	{Name: "article.created", Object: "Article", Since: "2.5", sample: "article"},
+	{Name: "article.deleted", Object: "Article", Since: "2.5", sample: "article", Note: "docs: identification only; real ones: the whole article"},
+	{Name: "article.published", Object: "Article", Since: "2.5", sample: "article"},
+	{Name: "article.unpublished", Object: "Article", Since: "2.5", sample: "article"},
+	{Name: "article.updated", Object: "Article", Since: "2.5", sample: "article"},
 
-	"audience.created":        "audience",
-	"audience.deleted":        "audience_deleted",
-	"audience.member_added":   "audience_membership",
-	"audience.member_removed": "audience_membership",
-	"audience.updated":        "audience",
+	{Name: "audience.created", Object: "Audience", Since: "Preview", sample: "audience"},
+	{Name: "audience.deleted", Object: "Audience", Since: "Preview", sample: "audience_deleted", Note: "identification only"},
+	{Name: "audience.member_added", Object: "Audience Membership", Since: "Preview", sample: "audience_membership"},
+	{Name: "audience.member_removed", Object: "Audience Membership", Since: "Preview", sample: "audience_membership"},
+	{Name: "audience.updated", Object: "Audience", Since: "Preview", sample: "audience"},
 
-	"call.ended":                   "call",
-	"call.recording_available":     "call",
-	"call.started":                 "call",
-	"call.transcription_available": "call",
+	{Name: "call.ended", Object: "Call", Since: "2.14 or earlier", sample: "call"},
+	{Name: "call.recording_available", Object: "Call", Since: "2.14 or earlier", sample: "call"},
+	{Name: "call.started", Object: "Call", Since: "2.14 or earlier", sample: "call"},
+	{Name: "call.transcription_available", Object: "Call", Since: "2.14 or earlier", sample: "call"},
 
-	"company.contact.attached": "company_contact",
-	"company.contact.detached": "company_contact",
-	"company.created":          "company",
-	"company.deleted":          "company_deleted",
-	"company.updated":          "company",
+	{Name: "company.contact.attached", Object: "Company, Contact", Since: "2.6", sample: "company_contact", Note: "item has neither type nor id, but company and contact"},
+	{Name: "company.contact.detached", Object: "Company, Contact", Since: "2.6", sample: "company_contact", Note: "item has neither type nor id, but company and contact"},
+	{Name: "company.created", Object: "Company", Since: "1.0", sample: "company", Note: "times are text in real ones, numbers in the docs"},
+	{Name: "company.deleted", Object: "Company", Since: "2.7", sample: "company_deleted", Note: "identification only"},
+	{Name: "company.updated", Object: "Company", Since: "2.7", sample: "company"},
 
-	"contact.added_email":           "contact_lead",     // 1.x, now contact.lead.added_email
-	"contact.archive":               "contact_archived", // docs of 2.5 only, contact.archived since
-	"contact.archived":              "contact_archived",
-	"contact.created":               "contact_lead", // 1.x, now contact.lead.created
-	"contact.deleted":               "contact_deleted",
-	"contact.email.updated":         "contact",
-	"contact.lead.added_email":      "contact_lead",
-	"contact.lead.created":          "contact_lead",
-	"contact.lead.signed_up":        "contact_lead",
-	"contact.lead.tag.created":      "contact_tag",
-	"contact.lead.tag.deleted":      "contact_tag",
-	"contact.lead.updated":          "contact_lead",
-	"contact.merged":                "contact",      // docs: with merged_from; wire: without
-	"contact.signed_up":             "contact_lead", // 1.x, now contact.lead.signed_up
-	"contact.subscribed":            "contact_subscribe",
-	"contact.tag.created":           "contact_tag", // 1.x, now contact.lead.tag.created
-	"contact.tag.deleted":           "contact_tag", // 1.x, now contact.lead.tag.deleted
-	"contact.unarchive":             "contact",     // docs of 2.6 and later
-	"contact.unarchived":            "contact",     // wire, not in the docs
-	"contact.unsubscribed":          "contact_unsubscribe",
-	"contact.unsubscribed_from_sms": "contact",      // changelog of 2.5 only
-	"contact.updated":               "contact_lead", // 1.0 only
-	"contact.user.created":          "contact",
-	"contact.user.tag.created":      "contact_tag",
-	"contact.user.tag.deleted":      "contact_tag",
-	"contact.user.updated":          "contact",
+	{Name: "contact.added_email", Object: "Lead", Since: "1.0", Until: "2.4", sample: "contact_lead", Note: "now contact.lead.added_email"},
+	{Name: "contact.archive", Object: "Contact", Since: "2.5", Until: "2.5", sample: "contact_archived", Note: "docs of 2.5 only; now contact.archived"},
+	{Name: "contact.archived", Object: "Contact", Since: "2.6", sample: "contact_archived", Note: "identification only"},
+	{Name: "contact.created", Object: "Lead", Since: "1.0", Until: "2.4", sample: "contact_lead", Note: "now contact.lead.created"},
+	{Name: "contact.deleted", Object: "Contact", Since: "1.0", sample: "contact_deleted", Note: "identification only"},
+	{Name: "contact.email.updated", Object: "Contact", Since: "2.5", sample: "contact", Note: "was user.email.updated"},
+	{Name: "contact.lead.added_email", Object: "Contact", Since: "2.5", sample: "contact_lead", Note: "was contact.added_email"},
+	{Name: "contact.lead.created", Object: "Contact", Since: "2.5", sample: "contact_lead", Note: "was contact.created"},
+	{Name: "contact.lead.signed_up", Object: "Contact", Since: "2.5", sample: "contact_lead", Note: "was contact.signed_up"},
+	{Name: "contact.lead.tag.created", Object: "Contact Tag", Since: "2.5", sample: "contact_tag", Note: "was contact.tag.created; item has no id"},
+	{Name: "contact.lead.tag.deleted", Object: "Contact Tag", Since: "2.5", sample: "contact_tag", Note: "was contact.tag.deleted; item has no id"},
+	{Name: "contact.lead.updated", Object: "Contact", Since: "2.5", sample: "contact_lead"},
+	{Name: "contact.merged", Object: "Contact", Since: "2.6", sample: "contact", Note: "docs: with merged_from; real ones: without"},
+	{Name: "contact.signed_up", Object: "Lead", Since: "1.0", Until: "2.4", sample: "contact_lead", Note: "now contact.lead.signed_up"},
+	{Name: "contact.subscribed", Object: "Subscription", Since: "2.7", sample: "contact_subscribe"},
+	{Name: "contact.tag.created", Object: "Contact Tag", Since: "1.1", Until: "2.4", sample: "contact_tag", Note: "now contact.lead.tag.created"},
+	{Name: "contact.tag.deleted", Object: "Contact Tag", Since: "1.1", Until: "2.4", sample: "contact_tag", Note: "now contact.lead.tag.deleted"},
+	{Name: "contact.unarchive", Object: "Contact", Since: "2.6", sample: "contact", Note: "the name in the docs; real ones have contact.unarchived: route both"},
+	{Name: "contact.unarchived", Object: "Contact", sample: "contact", Note: "not in the docs, which have contact.unarchive: route both"},
+	{Name: "contact.unsubscribed", Object: "Subscription", Since: "2.5", sample: "contact_unsubscribe", Note: "from 2.7 the contact is in item.contact; item has no id"},
+	{Name: "contact.unsubscribed_from_sms", Object: "Contact", Since: "2.5", Until: "2.5", sample: "contact", Note: "in the changelog of 2.5 only"},
+	{Name: "contact.updated", Object: "Lead", Since: "1.0", Until: "1.0", sample: "contact_lead", Note: "docs of 1.0 only"},
+	{Name: "contact.user.created", Object: "Contact", Since: "2.5", sample: "contact", Note: "was user.created"},
+	{Name: "contact.user.tag.created", Object: "Contact Tag", Since: "2.5", sample: "contact_tag", Note: "was user.tag.created"},
+	{Name: "contact.user.tag.deleted", Object: "Contact Tag", Since: "2.5", sample: "contact_tag", Note: "was user.tag.deleted"},
+	{Name: "contact.user.updated", Object: "Contact", Since: "2.6", sample: "contact"},
 
-	"content_import_source.created": "content_import_source",
-	"content_import_source.deleted": "content_import_source_deleted",
-	"content_import_source.updated": "content_import_source",
+	{Name: "content_import_source.created", Object: "Content Import Source", Since: "Preview", sample: "content_import_source", Note: "item.id is a number"},
+	{Name: "content_import_source.deleted", Object: "Content Import Source", Since: "Preview", sample: "content_import_source_deleted", Note: "identification only; item.id is a number"},
+	{Name: "content_import_source.updated", Object: "Content Import Source", Since: "Preview", sample: "content_import_source", Note: "item.id is a number"},
 
-	"content_snippet.created": "content_snippet",
-	"content_snippet.deleted": "content_snippet_deleted",
-	"content_snippet.updated": "content_snippet",
+	{Name: "content_snippet.created", Object: "Content Snippet", Since: "Preview", sample: "content_snippet"},
+	{Name: "content_snippet.deleted", Object: "Content Snippet", Since: "Preview", sample: "content_snippet_deleted", Note: "identification only"},
+	{Name: "content_snippet.updated", Object: "Content Snippet", Since: "Preview", sample: "content_snippet"},
 
-	"content_stat.banner":         "content_stat",
-	"content_stat.carousel":       "content_stat",
-	"content_stat.chat":           "content_stat",
-	"content_stat.checklist":      "content_stat",
-	"content_stat.custom_bot":     "content_stat",
-	"content_stat.email":          "content_stat",
-	"content_stat.news_item":      "content_stat",
-	"content_stat.post":           "content_stat",
-	"content_stat.push":           "content_stat",
-	"content_stat.series":         "content_stat",
-	"content_stat.series.webhook": "content_stat",
-	"content_stat.sms":            "content_stat",
-	"content_stat.survey":         "content_stat",
-	"content_stat.tooltip_group":  "content_stat",
-	"content_stat.tour":           "content_stat",
+	{Name: "content_stat.banner", Object: "Content Stat", Since: "2.6", sample: "content_stat", Note: "item has no id; what happened is in item.content_stat.stat_type"},
+	{Name: "content_stat.carousel", Object: "Content Stat", Since: "2.6", sample: "content_stat", Note: "item has no id; what happened is in item.content_stat.stat_type"},
+	{Name: "content_stat.chat", Object: "Content Stat", Since: "2.6", sample: "content_stat", Note: "item has no id; what happened is in item.content_stat.stat_type"},
+	{Name: "content_stat.checklist", Object: "Content Stat", Since: "2.6", sample: "content_stat", Note: "item has no id; what happened is in item.content_stat.stat_type"},
+	{Name: "content_stat.custom_bot", Object: "Content Stat", Since: "2.6", sample: "content_stat", Note: "item has no id; what happened is in item.content_stat.stat_type"},
+	{Name: "content_stat.email", Object: "Content Stat", Since: "2.6", sample: "content_stat", Note: "item has no id; what happened is in item.content_stat.stat_type"},
+	{Name: "content_stat.news_item", Object: "Content Stat", Since: "2.6", sample: "content_stat", Note: "item has no id; what happened is in item.content_stat.stat_type"},
+	{Name: "content_stat.post", Object: "Content Stat", Since: "2.6", sample: "content_stat", Note: "item has no id; what happened is in item.content_stat.stat_type"},
+	{Name: "content_stat.push", Object: "Content Stat", Since: "2.6", sample: "content_stat", Note: "item has no id; what happened is in item.content_stat.stat_type"},
+	{Name: "content_stat.series", Object: "Content Stat", Since: "2.6", sample: "content_stat", Note: "item has no id; what happened is in item.content_stat.stat_type; content_stat.series.webhook is a topic of its own"},
+	{Name: "content_stat.series.webhook", Object: "Content Stat", Since: "2.6", sample: "content_stat", Note: "item has no id; what happened is in item.content_stat.stat_type"},
+	{Name: "content_stat.sms", Object: "Content Stat", Since: "2.6", sample: "content_stat", Note: "item has no id; what happened is in item.content_stat.stat_type"},
+	{Name: "content_stat.survey", Object: "Content Stat", Since: "2.6", sample: "content_stat", Note: "item has no id; what happened is in item.content_stat.stat_type"},
+	{Name: "content_stat.tooltip_group", Object: "Content Stat", Since: "2.6", sample: "content_stat", Note: "item has no id; what happened is in item.content_stat.stat_type"},
+	{Name: "content_stat.tour", Object: "Content Stat", Since: "2.6", sample: "content_stat", Note: "item has no id; what happened is in item.content_stat.stat_type"},
 
-	"conversation.admin.assigned":           "conversation",
-	"conversation.admin.closed":             "conversation",
-	"conversation.admin.noted":              "conversation",
-	"conversation.admin.open.assigned":      "conversation",
-	"conversation.admin.opened":             "conversation",
-	"conversation.admin.replied":            "conversation",
-	"conversation.admin.replied.translated": "conversation",
-	"conversation.admin.single.created":     "conversation",
-	"conversation.admin.snoozed":            "conversation",
-	"conversation.admin.unsnoozed":          "conversation",
-	"conversation.company.updated":          "conversation",
-	"conversation.contact.attached":         "conversation_contact",
-	"conversation.contact.detached":         "conversation_contact",
-	"conversation.deleted":                  "conversation_deleted",
-	"conversation.operator.replied":         "conversation",
-	"conversation.priority.updated":         "conversation",
-	"conversation.rating.added":             "conversation",
-	"conversation.read":                     "conversation",
-	"conversation.user.created":             "conversation",
-	"conversation.user.replied":             "conversation",
+	{Name: "conversation.admin.assigned", Object: "Conversation", Since: "1.0", sample: "conversation"},
+	{Name: "conversation.admin.closed", Object: "Conversation", Since: "1.0", sample: "conversation"},
+	{Name: "conversation.admin.noted", Object: "Conversation", Since: "1.0", sample: "conversation"},
+	{Name: "conversation.admin.open.assigned", Object: "Conversation", Since: "2.9 or earlier", sample: "conversation"},
+	{Name: "conversation.admin.opened", Object: "Conversation", Since: "1.0", sample: "conversation"},
+	{Name: "conversation.admin.replied", Object: "Conversation", Since: "1.0", sample: "conversation", Note: "from 2.9 not for tickets"},
+	{Name: "conversation.admin.replied.translated", Object: "Conversation", Since: "2.16", sample: "conversation", Note: "from 2.16 or in Preview only: the docs disagree"},
+	{Name: "conversation.admin.single.created", Object: "Conversation", Since: "1.0", sample: "conversation"},
+	{Name: "conversation.admin.snoozed", Object: "Conversation", Since: "1.0", sample: "conversation"},
+	{Name: "conversation.admin.unsnoozed", Object: "Conversation", Since: "1.0", sample: "conversation"},
+	{Name: "conversation.company.updated", Object: "Conversation", Since: "2.15", sample: "conversation"},
+	{Name: "conversation.contact.attached", Object: "Conversation, Contact", Since: "2.6", sample: "conversation_contact", Note: "item has neither type nor id, but conversation and contact"},
+	{Name: "conversation.contact.detached", Object: "Conversation, Contact", Since: "2.6", sample: "conversation_contact", Note: "item has neither type nor id, but conversation and contact"},
+	{Name: "conversation.deleted", Object: "Conversation", Since: "1.0", sample: "conversation_deleted", Note: "item has conversation_id instead of id"},
+	{Name: "conversation.operator.replied", Object: "Conversation", Since: "2.14", sample: "conversation"},
+	{Name: "conversation.priority.updated", Object: "Conversation", Since: "2.5", sample: "conversation"},
+	{Name: "conversation.rating.added", Object: "Conversation", Since: "2.5", sample: "conversation"},
+	{Name: "conversation.read", Object: "Conversation", Since: "2.14 or earlier", sample: "conversation"},
+	{Name: "conversation.user.created", Object: "Conversation", Since: "1.0", sample: "conversation"},
+	{Name: "conversation.user.replied", Object: "Conversation", Since: "1.0", sample: "conversation"},
 
-	"conversation_part.redacted":    "conversation", // docs: a conversation part; wire: a conversation
-	"conversation_part.tag.created": "conversation", // docs of 2.x: a conversation part; wire: a conversation
+	{Name: "conversation_part.redacted", Object: "Conversation Part", Since: "2.5", sample: "conversation", Note: "docs: a conversation part; real ones: a conversation"},
+	{Name: "conversation_part.tag.created", Object: "Conversation Part", Since: "1.0", sample: "conversation", Note: "docs of 2.x: a conversation part; real ones: a conversation"},
 
-	"data_connector.execution.completed": "data_connector_execution",
+	{Name: "data_connector.execution.completed", Object: "Data Connector Execution", Since: "2.15", sample: "data_connector_execution"},
 
-	"event.created": "event",
+	{Name: "event.created", Object: "Event", Since: "1.0", sample: "event", Note: "created_at of the notification was 0 once"},
 
-	"granular.subscribe":   "granular_subscribe",
-	"granular.unsubscribe": "granular_unsubscribe",
+	{Name: "granular.subscribe", Object: "Subscription", Since: "2.6", sample: "granular_subscribe"},
+	{Name: "granular.unsubscribe", Object: "Subscription", Since: "2.5", sample: "granular_unsubscribe"},
 
-	"job.completed": "job",
+	{Name: "job.completed", Object: "Job", Since: "2.14", sample: "job"},
 
-	"ping": "ping",
+	{Name: "ping", Object: "Ping", Since: "1.0", sample: "ping", Note: "sent to every app; has no id"},
 
-	"procedure.hitl_notification.created": "procedure_hitl_notification",
+	{Name: "procedure.hitl_notification.created", Object: "Procedure HITL Notification", Since: "Preview", sample: "procedure_hitl_notification", Note: "item has callback_url, and no id"},
 
-	"ticket.admin.assigned":           "ticket",
-	"ticket.admin.replied":            "ticket",
-	"ticket.admin.replied.translated": "ticket",
-	"ticket.attribute.updated":        "ticket",
-	"ticket.closed":                   "ticket", // docs of 2.15 and later: nested in item.ticket; wire: not nested
-	"ticket.contact.attached":         "ticket",
-	"ticket.contact.detached":         "ticket",
-	"ticket.contact.replied":          "ticket_ticket_part",
-	"ticket.created":                  "ticket",
-	"ticket.note.created":             "ticket",
-	"ticket.rating.provided":          "ticket",
-	"ticket.resolved":                 "ticket",
-	"ticket.state.updated":            "ticket",
-	"ticket.team.assigned":            "ticket",
+	{Name: "ticket.admin.assigned", Object: "Ticket", Since: "2.9", sample: "ticket"},
+	{Name: "ticket.admin.replied", Object: "Ticket", Since: "2.9", sample: "ticket"},
+	{Name: "ticket.admin.replied.translated", Object: "Ticket", Since: "2.16", sample: "ticket", Note: "from 2.16 or in Preview only: the docs disagree"},
+	{Name: "ticket.attribute.updated", Object: "Ticket", Since: "2.9", sample: "ticket"},
+	{Name: "ticket.closed", Object: "Ticket", Since: "2.14 or earlier", sample: "ticket", Note: "until 2.14 it meant resolved; from 2.15 the docs put the ticket into item.ticket"},
+	{Name: "ticket.contact.attached", Object: "Ticket", Since: "2.9", sample: "ticket"},
+	{Name: "ticket.contact.detached", Object: "Ticket", Since: "2.9", sample: "ticket"},
+	{Name: "ticket.contact.replied", Object: "Ticket", Since: "2.9", sample: "ticket_ticket_part", Note: "item has ticket and ticket_part, and no id"},
+	{Name: "ticket.created", Object: "Ticket", Since: "2.9", sample: "ticket", Note: "one change of state can cause ticket.state.updated, too"},
+	{Name: "ticket.note.created", Object: "Ticket", Since: "2.9", sample: "ticket"},
+	{Name: "ticket.rating.provided", Object: "Ticket", Since: "2.14 or earlier", sample: "ticket"},
+	{Name: "ticket.resolved", Object: "Ticket", Since: "2.15", sample: "ticket"},
+	{Name: "ticket.state.updated", Object: "Ticket", Since: "2.9", sample: "ticket", Note: "one change of state can cause ticket.created, too"},
+	{Name: "ticket.team.assigned", Object: "Ticket", Since: "2.9", sample: "ticket"},
 
-	"user.created":               "user",         // 1.x, now contact.user.created
-	"user.deleted":               "user_deleted", // 1.x, now contact.deleted
-	"user.email.updated":         "contact",      // 1.x, now contact.email.updated; wire: a contact
-	"user.tag.created":           "user_tag",     // 1.x, now contact.user.tag.created
-	"user.tag.deleted":           "user_tag",     // 1.x, now contact.user.tag.deleted
-	"user.unsubscribed":          "contact",      // 1.x, now contact.unsubscribed; wire: a contact
-	"user.unsubscribed_from_sms": "user",         // 1.0 only, then contact.unsubscribed_from_sms
+	{Name: "user.created", Object: "User", Since: "1.0", Until: "2.4", sample: "user", Note: "now contact.user.created"},
+	{Name: "user.deleted", Object: "User", Since: "1.0", Until: "2.4", sample: "user_deleted", Note: "now contact.deleted; identification only"},
+	{Name: "user.email.updated", Object: "User", Since: "1.0", Until: "2.4", sample: "contact", Note: "now contact.email.updated; real ones have a contact"},
+	{Name: "user.tag.created", Object: "User Tag", Since: "1.0", Until: "2.4", sample: "user_tag", Note: "now contact.user.tag.created; item has no id"},
+	{Name: "user.tag.deleted", Object: "User Tag", Since: "1.0", Until: "2.4", sample: "user_tag", Note: "now contact.user.tag.deleted; item has no id"},
+	{Name: "user.unsubscribed", Object: "User", Since: "1.0", Until: "2.4", sample: "contact", Note: "now contact.unsubscribed; real ones have a contact"},
+	{Name: "user.unsubscribed_from_sms", Object: "User", Since: "1.0", Until: "2.4", sample: "user", Note: "docs of 1.0 only; then contact.unsubscribed_from_sms"},
 
-	"visitor.signed_up": "user", // docs: a visitor; wire: a user
+	{Name: "visitor.signed_up", Object: "Visitor", Since: "1.0", sample: "user", Note: "real ones have a user"},
 }

@@ -49,7 +49,8 @@ type Data struct {
 // NewNotification returns a sample notification of a known topic, with the current
 // time and a new id.
 func NewNotification(topic string) (*Notification, error) {
-	item, err := samples.ReadFile("samples/" + samplesByTopic[topic] + ".json")
+	known, _ := find(topic)
+	item, err := samples.ReadFile("samples/" + known.sample + ".json")
 	if err != nil {
 		return nil, fmt.Errorf("reading the sample of topic %q: %w", topic, err)
 	}

@@ -12,6 +12,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/lane"
 )
 
 // Copy is a route for copies of notifications. Each notification that fits is stored once
@@ -43,8 +45,6 @@ type copyRoute struct {
 	sample float64 // in percent
 }
 
-const copyPrefix = "copy-"
-
 var errCopyWithoutQueue = errors.New("copy needs a queue: a copy is stored with its notification and delivered later, and without a queue nothing is stored; add `queue`")
 
 // provisionCopies makes the copies ready to run. A copy without a lane gets one.
@@ -69,7 +69,7 @@ func (c *Copy) provision(ctx caddy.Context, i int, lanes laneSet, logger *zap.Lo
 	if err := c.Provision(ctx, nil); err != nil {
 		return one, err
 	}
-	if one.route, err = c.ready(i, copyPrefix, lanes); err != nil {
+	if one.route, err = c.ready(i, lane.CopyPrefix, lanes); err != nil {
 		return one, err
 	}
 	if c.Resign != "" {

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"regexp"
 	"slices"
-	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -17,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/lane"
 )
 
 // Route is an ordinary route of Caddy for notifications, with a lane. Usually it has an
@@ -31,36 +30,6 @@ type Route struct {
 	// for `conversation.user.*`, and `default` for `*`. If an earlier route has that name,
 	// the number of the route follows, counted from 0.
 	Lane string `json:"lane,omitempty"`
-}
-
-// laneName matches the names that River allows for its queues. A lane is one.
-var laneName = regexp.MustCompile(`^[a-z0-9]+([_-][a-z0-9]+)*$`)
-
-const maxLaneLength = 64
-
-func checkLane(name string) error {
-	if len(name) > maxLaneLength || !laneName.MatchString(name) {
-		return fmt.Errorf("lane %q: the name must be lower-case letters and digits, joined by single - or _, at most %d characters", name, maxLaneLength)
-	}
-	return nil
-}
-
-// fallbackLane is the lane of a route that has neither a lane nor a topic pattern.
-const fallbackLane = "route"
-
-var repeatedSeparators = regexp.MustCompile(`[_-]{2,}`)
-
-// defaultLane makes a valid name from a valid topic pattern, and from a prefix that is empty
-// or ends with a -.
-func defaultLane(prefix, pattern string) string {
-	if pattern == "*" {
-		return prefix + "default"
-	}
-	name := strings.ToLower(strings.TrimSuffix(pattern, ".*"))
-	name = strings.NewReplacer(".", "-", "*", "any").Replace(name)
-	name = strings.Trim(repeatedSeparators.ReplaceAllString(name, "-"), "_-")
-	name = prefix + cmp.Or(name, fallbackLane)
-	return strings.TrimRight(name[:min(len(name), maxLaneLength)], "_-")
 }
 
 // route is a Route that is ready to run.
@@ -99,12 +68,8 @@ func provisionRoutes(ctx caddy.Context, configured []Route, lanes laneSet) ([]ro
 // none and gets one.
 func (r Route) ready(i int, prefix string, lanes laneSet) (route, error) {
 	patterns := r.patterns()
-	byDefault := prefix + fallbackLane
-	if len(patterns) > 0 {
-		byDefault = defaultLane(prefix, patterns[0])
-	}
-	lane, err := lanes.claim(r.Lane, byDefault, i)
-	return route{lane: lane, matchers: r.MatcherSets, handler: r.compile(), namesPing: slices.Contains(patterns, intercom.TopicPing)}, err
+	name, err := lanes.claim(r.Lane, lane.Default(prefix, patterns), i)
+	return route{lane: name, matchers: r.MatcherSets, handler: r.compile(), namesPing: slices.Contains(patterns, intercom.TopicPing)}, err
 }
 
 // laneSet has the lanes of the routes and copies so far.
@@ -121,7 +86,7 @@ func (l laneSet) claim(given, byDefault string, i int) (string, error) {
 		return "", fmt.Errorf("another route or copy already has the lane %q: give one of them another lane", name)
 	}
 	l[name] = true
-	return name, checkLane(name)
+	return name, lane.Check(name)
 }
 
 // compile returns a handler that runs the handlers of the route. It does not evaluate the

@@ -8,50 +8,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-func TestDefaultLane(t *testing.T) {
-	for pattern, want := range map[string]string{
-		"*":                       "default",
-		"ping":                    "ping",
-		"conversation.*":          "conversation",
-		"conversation.user.*":     "conversation-user",
-		"content_stat.*":          "content_stat",
-		"conversation.*.created":  "conversation-any-created",
-		"*.created":               "any-created",
-		"*.*":                     "any",
-		"conversation.user.reply": "conversation-user-reply",
-		"Conversation.userReply":  "conversation-userreply",
-		"x-y.A-B.*":               "x-y-a-b",
-		"a__b.c--d":               "a-b-c-d",
-		"_a.-b.c_":                "a-b-c",
-		"_":                       "route",
-		"-.*":                     "route",
-
-		strings.Repeat("a.", 40) + "b": strings.Repeat("a-", 31) + "a",
-	} {
-		got := defaultLane("", pattern)
-		if got != want {
-			t.Errorf("%s: got %s, want %s", pattern, got, want)
-		}
-		if err := checkLane(got); err != nil {
-			t.Errorf("%s: %v", pattern, err)
-		}
-	}
-}
-
-func TestCheckLane(t *testing.T) {
-	for _, name := range []string{"", "Support", "a b", "-a", "a-", "a--b", "a.b", "*", "größe",
-		"a123456789a123456789a123456789a123456789a123456789a123456789a1234"} {
-		if checkLane(name) == nil {
-			t.Errorf("%q is accepted", name)
-		}
-	}
-	for _, name := range []string{"support", "support-eu_1", "1"} {
-		if err := checkLane(name); err != nil {
-			t.Error(err)
-		}
-	}
-}
-
 func TestUnreachableRoutesAreRefused(t *testing.T) {
 	for _, c := range []struct {
 		name, routes string

@@ -12,7 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/lane"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/lanename"
 )
 
 // parseCopy parses the segment of a copy subdirective.
@@ -21,7 +21,7 @@ func (p *routeParser) parseCopy(segment caddyfile.Segment) (Copy, error) {
 	if err != nil {
 		return Copy{}, err
 	}
-	if err := p.claimLane(cmp.Or(head.lane, lane.Default(lane.CopyPrefix, head.topics))); err != nil {
+	if err := p.claimLane(cmp.Or(head.lane, lanename.Default(lanename.CopyPrefix, head.topics))); err != nil {
 		return Copy{}, p.firstLine(segment).WrapErr(err)
 	}
 	var c Copy

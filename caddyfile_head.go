@@ -6,7 +6,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/lane"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/lanename"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
 
@@ -59,7 +59,7 @@ func parseHead(segment caddyfile.Segment) (h head, err error) {
 			return head{}, p.Err("as: the name of the lane is missing")
 		}
 		h.lane = p.Val()
-		if err := lane.Check(h.lane); err != nil {
+		if err := lanename.Check(h.lane); err != nil {
 			return head{}, p.WrapErr(err)
 		}
 		p.next()

@@ -14,7 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/failover"
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/lane"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/lanename"
 )
 
 // routeParser parses the routes and copies of a handler.
@@ -42,7 +42,7 @@ func (p *routeParser) parse(segment caddyfile.Segment) (Route, error) {
 		return Route{}, d.Errf("%s %w", head.shares, err)
 	}
 	p.taken = append(p.taken, wanted...)
-	if err := p.claimLane(cmp.Or(head.lane, lane.Default("", head.topics))); err != nil {
+	if err := p.claimLane(cmp.Or(head.lane, lanename.Default("", head.topics))); err != nil {
 		return Route{}, d.WrapErr(err)
 	}
 	return p.route(head)

@@ -13,7 +13,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/lane"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/lanename"
 )
 
 // Copy is a route for copies of notifications. Each notification that fits is stored once
@@ -69,7 +69,7 @@ func (c *Copy) provision(ctx caddy.Context, i int, lanes laneSet, logger *zap.Lo
 	if err := c.Provision(ctx, nil); err != nil {
 		return one, err
 	}
-	if one.route, err = c.ready(i, lane.CopyPrefix, lanes); err != nil {
+	if one.route, err = c.ready(i, lanename.CopyPrefix, lanes); err != nil {
 		return one, err
 	}
 	if c.Resign != "" {

@@ -15,7 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/lane"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/lanename"
 )
 
 // Route is an ordinary route of Caddy for notifications, with a lane. Usually it has an
@@ -68,7 +68,7 @@ func provisionRoutes(ctx caddy.Context, configured []Route, lanes laneSet) ([]ro
 // none and gets one.
 func (r Route) ready(i int, prefix string, lanes laneSet) (route, error) {
 	patterns := r.patterns()
-	name, err := lanes.claim(r.Lane, lane.Default(prefix, patterns), i)
+	name, err := lanes.claim(r.Lane, lanename.Default(prefix, patterns), i)
 	return route{lane: name, matchers: r.MatcherSets, handler: r.compile(), namesPing: slices.Contains(patterns, intercom.TopicPing)}, err
 }
 
@@ -86,7 +86,7 @@ func (l laneSet) claim(given, byDefault string, i int) (string, error) {
 		return "", fmt.Errorf("another route or copy already has the lane %q: give one of them another lane", name)
 	}
 	l[name] = true
-	return name, lane.Check(name)
+	return name, lanename.Check(name)
 }
 
 // compile returns a handler that runs the handlers of the route. It does not evaluate the

@@ -76,10 +76,11 @@ func (f *forwarder) send(ctx context.Context, n *listened) *forwarded {
 		}
 	}
 	start := time.Now()
-	status, answer, err := f.sender.roundTrip(r)
-	result := &forwarded{Status: status, Seconds: time.Since(start).Seconds(), answer: string(answer)}
-	if err != nil {
-		result.Error = "not delivered: " + err.Error()
+	var got sendResult
+	f.sender.roundTrip(r, &got)
+	result := &forwarded{Status: got.Status, Seconds: time.Since(start).Seconds(), answer: string(got.body[:min(len(got.body), maxAnswerShown)])}
+	if got.err != nil {
+		result.Error = "not delivered: " + got.err.Error()
 	}
 	return result
 }

@@ -14,8 +14,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/caddyserver/caddy/v2"
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
 )
 
 const testSendSecret = "sécret of the test"
@@ -77,6 +76,20 @@ func answering(status int, body string) http.HandlerFunc {
 	}
 }
 
+// runCommand runs "caddy intercom-webhook" with arguments.
+func runCommand(t *testing.T, stdin io.Reader, args ...string) (stdout, stderr string, code int, err error) {
+	t.Helper()
+	var out, warnings bytes.Buffer
+	cmd := &cobra.Command{Use: "intercom-webhook", SilenceUsage: true, SilenceErrors: true}
+	AddCommands(cmd)
+	cmd.SetIn(stdin)
+	cmd.SetOut(&out)
+	cmd.SetErr(&warnings)
+	cmd.SetArgs(args)
+	err = cmd.ExecuteContext(t.Context())
+	return out.String(), warnings.String(), exitCode(err), err
+}
+
 // send runs "caddy intercom-webhook send" with the test's secret in the environment.
 func send(t *testing.T, args ...string) (stdout string, code int, err error) {
 	t.Helper()
@@ -87,25 +100,13 @@ func send(t *testing.T, args ...string) (stdout string, code int, err error) {
 // sendFrom is send with a standard input and the environment as it is.
 func sendFrom(t *testing.T, stdin io.Reader, args ...string) (stdout string, code int, err error) {
 	t.Helper()
-	var out bytes.Buffer
-	cmd := newSendCommand()
-	cmd.SetContext(t.Context())
-	cmd.SetIn(stdin)
-	cmd.SetOut(&out)
-	cmd.SetErr(io.Discard)
-	if err := cmd.ParseFlags(args); err != nil {
-		t.Fatal(err)
-	}
-	code, err = runSend(cmd, caddycmd.Flags{FlagSet: cmd.Flags()})
-	if (code == caddy.ExitCodeSuccess) != (err == nil) {
-		t.Errorf("exit code %d and error %v disagree", code, err)
-	}
-	for _, printed := range []string{out.String(), fmt.Sprint(err)} {
+	stdout, stderr, code, err := runCommand(t, stdin, append([]string{"send"}, args...)...)
+	for _, printed := range []string{stdout, stderr, fmt.Sprint(err)} {
 		if strings.Contains(printed, testSendSecret) {
 			t.Errorf("the secret is printed: %s", printed)
 		}
 	}
-	return out.String(), code, err
+	return stdout, code, err
 }
 
 // writeFile writes a file for a test and returns its name.

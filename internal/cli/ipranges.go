@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net/netip"
 	"os"
 	"os/signal"
 	"time"
@@ -40,16 +42,20 @@ may be unable to read what is stored.
 With --url, the lists are those of a config in which the IP source intercom has this
 url.
 
-The exit code is 0 if all lists could be read and, with --fetch, fetched and stored, 3
-if not, and 1 if the arguments are wrong.
+The exit code is 0 if all lists could be read and, with --fetch, fetched and stored, 1
+if not, and 2 if the arguments are wrong. With --json, each list is an object on a line.
 
 Examples:
 
 	$ caddy intercom-webhook ip-ranges
 
 	$ caddy intercom-webhook ip-ranges us eu --fetch --config /etc/caddy/Caddyfile
+
+	$ caddy intercom-webhook ip-ranges --json
 `,
+		Args:      cobra.ArbitraryArgs,
 		ValidArgs: ipranges.Regions(), // for shell completion only
+		RunE:      runE(runIPRanges),
 	}
 	flags := cmd.Flags()
 	flags.Bool("fetch", false, "Ask Intercom for the lists first, and store them")
@@ -57,26 +63,25 @@ Examples:
 	flags.StringP("adapter", "a", "", "Name of the config adapter to apply to --config")
 	flags.String("url", ipranges.DefaultURL, "Where the lists are published")
 	flags.Duration("timeout", ipranges.DefaultTimeout, "How long to wait for each list")
-	cmd.RunE = caddycmd.WrapCommandFuncForCobra(func(fl caddycmd.Flags) (int, error) {
-		return runIPRanges(cmd, fl)
-	})
+	flags.Bool("json", false, "Print JSON")
 	return cmd
 }
 
 // runIPRanges prints the lists of the regions in the arguments.
-func runIPRanges(cmd *cobra.Command, fl caddycmd.Flags) (int, error) {
+func runIPRanges(cmd *cobra.Command, args []string) error {
+	fl := caddycmd.Flags{FlagSet: cmd.Flags()}
 	timeout := fl.Duration("timeout")
 	if err := option.CheckDuration("timeout", timeout, option.Year); err != nil { // in a config, 0 is the default
-		return caddy.ExitCodeFailedStartup, err
+		return usageError{err}
 	}
-	source := &ipranges.Source{Regions: fl.Args(), URL: fl.String("url"), Timeout: caddy.Duration(timeout)}
+	source := &ipranges.Source{Regions: args, URL: fl.String("url"), Timeout: caddy.Duration(timeout)}
 	feeds, err := source.Feeds()
 	if err != nil {
-		return caddy.ExitCodeFailedStartup, err
+		return usageError{err}
 	}
 	storage, release, err := configuredStorage(fl.String("config"), fl.String("adapter"))
 	if err != nil {
-		return caddy.ExitCodeFailedStartup, err
+		return usageError{err}
 	}
 	defer release()
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
@@ -97,16 +102,28 @@ func runIPRanges(cmd *cobra.Command, fl caddycmd.Flags) (int, error) {
 				failed = errors.Join(failed, fmt.Errorf("%s: %w", feed.Region, err))
 			}
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "# %s: %d ranges, as of %s, source: %s\n",
-			feed.Region, len(list.Ranges), list.Checked.Format(time.RFC3339), list.Source)
-		for _, prefix := range list.Ranges {
-			fmt.Fprintln(cmd.OutOrStdout(), prefix)
+		if err := printRanges(cmd.OutOrStdout(), feed.Region, list, fl.Bool("json")); err != nil {
+			return err
 		}
 	}
-	if failed != nil {
-		return caddy.ExitCodeFailedQuit, failed
+	return failed
+}
+
+// printRanges prints the list of a region.
+func printRanges(w io.Writer, region string, list *ipranges.List, asJSON bool) error {
+	if asJSON {
+		return printJSON(w, struct {
+			Region string         `json:"region"`
+			AsOf   time.Time      `json:"as_of"`
+			Source string         `json:"source"`
+			Ranges []netip.Prefix `json:"ranges"`
+		}{region, list.Checked, list.Source, list.Ranges})
 	}
-	return caddy.ExitCodeSuccess, nil
+	fmt.Fprintf(w, "# %s: %d ranges, as of %s, source: %s\n", region, len(list.Ranges), list.Checked.Format(time.RFC3339), list.Source)
+	for _, prefix := range list.Ranges {
+		fmt.Fprintln(w, prefix)
+	}
+	return nil
 }
 
 // configuredStorage returns the storage of a config, or Caddy's default storage if config is

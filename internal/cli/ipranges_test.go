@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"net/http"
@@ -11,8 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddyserver/caddy/v2"
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	_ "github.com/caddyserver/caddy/v2/modules/filestorage"
 	"github.com/caddyserver/certmagic"
 
@@ -22,18 +19,8 @@ import (
 // printIPRanges runs "caddy intercom-webhook ip-ranges".
 func printIPRanges(t *testing.T, args ...string) (stdout string, code int, err error) {
 	t.Helper()
-	var out bytes.Buffer
-	cmd := newIPRangesCommand()
-	cmd.SetContext(t.Context())
-	cmd.SetOut(&out)
-	if err := cmd.ParseFlags(args); err != nil {
-		t.Fatal(err)
-	}
-	code, err = runIPRanges(cmd, caddycmd.Flags{FlagSet: cmd.Flags()})
-	if (code == caddy.ExitCodeSuccess) != (err == nil) {
-		t.Errorf("exit code %d and error %v disagree", code, err)
-	}
-	return out.String(), code, err
+	stdout, _, code, err = runCommand(t, nil, append([]string{"ip-ranges"}, args...)...)
+	return stdout, code, err
 }
 
 // configWithStorage returns the file of a config, and the storage that it configures.
@@ -68,12 +55,17 @@ func TestIPRangesArePrinted(t *testing.T) {
 		t.Errorf("two regions: %v\n%s", err, stdout)
 	}
 
+	want := `{"region":"au","as_of":"2026-06-29T00:00:00Z","source":"compiled in","ranges":["3.104.68.152/32","52.63.36.185/32","52.64.2.165/32"]}` + "\n"
+	if stdout, _, err := printIPRanges(t, "au", "--json", "--config", config); err != nil || stdout != want {
+		t.Errorf("as JSON: %v\n%s", err, stdout)
+	}
+
 	const key = "intercom_webhook/ip_ranges/us.json"
 	stored := `{"ranges":["192.0.2.7/32"],"checked":"2026-11-23T10:11:12Z"}`
 	if err := storage.Store(t.Context(), key, []byte(stored)); err != nil {
 		t.Fatal(err)
 	}
-	want := "# us: 1 ranges, as of 2026-11-23T10:11:12Z, source: storage\n192.0.2.7/32\n"
+	want = "# us: 1 ranges, as of 2026-11-23T10:11:12Z, source: storage\n192.0.2.7/32\n"
 	if stdout, _, err := printIPRanges(t, "us", "--config", config); err != nil || stdout != want {
 		t.Errorf("a newer list is stored: %v\n%s", err, stdout)
 	}
@@ -82,7 +74,7 @@ func TestIPRangesArePrinted(t *testing.T) {
 		t.Fatal(err)
 	}
 	stdout, code, err := printIPRanges(t, "us", "--config", config)
-	if code != caddy.ExitCodeFailedQuit || err == nil || !strings.Contains(err.Error(), "us: reading the stored list") || stdout != compiledInUS {
+	if code != exitFailed || err == nil || !strings.Contains(err.Error(), "us: reading the stored list") || stdout != compiledInUS {
 		t.Errorf("what is stored is broken: code %d, %v\n%s", code, err, stdout)
 	}
 }
@@ -113,7 +105,7 @@ func TestIPRangesAreFetched(t *testing.T) {
 	}
 
 	stdout, code, err := printIPRanges(t, append(args, "eu")...)
-	if code != caddy.ExitCodeFailedQuit || err == nil || err.Error() != "eu: answer refused: status 500" {
+	if code != exitFailed || err == nil || err.Error() != "eu: answer refused: status 500" {
 		t.Errorf("code %d, error %v", code, err)
 	}
 	if !strings.Contains(stdout, "source: intercom\n192.0.2.7/32\n# eu: 3 ranges, as of 2026-06-29T00:00:00Z, source: compiled in\n54.") {
@@ -132,7 +124,7 @@ func TestIPRangesOfWrongArguments(t *testing.T) {
 		"unknown module: caddy.storage":     {"--config", writeFile(t, `{"storage":{"module":"unheard_of"}}`)},
 	} {
 		stdout, code, err := printIPRanges(t, args...)
-		if code != caddy.ExitCodeFailedStartup || err == nil || !strings.Contains(err.Error(), name) || stdout != "" {
+		if code != exitUsage || err == nil || !strings.Contains(err.Error(), name) || stdout != "" {
 			t.Errorf("%q: code %d, error %v\n%s", args, code, err, stdout)
 		}
 	}

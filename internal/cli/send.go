@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,15 +11,12 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
-	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 )
-
-// secretEnv names the environment variable that holds the client secret.
-const secretEnv = "INTERCOM_CLIENT_SECRET"
 
 func newSendCommand() *cobra.Command {
 	cmd := &cobra.Command{
@@ -31,14 +26,9 @@ func newSendCommand() *cobra.Command {
 Sends a notification of the given topic to the given URL, signed as Intercom signs
 it, and prints the status of the answer, the time it took, and the size sent. The
 notification is made from a sample of the object that the topic carries. There is a
-sample for every known topic.
-
-The secret is the client secret of the app in Intercom's Developer Hub. It is taken
-from the first one given of --secret, --secret-file and the environment variable
-` + secretEnv + `. Other users of the machine may see the value of the flag
-in the list of processes, so prefer the other two. A secret file may have several
-secrets, one a line, as for client_secret: the first line that is not blank is used,
-without spaces around it.
+sample for every known topic; --list prints them.
+` + secretHelp + `
+The first secret is used, without spaces around it.
 
 With --body, the file ("-" is standard input) is signed and sent without changes.
 The topic is then only printed: it is optional, and may be unknown.
@@ -55,7 +45,7 @@ status, and those that are too late for Intercom: after 500ms it gives the endpo
 lower priority, and after 5s it gives up.
 
 Redirects are not followed. The exit code is 0 if every notification was answered
-with a 2xx, 3 if one was not, and 1 if the arguments are wrong.
+with a 2xx, 1 if one was not, and 2 if the arguments are wrong.
 
 Examples:
 
@@ -66,33 +56,53 @@ Examples:
 	$ caddy intercom-webhook send ping http://localhost:8080/intercom --header 'X-Hub-Signature: sha1=0'
 
 	$ caddy intercom-webhook send ticket.created http://localhost:8080/intercom --count 6000 --rate 100
+
+	$ caddy intercom-webhook send app-request health-check http://localhost:8080/intercom
 `,
-		ValidArgs: intercom.Topics(), // for shell completion only
+		Args:              cobra.ArbitraryArgs, // they depend on the flags
+		ValidArgsFunction: completeTopic,
+		RunE:              runE(runSend),
 	}
 	flags := cmd.Flags()
-	flags.String("secret", "", "Client secret to sign with")
-	flags.String("secret-file", "", "File with the client secret on its first line that is not blank")
+	addSecretFlags(flags)
 	flags.String("body", "", "File to send as it is, - for standard input")
-	flags.StringArrayP("header", "H", nil, "Header to send, replacing the usual one of its name (format: \"Name: value\"; repeatable)")
 	flags.Int("count", 1, "How many notifications to send")
 	flags.Float64("rate", 0, "Notifications per second (0 = each when the one before it is answered)")
-	flags.Duration("timeout", 10*time.Second, "How long to wait for an answer")
-	flags.Bool("insecure", false, "Do not verify the server's certificate (WARNING: for local tests only)")
-	cmd.RunE = caddycmd.WrapCommandFuncForCobra(func(fl caddycmd.Flags) (int, error) {
-		return runSend(cmd, fl)
-	})
+	flags.Bool("list", false, "Print what can be sent, and send nothing")
+	addRequestFlags(flags)
+	cmd.AddCommand(newSendAppRequestCommand())
 	return cmd
 }
 
+// addRequestFlags adds the flags that newSender reads, except those of the secret.
+func addRequestFlags(flags *pflag.FlagSet) {
+	flags.StringArrayP("header", "H", nil, "Header to send, replacing the usual one of its name (format: \"Name: value\"; repeatable)")
+	flags.Duration("timeout", 10*time.Second, "How long to wait for an answer")
+	flags.Bool("insecure", false, "Do not verify the server's certificate (WARNING: for local tests only)")
+	flags.Bool("json", false, "Print JSON")
+}
+
 // runSend sends the notifications and prints the answers.
-func runSend(cmd *cobra.Command, fl caddycmd.Flags) (int, error) {
-	s, err := newSender(fl, cmd.InOrStdin())
+func runSend(cmd *cobra.Command, args []string) error {
+	fl := caddycmd.Flags{FlagSet: cmd.Flags()}
+	if fl.Bool("list") {
+		return listSamples(cmd.OutOrStdout(), fl.Bool("json"))
+	}
+	topic, target, err := sendArgs(args, fl.String("body"))
 	if err != nil {
-		return caddy.ExitCodeFailedStartup, err
+		return err
+	}
+	s, err := newSender(fl, target, cmd.ErrOrStderr())
+	if err != nil {
+		return err
+	}
+	s.scheme, s.name = notificationScheme, topic
+	if s.body, err = readBody(fl.String("body"), cmd.InOrStdin()); err != nil {
+		return err
 	}
 	l, err := newSendLoad(fl)
 	if err != nil {
-		return caddy.ExitCodeFailedStartup, err
+		return err
 	}
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
 	defer stop()
@@ -100,34 +110,58 @@ func runSend(cmd *cobra.Command, fl caddycmd.Flags) (int, error) {
 	if l.count == 1 {
 		r := s.send(ctx)
 		if r.err != nil {
-			return caddy.ExitCodeFailedQuit, r.err
+			return r.err
 		}
-		r.report(cmd.OutOrStdout())
-		if !r.ok() {
-			return caddy.ExitCodeFailedQuit, fmt.Errorf("answered %s: Intercom would count this as failed", statusText(r.status))
+		if fl.Bool("json") {
+			err = printJSON(cmd.OutOrStdout(), r)
+		} else {
+			r.report(cmd.OutOrStdout())
 		}
-		return caddy.ExitCodeSuccess, nil
+		if err == nil && !r.ok() {
+			err = fmt.Errorf("answered %s: Intercom would count this as failed", statusText(r.Status))
+		}
+		return err
 	}
 
 	t := l.run(ctx, s, cmd.ErrOrStderr())
-	t.report(cmd.OutOrStdout())
-	if t.ok < l.count {
-		return caddy.ExitCodeFailedQuit, fmt.Errorf("%d of %d notifications were not answered with a 2xx", l.count-t.ok, l.count)
+	if fl.Bool("json") {
+		if err := printJSON(cmd.OutOrStdout(), t); err != nil {
+			return err
+		}
+	} else {
+		t.report(cmd.OutOrStdout())
 	}
-	return caddy.ExitCodeSuccess, nil
+	if t.ok < l.count {
+		return fmt.Errorf("%d of %d notifications were not answered with a 2xx", l.count-t.ok, l.count)
+	}
+	return nil
 }
 
-// newSender makes a sender from the arguments and flags.
-func newSender(fl caddycmd.Flags, stdin io.Reader) (*sender, error) {
-	topic, target, err := sendArgs(fl)
-	if err != nil {
+// listSamples prints what can be sent.
+func listSamples(w io.Writer, asJSON bool) error {
+	for _, topic := range intercom.Topics() {
+		if !asJSON {
+			fmt.Fprintln(w, topic)
+		} else if err := printJSON(w, map[string]string{"topic": topic}); err != nil {
+			return err
+		}
+	}
+	for _, kind := range intercom.AppRequestKinds() {
+		if !asJSON {
+			fmt.Fprintln(w, "app-request", kind)
+		} else if err := printJSON(w, map[string]string{"app_request": kind}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// newSender makes a sender to a URL from the flags.
+func newSender(fl caddycmd.Flags, target string, warnings io.Writer) (*sender, error) {
+	if err := checkURL(target); err != nil {
 		return nil, err
 	}
-	secret, err := clientSecret(fl)
-	if err != nil {
-		return nil, err
-	}
-	body, err := readBody(fl.String("body"), stdin)
+	secrets, err := clientSecrets(fl, warnings)
 	if err != nil {
 		return nil, err
 	}
@@ -141,90 +175,59 @@ func newSender(fl caddycmd.Flags, stdin io.Reader) (*sender, error) {
 	}
 	timeout := fl.Duration("timeout")
 	if timeout <= 0 {
-		return nil, fmt.Errorf("timeout %s must be longer than 0", timeout)
+		return nil, usagef("timeout %s must be longer than 0", timeout)
 	}
 	return &sender{
 		client:  newSendClient(timeout, fl.Bool("insecure")),
 		url:     target,
-		topic:   topic,
-		body:    body,
-		secret:  secret,
+		secret:  secrets[0],
 		headers: headers,
 	}, nil
 }
 
+func checkURL(target string) error {
+	if u, err := url.Parse(target); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+		return usagef("url %q must start with http:// or https:// and a host", target)
+	}
+	return nil
+}
+
 // sendArgs returns the topic and the URL. The topic must be a known one. With --body, it
 // may be any, and is optional.
-func sendArgs(fl caddycmd.Flags) (topic, target string, err error) {
-	body := fl.String("body")
-	switch args := fl.Args(); {
+func sendArgs(args []string, body string) (topic, target string, err error) {
+	switch {
 	case len(args) == 2:
 		topic, target = args[0], args[1]
 	case len(args) == 1 && body != "":
 		target = args[0]
 	default:
-		return "", "", fmt.Errorf("got %d arguments: expecting <topic> <url>, or --body <file> <url>", len(args))
+		return "", "", usagef("got %d arguments: expecting <topic> <url>, or --body <file> <url>", len(args))
 	}
 	if !intercom.IsKnown(topic) && body == "" {
-		return "", "", fmt.Errorf("topic %q is not known: the nearest topics are %s; to send it anyway, give its body with --body",
+		return "", "", usagef("topic %q is not known: the nearest topics are %s; to send it anyway, give its body with --body",
 			topic, strings.Join(intercom.NearestTopics(topic, 3), ", "))
-	}
-	if u, err := url.Parse(target); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
-		return "", "", fmt.Errorf("url %q must start with http:// or https:// and a host", target)
 	}
 	return topic, target, nil
 }
 
-// clientSecret returns the secret from the first source that is given. An empty secret is
-// an error: it is a mistake, and the user did not mean the secret of the next source.
-func clientSecret(fl caddycmd.Flags) ([]byte, error) {
-	var secret []byte
-	var source string
-	switch env, inEnv := os.LookupEnv(secretEnv); {
-	case fl.Changed("secret"):
-		secret, source = []byte(fl.String("secret")), "--secret"
-	case fl.Changed("secret-file"):
-		content, err := os.ReadFile(fl.String("secret-file"))
-		if err != nil {
-			return nil, fmt.Errorf("reading the client secret of --secret-file: %w", err)
-		}
-		secret, source = firstSecret(content), "the file of --secret-file" //nolint:gosec // a name of an option
-	case inEnv:
-		secret, source = []byte(env), secretEnv
-	default:
-		return nil, errors.New("no client secret: give it with --secret, --secret-file or the environment variable " + secretEnv)
-	}
-	if len(secret) == 0 {
-		return nil, fmt.Errorf("the client secret of %s is empty: it is on the app's Basic Info page in Intercom's Developer Hub", source)
-	}
-	return secret, nil
-}
-
-// firstSecret returns the first line that is not blank, without the spaces around it; nil if
-// there is none. A file that client_secret follows has one secret a line, the newest first.
-func firstSecret(content []byte) []byte {
-	for line := range bytes.Lines(content) {
-		if secret := bytes.TrimSpace(line); len(secret) > 0 {
-			return secret
-		}
-	}
-	return nil
-}
-
 // readBody reads the body of --body. It returns nil without --body.
-func readBody(file string, stdin io.Reader) (body []byte, err error) {
-	switch file {
-	case "":
+func readBody(file string, stdin io.Reader) ([]byte, error) {
+	if file == "" {
 		return nil, nil
-	case "-":
-		body, err = io.ReadAll(stdin)
-	default:
-		body, err = os.ReadFile(file) //nolint:gosec // named by the user
 	}
+	body, err := readFile(file, stdin)
 	if err != nil {
-		return nil, fmt.Errorf("reading the body of --body: %w", err)
+		return nil, usagef("reading the body of --body: %w", err)
 	}
 	return body, nil
+}
+
+// readFile reads a file that the user has named; "-" is standard input.
+func readFile(name string, stdin io.Reader) ([]byte, error) {
+	if name == "-" {
+		return io.ReadAll(stdin)
+	}
+	return os.ReadFile(name) //nolint:gosec // named by the user
 }
 
 // parseHeaders reads fields of the form "Name: value". A header without a value becomes
@@ -237,9 +240,9 @@ func parseHeaders(fields []string) (http.Header, error) {
 		name, value = http.CanonicalHeaderKey(strings.TrimSpace(name)), strings.TrimSpace(value)
 		switch {
 		case !found || name == "":
-			return nil, fmt.Errorf("header %q must have the form \"Name: value\"", field)
+			return nil, usagef("header %q must have the form \"Name: value\"", field)
 		case name == "Content-Length" || name == "Transfer-Encoding":
-			return nil, fmt.Errorf("header %s follows from the body and cannot be set", name)
+			return nil, usagef("header %s follows from the body and cannot be set", name)
 		case value == "":
 			headers[name] = nil
 		default:

@@ -11,14 +11,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/caddyserver/caddy/v2"
 )
 
 func TestSendLooksLikeIntercom(t *testing.T) {
 	e := newEndpoint(t, nil)
 	stdout, code, err := send(t, "conversation.user.created", e.URL+"/hook?a=b")
-	if err != nil || code != caddy.ExitCodeSuccess {
+	if err != nil || code != exitFine {
 		t.Fatalf("code %d, error %v", code, err)
 	}
 
@@ -55,13 +53,13 @@ func TestSendExitCodeFollowsTheAnswer(t *testing.T) {
 		wantCode int
 		wantOut  string // below the first line
 	}{
-		{200, "thanks", caddy.ExitCodeSuccess, ""},
-		{204, "", caddy.ExitCodeSuccess, ""},
-		{302, "", caddy.ExitCodeFailedQuit, ""},
-		{401, "who are you?\n", caddy.ExitCodeFailedQuit, "who are you?\n"},
-		{403, "", caddy.ExitCodeFailedQuit, ""},
-		{503, "\x1b[31mred\x00", caddy.ExitCodeFailedQuit, "�[31mred�\n"},
-		{599, strings.Repeat("x", 5000), caddy.ExitCodeFailedQuit, strings.Repeat("x", 1024) + "\n"},
+		{200, "thanks", exitFine, ""},
+		{204, "", exitFine, ""},
+		{302, "", exitFailed, ""},
+		{401, "who are you?\n", exitFailed, "who are you?\n"},
+		{403, "", exitFailed, ""},
+		{503, "\x1b[31mred\x00", exitFailed, "�[31mred�\n"},
+		{599, strings.Repeat("x", 5000), exitFailed, strings.Repeat("x", 1024) + "\n"},
 	}
 	for _, tt := range tests {
 		t.Run(fmt.Sprint(tt.status), func(t *testing.T) {
@@ -86,7 +84,7 @@ func TestSendWithoutAnAnswer(t *testing.T) {
 	e := newEndpoint(t, nil)
 	e.Close()
 	_, code, err := send(t, "ping", e.URL)
-	if code != caddy.ExitCodeFailedQuit || err == nil || !strings.Contains(err.Error(), "is the server running") {
+	if code != exitFailed || err == nil || !strings.Contains(err.Error(), "is the server running") {
 		t.Errorf("code %d, error %v", code, err)
 	}
 }
@@ -133,7 +131,7 @@ func TestSendRefusesWhatItCannotSend(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			stdout, code, err := send(t, tt.args...)
-			if code != caddy.ExitCodeFailedStartup || err == nil || !strings.Contains(err.Error(), tt.want) || stdout != "" {
+			if code != exitUsage || err == nil || !strings.Contains(err.Error(), tt.want) || stdout != "" {
 				t.Errorf("code %d, error %v, stdout %q, want error with %q", code, err, stdout, tt.want)
 			}
 		})
@@ -175,7 +173,7 @@ func TestSendWithoutASecretNamesTheThreeWays(t *testing.T) {
 	t.Setenv(secretEnv, "") // so that it is restored
 	os.Unsetenv(secretEnv)
 	_, code, err := sendFrom(t, nil, "ping", "http://localhost/hook")
-	if code != caddy.ExitCodeFailedStartup || err == nil {
+	if code != exitUsage || err == nil {
 		t.Fatalf("code %d, error %v", code, err)
 	}
 	for _, way := range []string{"--secret,", "--secret-file", secretEnv} {
@@ -255,7 +253,7 @@ func TestSendCount(t *testing.T) {
 		t.Run(strings.Join(pace, " "), func(t *testing.T) {
 			e := newEndpoint(t, nil)
 			stdout, code, err := send(t, append(pace, "ticket.created", e.URL, "--count", "40")...)
-			if err != nil || code != caddy.ExitCodeSuccess {
+			if err != nil || code != exitFine {
 				t.Fatalf("code %d, error %v", code, err)
 			}
 			ids := make(map[string]bool)
@@ -286,12 +284,61 @@ func TestSendCountFailsOnASingleRefusal(t *testing.T) {
 		}
 	})
 	stdout, code, err := send(t, "ping", e.URL, "--count", "5")
-	if code != caddy.ExitCodeFailedQuit || err == nil || !strings.HasPrefix(err.Error(), "1 of 5 notifications") {
+	if code != exitFailed || err == nil || !strings.HasPrefix(err.Error(), "1 of 5 notifications") {
 		t.Errorf("code %d, error %v", code, err)
 	}
 	for _, want := range []string{"       4  200 OK\n", "       1  503 Service Unavailable\n"} {
 		if !strings.Contains(stdout, want) {
 			t.Errorf("stdout = %q, want a line %q", stdout, want)
 		}
+	}
+}
+
+func TestSendAsJSON(t *testing.T) {
+	e := newEndpoint(t, answering(503, "busy"))
+	stdout, code, _ := send(t, "ticket.created", e.URL, "--json")
+	var one struct {
+		Sent, ID, Answer string
+		Bytes, Status    int
+		Seconds          float64
+	}
+	if err := json.Unmarshal([]byte(stdout), &one); err != nil {
+		t.Fatalf("%v: %s", err, stdout)
+	}
+	if code != exitFailed || one.Sent != "ticket.created" || !strings.HasPrefix(one.ID, "notif_") || one.Answer != "busy" ||
+		one.Bytes != len(e.one(t).body) || one.Status != 503 || one.Seconds <= 0 {
+		t.Errorf("code %d, got %s", code, stdout)
+	}
+
+	stdout, _, _ = send(t, "ping", e.URL, "--json", "--count", "3")
+	var several struct {
+		Sent, OK int
+		Statuses map[string]int
+	}
+	if err := json.Unmarshal([]byte(stdout), &several); err != nil || several.Sent != 3 || several.OK != 0 || several.Statuses["503"] != 3 {
+		t.Errorf("%v: %s", err, stdout)
+	}
+}
+
+func TestSendList(t *testing.T) {
+	stdout, code, err := sendFrom(t, nil, "--list")
+	if err != nil || code != exitFine || !strings.Contains(stdout, "\nping\n") || !strings.Contains(stdout, "\napp-request health-check\n") {
+		t.Errorf("code %d, error %v: %s", code, err, stdout)
+	}
+	stdout, _, err = sendFrom(t, nil, "--list", "--json")
+	if err != nil || !strings.Contains(stdout, `{"topic":"ping"}`+"\n") || !strings.Contains(stdout, `{"app_request":"submit"}`+"\n") {
+		t.Errorf("error %v: %s", err, stdout)
+	}
+}
+
+func TestSecretOnTheCommandLineIsWarnedOf(t *testing.T) {
+	e := newEndpoint(t, nil)
+	_, stderr, _, err := runCommand(t, nil, "send", "ping", e.URL, "--secret", testSendSecret)
+	if err != nil || !strings.HasPrefix(stderr, "warning: other users of this machine can see the value of --secret") || strings.Contains(stderr, testSendSecret) {
+		t.Errorf("error %v, stderr %q", err, stderr)
+	}
+	_, stderr, _, err = runCommand(t, nil, "send", "ping", e.URL, "--secret-file", writeFile(t, testSendSecret))
+	if err != nil || stderr != "" {
+		t.Errorf("with a file: error %v, stderr %q", err, stderr)
 	}
 }

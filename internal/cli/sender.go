@@ -5,10 +5,12 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/sha1"
+	"crypto/sha256"
 	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"maps"
 	"net"
@@ -22,27 +24,61 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 )
 
-// maxAnswerShown is how much of an answer's body is printed, in bytes.
-const maxAnswerShown = 1 << 10
+const (
+	// maxAnswerShown is how much of the answer to a notification is printed, in bytes.
+	maxAnswerShown = 1 << 10
 
-// sender sends notifications to one URL, as Intercom would.
+	// maxAnswerRead is how much of an answer is kept, in bytes: all that an app request
+	// can sensibly have.
+	maxAnswerRead = 256 << 10
+)
+
+// sender sends requests to one URL, as Intercom would.
 type sender struct {
 	client  *http.Client
 	url     string
-	topic   string
-	body    []byte // if nil, each request gets a sample of the topic
+	scheme  scheme
+	name    string // the topic, or the kind of app request
+	body    []byte // if nil, each request gets a sample notification of the topic
 	secret  []byte
 	headers http.Header // replace the usual headers with the same names
 }
 
-// sendResult is the answer to one notification.
+// scheme is one of the two ways in which Intercom signs requests.
+type scheme struct {
+	header  string
+	prefix  string
+	newHash func() hash.Hash
+}
+
+var (
+	notificationScheme = scheme{intercom.HubSignature, intercom.HubSignaturePrefix, sha1.New}
+	appRequestScheme   = scheme{intercom.BodySignature, "", sha256.New}
+)
+
+// sign returns the value of the header.
+func (s scheme) sign(body, secret []byte) string {
+	return s.prefix + hex.EncodeToString(s.mac(body, secret))
+}
+
+func (s scheme) mac(body, secret []byte) []byte {
+	mac := hmac.New(s.newHash, secret)
+	mac.Write(body)
+	return mac.Sum(nil)
+}
+
+// sendResult is the answer to one request.
 type sendResult struct {
-	name   string // what was sent
-	size   int    // of the body sent
-	status int
-	answer []byte // the beginning of the answer's body
-	took   time.Duration
-	err    error // set if there was no complete answer
+	Name    string      `json:"sent"`         // the topic, or the kind of app request
+	ID      string      `json:"id,omitempty"` // of the notification
+	Bytes   int         `json:"bytes"`        // the size of the body sent
+	Status  int         `json:"status"`
+	Seconds float64     `json:"seconds"`
+	Answer  string      `json:"answer,omitempty"` // the beginning of the answer's body, safe to print
+	body    []byte      // the beginning of the answer's body, as it is
+	header  http.Header // of the answer
+	took    time.Duration
+	err     error // set if there was no complete answer
 }
 
 func newSendClient(timeout time.Duration, insecure bool) *http.Client {
@@ -57,9 +93,9 @@ func newSendClient(timeout time.Duration, insecure bool) *http.Client {
 	}
 }
 
-// send sends one notification and waits for the complete answer.
+// send sends one request and waits for the complete answer.
 func (s *sender) send(ctx context.Context) sendResult {
-	name, body, err := s.notification()
+	id, body, err := s.content()
 	if err != nil {
 		return sendResult{err: err}
 	}
@@ -67,28 +103,28 @@ func (s *sender) send(ctx context.Context) sendResult {
 	if err != nil {
 		return sendResult{err: err}
 	}
-	r := sendResult{name: name, size: len(body)}
+	r := sendResult{Name: s.name, ID: id, Bytes: len(body)}
 	start := time.Now()
-	r.status, r.answer, r.err = s.roundTrip(req)
+	s.roundTrip(req, &r)
 	r.took = time.Since(start)
+	r.Seconds = r.took.Seconds()
 	return r
 }
 
-// notification returns the body of the next request, and the name to print for it.
-func (s *sender) notification() (name string, body []byte, err error) {
+// content returns the body of the next request and, if it is a sample, its id.
+func (s *sender) content() (id string, body []byte, err error) {
 	if s.body != nil {
-		return s.topic, s.body, nil
+		return "", s.body, nil
 	}
-	n, err := intercom.NewNotification(s.topic)
+	n, err := intercom.NewNotification(s.name)
 	if err != nil {
 		return "", nil, err
 	}
-	name = s.topic
 	if n.ID != nil {
-		name += " " + *n.ID
+		id = *n.ID
 	}
 	body, err = n.Encode()
-	return name, body, err
+	return id, body, err
 }
 
 // request makes a signed request with the headers of Intercom's documented sample. The
@@ -99,7 +135,7 @@ func (s *sender) request(ctx context.Context, body []byte) (*http.Request, error
 		return nil, fmt.Errorf("making a request: %w", err)
 	}
 	req.Header.Set("User-Agent", "intercom-parrot-service-client/1.0")
-	req.Header.Set(intercom.HubSignature, s.sign(body))
+	req.Header.Set(s.scheme.header, s.scheme.sign(body, s.secret))
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("Content-Type", "application/json")
 	maps.Copy(req.Header, s.headers)
@@ -107,26 +143,24 @@ func (s *sender) request(ctx context.Context, body []byte) (*http.Request, error
 	return req, nil
 }
 
-func (s *sender) sign(body []byte) string {
-	mac := hmac.New(sha1.New, s.secret)
-	mac.Write(body)
-	return intercom.HubSignaturePrefix + hex.EncodeToString(mac.Sum(nil))
-}
-
-func (s *sender) roundTrip(req *http.Request) (status int, answer []byte, err error) {
+// roundTrip sends a request, and puts the answer into r.
+func (s *sender) roundTrip(req *http.Request, r *sendResult) {
 	resp, err := s.client.Do(req)
 	if err != nil {
-		return 0, nil, s.explain(err)
+		r.err = s.explain(err)
+		return
 	}
 	defer resp.Body.Close()
-	answer, err = io.ReadAll(io.LimitReader(resp.Body, maxAnswerShown))
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswerRead))
 	if err == nil {
 		_, err = io.Copy(io.Discard, resp.Body)
 	}
 	if err != nil {
-		return 0, nil, s.explain(err)
+		r.err = s.explain(err)
+		return
 	}
-	return resp.StatusCode, answer, nil
+	r.Status, r.header, r.body = resp.StatusCode, resp.Header, answer
+	r.Answer = printable(answer[:min(len(answer), maxAnswerShown)])
 }
 
 // explain adds to an error what the user can do about it.
@@ -144,17 +178,17 @@ func (s *sender) explain(err error) error {
 }
 
 // ok reports whether the answer was a 2xx.
-func (r sendResult) ok() bool { return intercom.Accepts(r.status) }
+func (r sendResult) ok() bool { return intercom.Accepts(r.Status) }
 
-// report prints one line for the answer and, if it is not a 2xx, its body.
+// report prints one line for the answer and, if it is not a 2xx, the beginning of its body.
 func (r sendResult) report(w io.Writer) {
-	fmt.Fprintf(w, "%s in %s%s, %s bytes sent", statusText(r.status), roundTime(r.took), lateness(r.took), comma(r.size))
-	if r.name != "" {
-		fmt.Fprintf(w, ", %s", r.name)
+	fmt.Fprintf(w, "%s in %s%s, %s bytes sent", statusText(r.Status), roundTime(r.took), lateness(r.took), comma(r.Bytes))
+	if name := strings.TrimSpace(r.Name + " " + r.ID); name != "" {
+		fmt.Fprintf(w, ", %s", name)
 	}
 	fmt.Fprintln(w)
-	if text := printable(r.answer); !r.ok() && text != "" {
-		fmt.Fprintln(w, text)
+	if !r.ok() && r.Answer != "" {
+		fmt.Fprintln(w, r.Answer)
 	}
 }
 

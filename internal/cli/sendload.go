@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -29,10 +30,10 @@ type sendLoad struct {
 func newSendLoad(fl caddycmd.Flags) (sendLoad, error) {
 	l := sendLoad{count: fl.Int("count"), rate: fl.Float64("rate")}
 	if l.count < 1 {
-		return sendLoad{}, fmt.Errorf("count %d must be at least 1", l.count)
+		return sendLoad{}, usagef("count %d must be at least 1", l.count)
 	}
 	if l.rate < 0 {
-		return sendLoad{}, fmt.Errorf("rate %g must not be below 0", l.rate)
+		return sendLoad{}, usagef("rate %g must not be below 0", l.rate)
 	}
 	return l, nil
 }
@@ -85,7 +86,7 @@ type sendTally struct {
 
 func (t *sendTally) add(r sendResult) {
 	t.sent++
-	t.bytes += uint64(r.size) //nolint:gosec // a length
+	t.bytes += uint64(r.Bytes) //nolint:gosec // a length
 	if r.took > intercom.AnswerTimeout {
 		t.tooLate++
 	} else if r.took > intercom.PriorityTimeout {
@@ -98,11 +99,32 @@ func (t *sendTally) add(r sendResult) {
 		}
 		return
 	}
-	t.statuses[r.status]++
+	t.statuses[r.Status]++
 	t.took.Add(r.took)
 	if r.ok() {
 		t.ok++
 	}
+}
+
+// MarshalJSON implements json.Marshaler.
+func (t *sendTally) MarshalJSON() ([]byte, error) {
+	of := struct {
+		Sent     int         `json:"sent"`
+		OK       int         `json:"ok"`
+		Seconds  float64     `json:"seconds"`
+		Bytes    uint64      `json:"bytes"`
+		Statuses map[int]int `json:"statuses"`
+		NoAnswer int         `json:"no_answer"`
+		Late     int         `json:"over_500ms"`
+		TooLate  int         `json:"over_5s"`
+		P50      float64     `json:"p50_seconds"`
+		P99      float64     `json:"p99_seconds"`
+		Max      float64     `json:"max_seconds"`
+	}{Sent: t.sent, OK: t.ok, Seconds: t.elapsed.Seconds(), Bytes: t.bytes, Statuses: t.statuses, NoAnswer: t.noAnswer, Late: t.late, TooLate: t.tooLate}
+	if t.took.Len() > 0 {
+		of.P50, of.P99, of.Max = t.took.Percentile(50).Seconds(), t.took.Percentile(99).Seconds(), t.took.Max().Seconds()
+	}
+	return json.Marshal(of)
 }
 
 func (t *sendTally) report(w io.Writer) {

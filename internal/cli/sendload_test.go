@@ -39,7 +39,7 @@ func always(d time.Duration) func(int64) time.Duration {
 }
 
 func (s *slowServer) sender() *sender {
-	return &sender{client: &http.Client{Transport: s, Timeout: 10 * time.Second}, url: "http://localhost", topic: "ping"}
+	return &sender{client: &http.Client{Transport: s, Timeout: 10 * time.Second}, url: "http://localhost", scheme: notificationScheme, name: "ping"}
 }
 
 func TestLoadPace(t *testing.T) {

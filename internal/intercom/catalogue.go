@@ -12,11 +12,11 @@ const TopicPing = "ping"
 
 // Topic is what is known about a topic.
 type Topic struct {
-	Name   string
-	Object string // what its notifications carry, as the docs call it
-	Since  string // the first version of the API that has it; empty if no docs say so
-	Until  string // the last version of the API that has it; empty if the newest one does
-	Note   string // what is unusual about it; empty if nothing is
+	Name   string `json:"topic"`
+	Object string `json:"object"`          // what its notifications carry, as the docs call it
+	Since  string `json:"since,omitempty"` // the first version of the API that has it; empty if no docs say so
+	Until  string `json:"until,omitempty"` // the last version of the API that has it; empty if the newest one does
+	Note   string `json:"note,omitempty"`  // what is unusual about it; empty if nothing is
 
 	sample string // of the object (samples/<name>.json)
 }

@@ -1,5 +1,5 @@
-// Package lane has the names of lanes.
-package lane
+// Package lanename has the names of lanes.
+package lanename
 
 import (
 	"cmp"

@@ -1,0 +1,110 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+
+	"github.com/spf13/cobra"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
+)
+
+func newSendAppRequestCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "app-request <kind> <url>",
+		Short: "Sends a signed app request, and prints the answer",
+		Long: `
+Sends an app request to the given URL, signed as Intercom signs it, in the header
+X-Body-Signature, and prints the answer, JSON in a readable form. The body is a sample.
+The kinds are:
+
+	health-check   the installation health check, about daily of each workspace
+	initialize     Canvas Kit: the app is shown to a teammate
+	submit         Canvas Kit: a button or another component is used
+	uninstall      a workspace has uninstalled the app
+` + secretHelp + `
+The first secret is used.
+
+With --body, the file ("-" is standard input) is signed and sent without changes.
+
+Redirects are not followed. The exit code is 0 if the answer is a 2xx, 1 if it is not,
+and 2 if the arguments are wrong. An answer to a health check, initialize or submit that
+is not JSON is a 1, too: Intercom cannot use it.
+
+Examples:
+
+	$ caddy intercom-webhook send app-request health-check http://localhost:8080/intercom
+
+	$ caddy intercom-webhook send app-request submit http://localhost:8080/intercom --json
+`,
+		Args:      usageArgs(cobra.ExactArgs(2)),
+		ValidArgs: intercom.AppRequestKinds(), // for shell completion only
+		RunE:      runE(runSendAppRequest),
+	}
+	flags := cmd.Flags()
+	addSecretFlags(flags)
+	flags.String("body", "", "File to send as it is, - for standard input")
+	addRequestFlags(flags)
+	return cmd
+}
+
+func runSendAppRequest(cmd *cobra.Command, args []string) error {
+	fl := caddycmd.Flags{FlagSet: cmd.Flags()}
+	kind := args[0]
+	kinds := intercom.AppRequestKinds()
+	sample, err := intercom.NewAppRequest(kind)
+	if err != nil {
+		return usagef("app request %q is not known: the kinds are %s", kind, option.Choices(kind, kinds))
+	}
+	s, err := newSender(fl, args[1], cmd.ErrOrStderr())
+	if err != nil {
+		return err
+	}
+	s.scheme, s.name = appRequestScheme, kind
+	if s.body, err = readBody(fl.String("body"), cmd.InOrStdin()); err != nil {
+		return err
+	}
+	if s.body == nil {
+		s.body = sample
+	}
+	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
+	defer stop()
+	r := s.send(ctx)
+	switch {
+	case r.err != nil:
+		return r.err
+	case fl.Bool("json"):
+		err = printJSON(cmd.OutOrStdout(), r)
+	default:
+		reportAppRequest(cmd.OutOrStdout(), r)
+	}
+	switch {
+	case err != nil:
+		return err
+	case !r.ok():
+		return fmt.Errorf("answered %s: Intercom would count this as failed", statusText(r.Status))
+	case kind != "uninstall" && !json.Valid(r.body):
+		return fmt.Errorf("the answer to %s is not JSON: Intercom cannot use it", kind)
+	}
+	return nil
+}
+
+// reportAppRequest prints one line for the answer, and its body.
+func reportAppRequest(w io.Writer, r sendResult) {
+	fmt.Fprintf(w, "%s in %s, %s bytes sent, %s\n", statusText(r.Status), roundTime(r.took), comma(r.Bytes), r.Name)
+	text := r.Answer
+	var pretty bytes.Buffer
+	if json.Indent(&pretty, r.body, "", "  ") == nil {
+		text = printable(pretty.Bytes())
+	}
+	if text != "" {
+		fmt.Fprintln(w, text)
+	}
+}

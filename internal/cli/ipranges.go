@@ -136,6 +136,12 @@ func configuredStorage(config, adapter string) (storage certmagic.Storage, relea
 	if err != nil {
 		return nil, nil, err
 	}
+	return storageOf(adapted)
+}
+
+// storageOf returns the storage of a config in JSON. The caller must call release after the
+// last use.
+func storageOf(adapted []byte) (storage certmagic.Storage, release func(), err error) {
 	var storing struct {
 		StorageRaw json.RawMessage `json:"storage" caddy:"namespace=caddy.storage inline_key=module"`
 	}

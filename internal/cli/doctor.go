@@ -1,0 +1,123 @@
+package cli
+
+import (
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
+)
+
+func newDoctorCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "doctor [<url>]",
+		Short: "Finds what is wrong with an endpoint, or with a config",
+		Long: `
+With a URL, doctor plays Intercom against the endpoint that runs there. It sends a HEAD, a
+signed ping, and a ping with a wrong signature and one without. It judges the answers and
+their time by Intercom's own rules. It looks at the certificate, at redirects, and at what
+the URL answers with a slash more or less at its end. With --topic, it also sends a sample
+notification of that topic, which reaches the real backend. From the admin endpoint of the
+Caddy, if it can be reached (--address), it learns the address that the ping came from.
+` + secretHelp + `
+With --config, doctor reads a config without starting it: the secrets resolve, each known
+topic has a route, no route is in vain, no source address can be forged, and so on. It
+reads environment variables of its own process, so give it those that Caddy has. At the
+end the modules of the config are loaded, as caddy validate does, with a temporary folder
+as storage and without opening the logs.
+
+Each finding is one line: what it is, why it matters, what to do. The exit code is 0 if
+nothing is broken, 1 if something is, and 2 if the arguments are wrong. Warnings do not
+count. With --json, each finding is an object on a line: level (ok, not checked, warning,
+broken), check, what, why, do.
+
+If this machine's address is not in allow, a URL answers 403. Then run doctor on the server
+itself, with an address in allow, as in "allow static private_ranges" beside "allow
+intercom".
+
+Examples:
+
+	$ caddy intercom-webhook doctor https://hooks.example.com/intercom --secret-file /etc/caddy/intercom-secret
+
+	$ caddy intercom-webhook doctor http://localhost:8080/intercom --topic conversation.user.created
+
+	$ caddy intercom-webhook doctor --config /etc/caddy/Caddyfile
+`,
+		Args: usageArgs(cobra.MaximumNArgs(1)),
+		RunE: runE(runDoctor),
+	}
+	flags := cmd.Flags()
+	addSecretFlags(flags)
+	flags.String("topic", "", "Also send a sample notification of this topic, which reaches the real backend")
+	flags.Bool("insecure", false, "Go on if the server's certificate is not valid (WARNING: for local tests only)")
+	flags.Duration("timeout", 10*time.Second, "How long to wait for an answer")
+	flags.Bool("json", false, "Print JSON, a finding a line")
+	addAdminFlags(cmd)
+	flags.Lookup("config").Usage = "Config file to read; also where the address of the admin endpoint is, without --address"
+	_ = cmd.RegisterFlagCompletionFunc("topic", completeTopic) // the flag exists
+	return cmd
+}
+
+func runDoctor(cmd *cobra.Command, args []string) error {
+	fl := caddycmd.Flags{FlagSet: cmd.Flags()}
+	file := fl.String("config")
+	if len(args) == 0 && file == "" {
+		return usagef("nothing to look at: give the URL of an endpoint, or a config with --config")
+	}
+	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
+	defer stop()
+
+	var found findings
+	if file != "" {
+		if err := checkConfig(ctx, &found, file, fl.String("adapter")); err != nil {
+			return err
+		}
+	}
+	if len(args) == 1 {
+		d, err := newURLDoctor(cmd, args[0])
+		if err != nil {
+			return err
+		}
+		d.examine(ctx)
+		found = slices.Concat(found, d.findings)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	if err := found.print(cmd.OutOrStdout(), fl.Bool("json")); err != nil {
+		return err
+	}
+	return found.err()
+}
+
+// newURLDoctor returns a urlDoctor for the command's flags.
+func newURLDoctor(cmd *cobra.Command, target string) (*urlDoctor, error) {
+	fl := caddycmd.Flags{FlagSet: cmd.Flags()}
+	d := &urlDoctor{topic: fl.String("topic"), insecure: fl.Bool("insecure")}
+	if d.topic != "" && !intercom.IsKnown(d.topic) {
+		return nil, usagef("topic %q is not known: the nearest topics are %s", d.topic, strings.Join(intercom.NearestTopics(d.topic, 3), ", "))
+	}
+	if err := checkURL(target); err != nil {
+		return nil, err
+	}
+	secrets, err := clientSecrets(fl, cmd.ErrOrStderr())
+	if err != nil {
+		return nil, err
+	}
+	timeout := fl.Duration("timeout")
+	if timeout <= 0 {
+		return nil, usagef("timeout %s must be longer than 0", timeout)
+	}
+	if d.admin, err = newAdminClient(cmd); err != nil {
+		return nil, err
+	}
+	d.sender = sender{client: newSendClient(timeout, d.insecure), url: target, scheme: notificationScheme, name: intercom.TopicPing, secret: secrets[0]}
+	_, d.body, err = d.content() // always the same, so that it is found again in the stream
+	return d, err
+}

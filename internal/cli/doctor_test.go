@@ -1,0 +1,222 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// doctor runs "caddy intercom-webhook doctor --json".
+func doctor(t *testing.T, args ...string) (found findings, code int) {
+	t.Helper()
+	t.Setenv(secretEnv, testSendSecret)
+	stdout, stderr, code, err := runCommand(t, nil, append([]string{"doctor", "--json"}, args...)...)
+	if strings.Contains(stdout+stderr+fmt.Sprint(err), testSendSecret) {
+		t.Errorf("the secret is printed: %s %s %v", stdout, stderr, err)
+	}
+	for line := range strings.Lines(stdout) {
+		var f finding
+		if err := json.Unmarshal([]byte(line), &f); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		found = append(found, f)
+	}
+	if (found.count(levelBroken) > 0) != (code == exitFailed) {
+		t.Errorf("code %d, but found %+v", code, found)
+	}
+	return found, code
+}
+
+// want asserts that a check has found something of a level, with some text.
+func (f findings) want(t *testing.T, l level, check, text string) {
+	t.Helper()
+	if !slices.ContainsFunc(f, func(f finding) bool {
+		return f.Level == l && strings.HasPrefix(f.Check, check) && strings.Contains(f.text(), text)
+	}) {
+		t.Errorf("%s does not say %q at level %s: %+v", check, text, l, f)
+	}
+}
+
+// hook is an endpoint that answers as intercom_webhook does, at /hook. A status of 0 is 200.
+type hook struct {
+	status   int // of what is signed
+	unsigned int // of what is not signed; 0 is 401
+	head     int
+	other    int // of other paths; 0 is 404
+	wait     time.Duration
+}
+
+func (h hook) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	or := func(status, instead int) int {
+		if status == 0 {
+			return instead
+		}
+		return status
+	}
+	body, _ := io.ReadAll(r.Body)
+	switch {
+	case r.URL.Path != "/hook":
+		w.WriteHeader(or(h.other, 404))
+	case r.Method == http.MethodHead:
+		w.Header().Set("Location", "/elsewhere")
+		w.WriteHeader(or(h.head, 200))
+	case r.Header.Get("X-Hub-Signature") != hubOf(string(body), testSendSecret):
+		w.WriteHeader(or(h.unsigned, 401))
+	default:
+		time.Sleep(h.wait)
+		w.WriteHeader(or(h.status, 200))
+	}
+}
+
+// noAdmin is an address at which nobody listens.
+const noAdmin = "127.0.0.1:1"
+
+func TestDoctorOfAURL(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		hook  hook
+		level level
+		check string
+		want  string
+	}{
+		{"all is well", hook{}, levelOK, "ping", "a signed ping is answered 200 OK in "},
+		{"a slash at the end is refused", hook{}, levelOK, "slash", "/hook/ is answered 404 Not Found"},
+		{"signatures are checked", hook{}, levelOK, "no signature", "a ping without a signature is answered 401"},
+		{"plain http", hook{}, levelWarning, "tls", "the URL is plain http"},
+		{"no admin endpoint", hook{}, levelNotChecked, "address", "no Caddy answers at " + noAdmin},
+		{"HEAD is refused", hook{head: 405}, levelBroken, "head", "HEAD is answered 405"},
+		{"HEAD is redirected", hook{head: 308}, levelBroken, "redirect", "(308 Permanent Redirect) to /elsewhere"},
+		{"another secret", hook{status: 401}, levelBroken, "ping", "the endpoint has another secret"},
+		{"this machine is not allowed", hook{status: 403}, levelNotChecked, "signatures", "run doctor on the server itself"},
+		{"late", hook{wait: 600 * time.Millisecond}, levelWarning, "ping", "lower priority"},
+		{"another 2xx", hook{status: 204}, levelWarning, "ping", "only 200 is success"},
+		{"redirected", hook{status: 302}, levelBroken, "ping", "follow redirects"},
+		{"no such path", hook{status: 404}, levelBroken, "ping", "no intercom_webhook answers at this URL"},
+		{"gone", hook{status: 410}, levelBroken, "ping", "ends the subscription"},
+		{"throttled", hook{status: 429}, levelBroken, "ping", "throttles all notifications"},
+		{"an error", hook{status: 502}, levelBroken, "ping", "tries once more after a minute"},
+		{"anybody can send", hook{unsigned: 200}, levelBroken, "wrong signature", "anybody can send notifications"},
+		{"200 to everything", hook{other: 200}, levelBroken, "slash", "/hook/ answers 200 OK to everything"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			server := httptest.NewServer(tt.hook)
+			defer server.Close()
+			found, _ := doctor(t, server.URL+"/hook", "--address", noAdmin)
+			found.want(t, tt.level, tt.check, tt.want)
+		})
+	}
+}
+
+func TestDoctorSendsANotificationOnlyIfAskedTo(t *testing.T) {
+	var topics []string
+	e := newEndpoint(t, func(w http.ResponseWriter, r *http.Request) { hook{}.ServeHTTP(w, r) })
+	found, _ := doctor(t, e.URL+"/hook", "--address", noAdmin)
+	if slices.ContainsFunc(found, func(f finding) bool { return f.Check == "notification" }) {
+		t.Errorf("found %+v", found)
+	}
+	for _, args := range [][]string{nil, {"--topic", "ticket.created"}} {
+		e.requests, topics = nil, nil
+		doctor(t, append(args, e.URL+"/hook", "--address", noAdmin)...)
+		for _, r := range e.requests {
+			var n struct{ Topic string }
+			if json.Unmarshal(r.body, &n) == nil && n.Topic != "" && !slices.Contains(topics, n.Topic) {
+				topics = append(topics, n.Topic)
+			}
+		}
+		want := []string{"ping"}
+		if args != nil {
+			want = append(want, "ticket.created")
+		}
+		if !slices.Equal(topics, want) {
+			t.Errorf("with %v: sent %v, want %v", args, topics, want)
+		}
+	}
+}
+
+func TestDoctorLearnsTheAddressFromTheAdminEndpoint(t *testing.T) {
+	bodies := make(chan string, 10)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(strings.NewReader(string(body)))
+		hook{}.ServeHTTP(w, r)
+		bodies <- string(body)
+	}))
+	defer server.Close()
+	admin := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/intercom_webhook/notifications/stream" || r.URL.Query().Get("topic") != "ping" || r.URL.Query().Get("request") != "true" {
+			t.Errorf("asked for %s", r.URL)
+		}
+		_ = http.NewResponseController(w).Flush()
+		for {
+			select {
+			case <-r.Context().Done():
+				return
+			case body := <-bodies:
+				_ = json.NewEncoder(w).Encode(map[string]any{"request": map[string]string{"client_ip": "192.0.2.9", "body": "another"}})
+				_ = json.NewEncoder(w).Encode(map[string]any{"request": map[string]string{"client_ip": "192.0.2.7", "body": body}})
+				_ = http.NewResponseController(w).Flush()
+			}
+		}
+	}))
+	defer admin.Close()
+	found, _ := doctor(t, server.URL+"/hook", "--address", admin.Listener.Addr().String())
+	found.want(t, levelOK, "address", "judged by the address 192.0.2.7")
+}
+
+func TestDoctorChecksTLS(t *testing.T) {
+	server := httptest.NewUnstartedServer(hook{})
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) // it tells of the refused certificate
+	server.StartTLS()
+	defer server.Close()
+	found, _ := doctor(t, server.URL+"/hook", "--address", noAdmin)
+	found.want(t, levelBroken, "tls", "the certificate is not valid")
+	found, code := doctor(t, server.URL+"/hook", "--insecure", "--address", noAdmin)
+	found.want(t, levelNotChecked, "tls", "--insecure was given")
+	found.want(t, levelOK, "ping", "200 OK")
+	if code != exitFine {
+		t.Errorf("code %d", code)
+	}
+}
+
+func TestDoctorWithoutAnAnswer(t *testing.T) {
+	found, _ := doctor(t, "http://"+noAdmin+"/hook", "--address", noAdmin)
+	found.want(t, levelBroken, "reach", "there is no answer")
+}
+
+func TestDoctorUsedWrongly(t *testing.T) {
+	t.Setenv(secretEnv, testSendSecret)
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{nil, "nothing to look at"},
+		{[]string{"localhost"}, "must start with http:// or https://"},
+		{[]string{"http://localhost", "http://localhost"}, "accepts at most 1 arg(s)"},
+		{[]string{"http://localhost", "--topic", "tickets.created"}, "the nearest topics are ticket.created"},
+		{[]string{"http://localhost", "--timeout", "0"}, "timeout 0s must be longer than 0"},
+		{[]string{"http://localhost", "--secret-file", "does/not/exist"}, "reading the client secret"},
+		{[]string{"--config", "does/not/exist"}, "no such file"},
+	} {
+		_, _, code, err := runCommand(t, nil, append([]string{"doctor"}, tt.args...)...)
+		if code != exitUsage || err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%v: code %d, error %v", tt.args, code, err)
+		}
+	}
+}
+
+func TestFindingsArePrintedByLevel(t *testing.T) {
+	var out strings.Builder
+	var f findings
+	f.broken("b", "it is so", "it matters", "do that")
+	f.ok("a", "%d found", 2)
+	if err := f.print(&out, false); err != nil || out.String() != "ok\n  a: 2 found\nbroken\n  b: it is so; it matters; do that\n" {
+		t.Errorf("error %v, got %q", err, out.String())
+	}
+}

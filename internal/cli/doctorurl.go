@@ -1,0 +1,274 @@
+package cli
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
+)
+
+// urlDoctor examines an endpoint that runs.
+type urlDoctor struct {
+	sender // of a ping
+	findings
+
+	topic    string // of the test notification; empty: none is sent
+	insecure bool
+	admin    *adminClient
+}
+
+const (
+	// certificateWarning is how long before its end a certificate is worth a warning. Caddy
+	// renews one when a third of its lifetime is left.
+	certificateWarning = 7 * 24 * time.Hour
+
+	// adminPatience is how long to wait for what the admin endpoint says.
+	adminPatience = 3 * time.Second
+)
+
+// examine makes all checks.
+func (d *urlDoctor) examine(ctx context.Context) {
+	if !d.checkHead(ctx) {
+		return
+	}
+	seen := d.watch(ctx)
+	ping := d.send(ctx)
+	if ping.Status == http.StatusForbidden {
+		d.refusedHere()
+		return
+	}
+	d.judge("ping", "a signed ping", ping)
+	d.checkAddress(seen, ping)
+	d.checkRefused(ctx, "wrong signature", "with a wrong signature", http.Header{intercom.HubSignature: {intercom.HubSignaturePrefix + strings.Repeat("0", 40)}})
+	d.checkRefused(ctx, "no signature", "without a signature", http.Header{intercom.HubSignature: nil})
+	d.checkSlash(ctx)
+	if d.topic != "" {
+		s := d.sender
+		s.name, s.body = d.topic, nil
+		d.judge("notification", "a notification of "+d.topic, s.send(ctx))
+	}
+}
+
+// refusedHere says that nothing else can be tested from this machine.
+func (d *urlDoctor) refusedHere() {
+	d.notChecked("signatures", "the ping was refused with 403: this machine's address is not in allow, as it should be for all but Intercom",
+		"run doctor on the server itself, with an address of its own in allow, as in `allow static private_ranges` beside `allow intercom`; "+
+			"if notifications of Intercom are refused, too, the refusals in Caddy's log have their client_ip: behind a proxy, set trusted_proxies and trusted_proxies_strict")
+}
+
+// checkHead sends a HEAD, as Intercom does when the URL is saved, and looks at TLS. It reports
+// whether there was an answer.
+func (d *urlDoctor) checkHead(ctx context.Context) bool {
+	response, err := d.head(ctx, d.url)
+	if errors.As(err, new(*tls.CertificateVerificationError)) {
+		d.broken("tls", "the certificate is not valid: "+errors.Unwrap(err).Error(), "Intercom cannot send anything",
+			"use a name that Caddy gets a public certificate for; to test the rest with a local one, add --insecure")
+		return false
+	}
+	if err != nil {
+		d.broken("reach", "there is no answer: "+d.explain(err).Error(), "Intercom cannot send anything", "start the server, and check name, port and firewall")
+		return false
+	}
+	d.checkTLS(response.TLS)
+	switch status := response.StatusCode; {
+	case status == http.StatusOK:
+		d.ok("head", "HEAD is answered 200, so Intercom accepts the URL")
+	case status >= 300 && status < 400:
+		d.broken("redirect", fmt.Sprintf("HEAD is redirected (%s) to %s", statusText(status), response.Header.Get("Location")),
+			"Intercom is not known to follow redirects", "enter the last URL in the Developer Hub")
+	default:
+		d.broken("head", "HEAD is answered "+statusText(status), "Intercom validates the URL with it, and does not save the URL",
+			"check the path; intercom_webhook answers every HEAD with 200")
+	}
+	return true
+}
+
+func (d *urlDoctor) head(ctx context.Context, target string) (*http.Response, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodHead, target, nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := d.client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	return response, response.Body.Close()
+}
+
+func (d *urlDoctor) checkTLS(state *tls.ConnectionState) {
+	if state == nil {
+		d.warn("tls", "the URL is plain http", "everybody on the way can read the notifications", "use https in the Developer Hub; Caddy gets a certificate by itself")
+		return
+	}
+	expires := state.PeerCertificates[0].NotAfter
+	switch left := time.Until(expires); {
+	case d.insecure:
+		d.notChecked("tls", "--insecure was given, so the certificate was not verified", "leave it out for the endpoint that Intercom uses")
+	case left < certificateWarning:
+		d.warn("tls", fmt.Sprintf("the certificate ends on %s", expires.Format(time.DateOnly)), "after that Intercom cannot send anything", "look in Caddy's log why it is not renewed")
+	default:
+		d.ok("tls", "%s, and the certificate is valid until %s", tls.VersionName(state.Version), expires.Format(time.DateOnly))
+	}
+}
+
+// judge adds what Intercom would make of an answer.
+func (d *urlDoctor) judge(check, what string, r sendResult) {
+	const retried = "Intercom tries once more after a minute, and then the notification is lost"
+	took := roundTime(r.took).String()
+	answered := fmt.Sprintf("%s is answered %s in %s", what, statusText(r.Status), took)
+	switch {
+	case r.err != nil:
+		d.broken(check, what+" gets no answer: "+r.err.Error(), retried, "look in Caddy's log")
+	case r.took > intercom.AnswerTimeout:
+		d.broken(check, answered, "Intercom waits for 5s only; "+retried, "set timeout below 5s, or use queue")
+	case r.Status == http.StatusOK && r.took > intercom.PriorityTimeout:
+		d.warn(check, answered, "over 500ms the endpoint gets a lower priority", "use queue, or a faster backend")
+	case r.Status == http.StatusOK:
+		d.ok(check, "%s", answered)
+	case r.ok():
+		d.warn(check, answered, "one page of Intercom's docs says that only 200 is success", "answer 200")
+	case r.Status < 400:
+		d.broken(check, answered, "Intercom is not known to follow redirects; "+retried, "enter the URL that it redirects to in the Developer Hub")
+	case r.Status == http.StatusUnauthorized:
+		d.broken(check, answered, "the endpoint has another secret; "+retried, "compare client_secret with Basic information in the Developer Hub")
+	case r.Status == http.StatusNotFound, r.Status == http.StatusMethodNotAllowed:
+		d.broken(check, answered, "no intercom_webhook answers at this URL; "+retried, "check the path, a slash at the end too")
+	case r.Status == http.StatusGone:
+		d.broken(check, answered, "Intercom ends the subscription on 410", "never answer 410 to a notification")
+	case r.Status == http.StatusTooManyRequests:
+		d.broken(check, answered, "Intercom throttles all notifications for up to 2 hours, and then drops them", "never answer 429 to a notification")
+	default:
+		d.broken(check, answered, retried+"; after 1,000 errors in a row Intercom pauses, after 7 days of errors it suspends", "look in Caddy's log for the reason")
+	}
+}
+
+// checkRefused sends a ping that must be refused.
+func (d *urlDoctor) checkRefused(ctx context.Context, check, how string, header http.Header) {
+	s := d.sender
+	s.headers = header
+	r := s.send(ctx)
+	answered := "a ping " + how + " is answered " + statusText(r.Status)
+	switch {
+	case r.err != nil:
+		d.broken(check, "a ping "+how+" gets no answer: "+r.err.Error(), "Intercom counts it as an error", "look in Caddy's log")
+	case r.Status == http.StatusUnauthorized:
+		d.ok(check, "%s", answered)
+	case r.ok():
+		d.broken(check, answered, "anybody can send notifications", "check that intercom_webhook handles this URL, or that the backend verifies signatures")
+	default:
+		d.warn(check, answered, "intercom_webhook answers 401", "check that intercom_webhook handles this URL")
+	}
+}
+
+// checkSlash looks at the URL with a slash more or less at its end.
+func (d *urlDoctor) checkSlash(ctx context.Context) {
+	u, err := url.Parse(d.url)
+	if err != nil {
+		return
+	}
+	if u.Path, u.RawPath = strings.TrimSuffix(u.Path, "/"), ""; u.String() == d.url {
+		u.Path += "/"
+	}
+	if u.Path == "" {
+		return // the same request as with a slash
+	}
+	response, err := d.head(ctx, u.String())
+	if err != nil {
+		return
+	}
+	s := d.sender
+	s.url, s.headers = u.String(), http.Header{intercom.HubSignature: nil}
+	unsigned := s.send(ctx)
+	switch head := response.StatusCode; {
+	case head == http.StatusOK && unsigned.ok():
+		d.broken("slash", fmt.Sprintf("%s answers %s to everything", u, statusText(unsigned.Status)),
+			"with this mistake in the URL, Intercom finds it valid, and each notification is lost", "end the site with `respond 404`")
+	case head == http.StatusOK:
+		d.ok("slash", "%s is the endpoint, too", u)
+	default:
+		d.ok("slash", "%s is answered %s, so Intercom does not accept it by mistake", u, statusText(head))
+	}
+}
+
+// seenRequest is a line of the stream of notifications, as far as it is needed.
+type seenRequest struct {
+	Request struct {
+		ClientIP   string `json:"client_ip"`
+		RemoteAddr string `json:"remote_addr"`
+		Body       string `json:"body"`
+	} `json:"request"`
+}
+
+// watch starts to look at what comes to the endpoint, and returns a function that waits for
+// our ping.
+func (d *urlDoctor) watch(ctx context.Context) func() (seenRequest, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	found := make(chan seenRequest, 1)
+	failed := make(chan error, 1)
+	ready := make(chan struct{})
+	go func() {
+		defer close(failed)
+		query := url.Values{"topic": {intercom.TopicPing}, "request": {"true"}}
+		response, err := d.admin.do(ctx, http.MethodGet, "notifications/stream", query)
+		if err != nil {
+			failed <- err
+			return
+		}
+		defer response.Body.Close()
+		close(ready)
+		decoder := json.NewDecoder(response.Body)
+		for {
+			var line seenRequest
+			if err := decoder.Decode(&line); err != nil {
+				failed <- errors.New("the stream of notifications ended early")
+				return
+			}
+			if line.Request.Body == string(d.body) {
+				found <- line
+				return
+			}
+		}
+	}()
+	var early error
+	select {
+	case <-ready:
+	case early = <-failed:
+	case <-time.After(adminPatience):
+		early = errors.New("the admin endpoint does not answer")
+	}
+	return func() (seenRequest, error) {
+		defer cancel()
+		if early != nil {
+			return seenRequest{}, early
+		}
+		select {
+		case line := <-found:
+			return line, nil
+		case err := <-failed:
+			return seenRequest{}, err
+		case <-time.After(adminPatience):
+			return seenRequest{}, errors.New("the Caddy of the admin endpoint did not see the ping: it is another Caddy, or its answer did not come from intercom_webhook")
+		}
+	}
+}
+
+// checkAddress adds the address that the ping came from, as the endpoint saw it.
+func (d *urlDoctor) checkAddress(seen func() (seenRequest, error), ping sendResult) {
+	line, err := seen()
+	switch {
+	case err != nil && ping.ok():
+		d.notChecked("address", "the address that the ping was judged by is known to Caddy's admin endpoint only: "+err.Error(), "")
+	case err != nil:
+	case line.Request.ClientIP != "":
+		d.ok("address", "the ping was judged by the address %s", line.Request.ClientIP)
+	default:
+		d.ok("address", "the ping came from the address %s", line.Request.RemoteAddr)
+	}
+}

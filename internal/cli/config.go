@@ -55,6 +55,7 @@ type serverConfig struct {
 	Logs                 *struct {
 		DefaultLoggerName string              `json:"default_logger_name"`
 		LoggerNames       map[string][]string `json:"logger_names"`
+		SkipUnmappedHosts bool                `json:"skip_unmapped_hosts"`
 	} `json:"logs"`
 }
 
@@ -71,7 +72,8 @@ type endpointConfig struct {
 	Copies  []topicRoute    `json:"copies"`
 	Queue   json.RawMessage `json:"queue"`
 
-	place  string // for people: where it is in the config
+	place  string   // for people: where it is in the config
+	hosts  []string // that its routes want; none: all
 	server *serverConfig
 }
 
@@ -126,6 +128,7 @@ func (c *config) collect(server *serverConfig, part any, place []string, name st
 		switch handler {
 		case "intercom_webhook":
 			e := endpointConfig{place: where, server: server}
+			e.hosts = slices.DeleteFunc(slices.Clone(place), func(text string) bool { return strings.Contains(text, "/") })
 			if err := decodeInto(part, &e); err != nil {
 				return err
 			}

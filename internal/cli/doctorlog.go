@@ -22,7 +22,7 @@ func (c *config) checkAccessLog(f *findings, e endpointConfig) {
 		logs["default"] = logConfig{}
 	}
 	check := "access log of " + e.place
-	for _, logger := range e.server.accessLoggers() {
+	for _, logger := range e.accessLoggers() {
 		for _, name := range slices.Sorted(maps.Keys(logs)) {
 			if log := logs[name]; log.takes(logger) && !log.hides(intercom.HubSignature) {
 				f.warn(check, "the log "+name+" shows "+intercom.HubSignature, "whoever has it and the body can send the notification again from an allowed address",
@@ -34,14 +34,25 @@ func (c *config) checkAccessLog(f *findings, e endpointConfig) {
 	f.ok(check, "no access log shows %s", intercom.HubSignature)
 }
 
-// accessLoggers returns the names of the loggers that the server's access logs go to.
-func (s *serverConfig) accessLoggers() []string {
-	if s.Logs == nil {
+// accessLoggers returns the names of the loggers that the access log of the endpoint goes to.
+func (e endpointConfig) accessLoggers() []string {
+	logs := e.server.Logs
+	if logs == nil {
 		return nil
 	}
-	names := []string{s.Logs.DefaultLoggerName}
-	for _, host := range slices.Sorted(maps.Keys(s.Logs.LoggerNames)) {
-		names = append(names, s.Logs.LoggerNames[host]...)
+	var names []string
+	unmapped := len(e.hosts) == 0
+	hosts := e.hosts
+	if unmapped {
+		hosts = slices.Sorted(maps.Keys(logs.LoggerNames))
+	}
+	for _, host := range hosts {
+		of, mapped := logs.LoggerNames[host]
+		names = append(names, of...)
+		unmapped = unmapped || !mapped
+	}
+	if unmapped && !logs.SkipUnmappedHosts {
+		names = append(names, logs.DefaultLoggerName)
 	}
 	for i, name := range names {
 		names[i] = strings.TrimSuffix(accessLogger+"."+name, ".")

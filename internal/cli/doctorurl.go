@@ -66,7 +66,7 @@ func (d *urlDoctor) refusedHere() {
 // checkHead sends a HEAD, as Intercom does when the URL is saved, and looks at TLS. It reports
 // whether there was an answer.
 func (d *urlDoctor) checkHead(ctx context.Context) bool {
-	response, err := d.head(ctx, d.url)
+	head, err := d.head(ctx, d.url)
 	if errors.As(err, new(*tls.CertificateVerificationError)) {
 		d.broken("tls", "the certificate is not valid: "+errors.Unwrap(err).Error(), "Intercom cannot send anything",
 			"use a name that Caddy gets a public certificate for; to test the rest with a local one, add --insecure")
@@ -76,12 +76,12 @@ func (d *urlDoctor) checkHead(ctx context.Context) bool {
 		d.broken("reach", "there is no answer: "+d.explain(err).Error(), "Intercom cannot send anything", "start the server, and check name, port and firewall")
 		return false
 	}
-	d.checkTLS(response.TLS)
-	switch status := response.StatusCode; {
+	d.checkTLS(head.tls)
+	switch status := head.status; {
 	case status == http.StatusOK:
 		d.ok("head", "HEAD is answered 200, so Intercom accepts the URL")
 	case status >= 300 && status < 400:
-		d.broken("redirect", fmt.Sprintf("HEAD is redirected (%s) to %s", statusText(status), response.Header.Get("Location")),
+		d.broken("redirect", fmt.Sprintf("HEAD is redirected (%s) to %s", statusText(status), head.location),
 			"Intercom is not known to follow redirects", "enter the last URL in the Developer Hub")
 	default:
 		d.broken("head", "HEAD is answered "+statusText(status), "Intercom validates the URL with it, and does not save the URL",
@@ -90,16 +90,24 @@ func (d *urlDoctor) checkHead(ctx context.Context) bool {
 	return true
 }
 
-func (d *urlDoctor) head(ctx context.Context, target string) (*http.Response, error) {
+// headAnswer is the answer to a HEAD.
+type headAnswer struct {
+	status   int
+	location string
+	tls      *tls.ConnectionState
+}
+
+func (d *urlDoctor) head(ctx context.Context, target string) (headAnswer, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodHead, target, nil)
 	if err != nil {
-		return nil, err
+		return headAnswer{}, err
 	}
 	response, err := d.client.Do(request)
 	if err != nil {
-		return nil, err
+		return headAnswer{}, err
 	}
-	return response, response.Body.Close()
+	defer response.Body.Close()
+	return headAnswer{response.StatusCode, response.Header.Get("Location"), response.TLS}, nil
 }
 
 func (d *urlDoctor) checkTLS(state *tls.ConnectionState) {
@@ -179,21 +187,21 @@ func (d *urlDoctor) checkSlash(ctx context.Context) {
 	if u.Path == "" {
 		return // the same request as with a slash
 	}
-	response, err := d.head(ctx, u.String())
+	head, err := d.head(ctx, u.String())
 	if err != nil {
 		return
 	}
 	s := d.sender
 	s.url, s.headers = u.String(), http.Header{intercom.HubSignature: nil}
 	unsigned := s.send(ctx)
-	switch head := response.StatusCode; {
-	case head == http.StatusOK && unsigned.ok():
+	switch {
+	case head.status == http.StatusOK && unsigned.ok():
 		d.broken("slash", fmt.Sprintf("%s answers %s to everything", u, statusText(unsigned.Status)),
 			"with this mistake in the URL, Intercom finds it valid, and each notification is lost", "end the site with `respond 404`")
-	case head == http.StatusOK:
+	case head.status == http.StatusOK:
 		d.ok("slash", "%s is the endpoint, too", u)
 	default:
-		d.ok("slash", "%s is answered %s, so Intercom does not accept it by mistake", u, statusText(head))
+		d.ok("slash", "%s is answered %s, so Intercom does not accept it by mistake", u, statusText(head.status))
 	}
 }
 

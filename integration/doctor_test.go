@@ -1,0 +1,210 @@
+package integration
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+)
+
+// finding is a line of doctor.
+type finding struct{ Level, Check, What, Why, Do string }
+
+// doctor runs `caddy intercom-webhook doctor` in this process. It returns what it found,
+// and whether it ended without an error.
+func doctor(t *testing.T, args ...string) (found []finding, fine bool) {
+	t.Helper()
+	var out bytes.Buffer
+	cmd := &cobra.Command{Use: "intercom-webhook", SilenceErrors: true, SilenceUsage: true}
+	caddycmd.Commands()["intercom-webhook"].CobraFunc(cmd)
+	cmd.SetOut(&out)
+	cmd.SetErr(io.Discard)
+	cmd.SetArgs(append([]string{"doctor", "--json"}, args...))
+	err := cmd.ExecuteContext(t.Context())
+	if strings.Contains(out.String()+fmt.Sprint(err), secret) {
+		t.Errorf("the secret is printed: %s %v", out.String(), err)
+	}
+	for line := range strings.Lines(out.String()) {
+		var f finding
+		if err := json.Unmarshal([]byte(line), &f); err != nil {
+			t.Fatalf("%v: %s", err, line)
+		}
+		found = append(found, f)
+	}
+	return found, err == nil
+}
+
+// wantFinding asserts that there is a finding of a level with some text.
+func wantFinding(t *testing.T, found []finding, level, text string) {
+	t.Helper()
+	for _, f := range found {
+		if f.Level == level && strings.Contains(strings.Join([]string{f.Check, f.What, f.Why, f.Do}, "; "), text) {
+			return
+		}
+	}
+	t.Errorf("no %s says %q: %+v", level, text, found)
+}
+
+// soundCaddyfile returns a Caddyfile in which doctor finds nothing, with fresh lists of
+// addresses in its storage.
+func soundCaddyfile(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	lists := filepath.Join(dir, "intercom_webhook", "ip_ranges")
+	if err := os.MkdirAll(lists, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, region := range []string{"us", "eu", "au"} {
+		list := fmt.Sprintf(`{"ranges":["192.0.2.7/32"],"checked":%q}`, time.Now().UTC().Format(time.RFC3339))
+		if err := os.WriteFile(filepath.Join(lists, region+".json"), []byte(list), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	secrets := filepath.Join(dir, "secrets")
+	if err := os.WriteFile(secrets, []byte(secret+"\nanother\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return strings.NewReplacer("DIR", dir, "SECRETS", secrets).Replace(`{
+	storage file_system DIR
+	servers {
+		trusted_proxies static private_ranges
+		trusted_proxies_strict
+	}
+}
+http://hooks.example.com {
+	log {
+		format filter {
+			request>headers>X-Hub-Signature delete
+		}
+	}
+	intercom_webhook /intercom {
+		client_secret {file.SECRETS}
+		route conversation.* as support to 127.0.0.1:9001
+		route * to 127.0.0.1:9002
+		queue sqlite {
+			path DIR/queue.db
+		}
+	}
+	intercom_queue_ui /queue
+	respond 404
+}
+`)
+}
+
+func TestDoctorOfAConfig(t *testing.T) {
+	for _, tt := range []struct {
+		name          string
+		replace, with string
+		level, want   string
+	}{
+		{"sound", "", "", "ok", "modules; all of them load"},
+		{"secrets are counted", "", "", "ok", "2 found"},
+		{"routes are counted", "", "", "ok", "support 20"},
+		{"a variable that is not set", "{file.", "{env.NOT_SET_ANYWHERE} {file.", "broken", "client_secret 1 has no value"},
+		{"a file that is not there", "secrets}", "nowhere}", "broken", "no such file"},
+		{"a secret in the config", "client_secret ", "client_secret abc ", "warning", "client_secret 1 is in the config itself"},
+		{"topics that nobody takes", "route * to", "route contact.* to", "warning", "they become dead letters"},
+		{"a pattern without a topic", "conversation.*", "conversations.*", "warning", "the nearest is conversation.*"},
+		{"forgeable addresses", "trusted_proxies_strict", "", "warning", "trusted_proxies_strict"},
+		{"no queue", "queue sqlite {\n\t\t\tpath DIR/queue.db\n\t\t}", "", "warning", "add `queue`"},
+		{"a long timeout", "route * to", "timeout 6s\nroute * to", "warning", "Intercom waits for 5s"},
+		{"an open web UI", "intercom_queue_ui /queue", "intercom_queue_ui /queue {\nunauthenticated\n}", "warning", "is unauthenticated"},
+		{"an open admin endpoint", "servers {", "admin :2019\nservers {", "warning", "not only on this machine"},
+		{"signatures in the access log", "request>headers>X-Hub-Signature delete", "request>uri delete", "warning", "shows X-Hub-Signature"},
+		{"old lists of addresses", "storage file_system DIR", "storage file_system DIR/empty", "warning", "2026-06-29 (compiled in)"},
+		{"only other addresses", "route * to", "allow static 192.0.2.0/24\nroute * to", "warning", "add `allow intercom`"},
+		{"a module that does not load", "respond 404", "reverse_proxy 127.0.0.1:9003 {\ntransport http {\ntls_trust_pool file /nowhere/ca.pem\n}\n}", "broken", "the config does not load"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			sound := soundCaddyfile(t)
+			dir := strings.Fields(sound)[3]
+			replace, with := strings.ReplaceAll(tt.replace, "DIR", dir), strings.ReplaceAll(tt.with, "DIR", dir)
+			if !strings.Contains(sound, replace) {
+				t.Fatalf("%q is not in the Caddyfile", replace)
+			}
+			file := filepath.Join(t.TempDir(), "Caddyfile")
+			if err := os.WriteFile(file, []byte(strings.Replace(sound, replace, with, 1)), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			found, fine := doctor(t, "--config", file)
+			if fine != (tt.level != "broken") {
+				t.Errorf("ended without an error: %t; found %+v", fine, found)
+			}
+			wantFinding(t, found, tt.level, tt.want)
+			for _, f := range found {
+				if tt.level == "ok" && f.Level != "ok" {
+					t.Errorf("found %+v", f)
+				}
+			}
+			if _, err := os.Stat(filepath.Join(dir, "queue.db")); err == nil {
+				t.Error("the queue was opened")
+			}
+		})
+	}
+}
+
+// A route that is never reached does not adapt in a Caddyfile, so it is tested as JSON.
+func TestDoctorOfAConfigWithARouteInVain(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "caddy.json")
+	config := `{"apps":{"http":{"servers":{"a":{"routes":[{"handle":[{"handler":"intercom_webhook","client_secrets":["abc"],"routes":[
+		{"match":[{"intercom_topic":["*"]}]},{"match":[{"intercom_topic":["user.*"]}]}]}]}]}}}}}`
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	found, _ := doctor(t, "--config", file)
+	wantFinding(t, found, "broken", "the route of lane user is never reached")
+
+	if err := os.WriteFile(file, []byte(`{}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	found, _ = doctor(t, "--config", file)
+	wantFinding(t, found, "broken", "there is no intercom_webhook")
+}
+
+func TestDoctorOfAGateway(t *testing.T) {
+	t.Setenv("INTERCOM_CLIENT_SECRET", secret)
+	backend := newBackend(t, nil)
+	g := newGateway(t)
+	s := setup{admin: true, webhook: "route * to " + backend.address, behind: "respond 404"}
+	if err := g.load(s); err != nil {
+		t.Fatal(err)
+	}
+	url := "http://127.0.0.1:" + g.port + "/hook"
+
+	found, fine := doctor(t, url, "--address", g.admin)
+	if !fine {
+		t.Errorf("found %+v", found)
+	}
+	for _, want := range []string{"HEAD is answered 200", "a signed ping is answered 200 OK", "without a signature is answered 401", "with a wrong signature is answered 401"} {
+		wantFinding(t, found, "ok", want)
+	}
+	backend.wantCount(t, 0)
+
+	found, _ = doctor(t, url, "--address", g.admin, "--topic", "ticket.created")
+	wantFinding(t, found, "ok", "a notification of ticket.created is answered 200 OK")
+	backend.wantCount(t, 1)
+
+	t.Setenv("INTERCOM_CLIENT_SECRET", "another")
+	found, fine = doctor(t, url, "--address", g.admin)
+	if fine {
+		t.Errorf("another secret is fine: %+v", found)
+	}
+	wantFinding(t, found, "broken", "the endpoint has another secret")
+
+	t.Setenv("INTERCOM_CLIENT_SECRET", secret)
+	s.allow = "static 192.0.2.0/24"
+	if err := g.load(s); err != nil {
+		t.Fatal(err)
+	}
+	found, _ = doctor(t, url, "--address", g.admin)
+	wantFinding(t, found, "not checked", "this machine's address is not in allow")
+}

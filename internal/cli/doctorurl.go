@@ -222,7 +222,6 @@ func (d *urlDoctor) watch(ctx context.Context) func() (seenRequest, error) {
 	failed := make(chan error, 1)
 	ready := make(chan struct{})
 	go func() {
-		defer close(failed)
 		query := url.Values{"topic": {intercom.TopicPing}, "request": {"true"}}
 		response, err := d.admin.do(ctx, http.MethodGet, "notifications/stream", query)
 		if err != nil {

@@ -216,6 +216,14 @@ func TestQueuePause(t *testing.T) {
 	if asked := a.asked(); asked[3] != "POST lanes/crm/pause?queue=intercom" {
 		t.Errorf("asked %q", asked)
 	}
+	a.queue(t, "resume", "support")
+	if asked := a.asked(); asked[len(asked)-1] != "POST lanes/support/resume" {
+		t.Errorf("asked %q", asked)
+	}
+	a.queue(t, "status", "--queue", "intercom")
+	if asked := a.asked(); asked[0] != "GET lanes?queue=intercom" {
+		t.Errorf("asked %q", asked)
+	}
 	wantError(t, a.queue(t, "pause", "crn"), 2, "did you mean crm?")
 	wantError(t, a.queue(t, "resume"), 2, "accepts 1 arg(s), received 0")
 	a.lanes = nil

@@ -49,7 +49,7 @@ func TestLoadBesideACopyThatHangs(t *testing.T) {
 			slices.Sort(took)
 			t.Logf("%s, %s: p50 %s, p99 %s, longest %s", what, name, took[n/2], took[n*99/100], took[n-1])
 		}
-		if p99 := answers[n*99/100]; p99 > 100*time.Millisecond {
+		if p99 := answers[n*99/100]; p99 > 500*time.Millisecond {
 			t.Errorf("%s: p99 of the answers is %s", what, p99)
 		}
 		if p99 := lags[n*99/100]; p99 > time.Second {

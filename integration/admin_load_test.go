@@ -11,7 +11,7 @@ import (
 )
 
 func TestLoadOfTheAdminAPIDoesNotDelayAnswers(t *testing.T) {
-	const deadLetters = 20_000
+	const deadLetters = 10_000
 	p := newProcess(t)
 	p.client.Timeout = 10 * time.Minute
 	p.start(p.queued("route conversation.* as talk { respond 200 }\nroute * as all { respond 500 }", "max_attempts 1"))
@@ -19,7 +19,7 @@ func TestLoadOfTheAdminAPIDoesNotDelayAnswers(t *testing.T) {
 	wantP99(t, "answers while dead letters are listed, retried and erased", 100*time.Millisecond, func() (took []time.Duration) {
 		p.arrivals("content_stat.series", 2000, deadLetters/2000*time.Second)
 		p.wantAtLeast(dead, deadLetters)
-		p.answersBeside("nothing, to compare with", func() { time.Sleep(10 * time.Second) })
+		p.answersBeside("nothing, to compare with", func() { time.Sleep(5 * time.Second) })
 		took = append(took, p.answersBeside("listing", func() {
 			n := 0
 			for cursor := ""; ; {

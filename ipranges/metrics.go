@@ -25,6 +25,15 @@ var (
 	}
 )
 
+// startCounters makes the series of a region, with the value 0. Without that, the first
+// list that is refused would make a new series with the value 1, which Prometheus does not
+// take for an increase.
+func startCounters(region string) {
+	for _, result := range []string{refreshUpdated, refreshUnchanged, refreshRefused, refreshFailed} {
+		refreshTotal.WithLabelValues(region, result)
+	}
+}
+
 // The results of a refresh, as the result label.
 const (
 	refreshUpdated   = "updated"   // the list has changed

@@ -2,10 +2,12 @@ package ipranges
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 func TestMetricsOfIPRangesAreThoseOfTheOldestList(t *testing.T) {
@@ -48,5 +50,26 @@ func TestMetricsOfIPRangesAreThoseOfTheOldestList(t *testing.T) {
 		for _, list := range lists {
 			list.release(nil)
 		}
+	}
+}
+
+// An increase from nothing to 1 is none to Prometheus.
+func TestCountersOfRefreshesBeginAt0(t *testing.T) {
+	refreshTotal.Reset()
+	list, err := acquireRefresher(setting{urls: [3]string{"", "http://intercom/", ""}}, silentSubscriber(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer list.release(nil)
+	const want = `
+		# HELP caddy_intercom_webhook_ip_ranges_refresh_total Attempts to refresh the list of Intercom's addresses, by region and by what came of them.
+		# TYPE caddy_intercom_webhook_ip_ranges_refresh_total counter
+		caddy_intercom_webhook_ip_ranges_refresh_total{region="eu",result="failed"} 0
+		caddy_intercom_webhook_ip_ranges_refresh_total{region="eu",result="refused"} 0
+		caddy_intercom_webhook_ip_ranges_refresh_total{region="eu",result="unchanged"} 0
+		caddy_intercom_webhook_ip_ranges_refresh_total{region="eu",result="updated"} 0
+	`
+	if err := testutil.CollectAndCompare(refreshTotal, strings.NewReader(want)); err != nil {
+		t.Error(err)
 	}
 }

@@ -103,6 +103,7 @@ func newRefresher(set setting, sub *subscriber) *refresher {
 	ctx, cancel := context.WithTimeout(r.ctx, storageTimeout) // for all regions together, because the start of Caddy waits
 	defer cancel()
 	for _, feed := range set.feeds() {
+		startCounters(feed.Region)
 		region := &regionList{Feed: feed}
 		list, err := region.Newest(ctx, sub.storage)
 		if err != nil {

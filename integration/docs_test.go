@@ -30,11 +30,12 @@ type page struct {
 	headings []string // the text of each
 }
 
-// docsPages returns the markdown files in the repository's root, in docs/ and in bench/.
+// docsPages returns the markdown files in the repository's root and in the folders that have
+// some.
 func docsPages(t *testing.T) []page {
 	t.Helper()
 	var pages []page
-	for _, pattern := range []string{"../*.md", "../docs/*.md", "../bench/*.md"} {
+	for _, pattern := range []string{"../*.md", "../docs/*.md", "../bench/*.md", "../contrib/*.md", "../examples/*.md"} {
 		files, err := filepath.Glob(pattern)
 		if err != nil || len(files) == 0 {
 			t.Fatalf("%s: no file, error %v", pattern, err)

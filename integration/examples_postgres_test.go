@@ -1,0 +1,38 @@
+//go:build postgres
+
+package integration
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+)
+
+func TestExampleOfSeveralCaddys(t *testing.T) {
+	db := newPgDatabase(t, pgShared)
+	e := startExample(t, "postgres", map[string]string{"DATABASE_URL": db.url()})
+	e.wantRouted(byTopic)
+	e.wantOnlyIntercomBehindTheProxy()
+	e.wantStatus("/ready", http.StatusOK)
+}
+
+func TestExampleInKubernetes(t *testing.T) {
+	db := newPgDatabase(t, pgShared)
+	e := startExample(t, "kubernetes", map[string]string{"DATABASE_URL": db.url()})
+	e.wantRouted(byTopic)
+	e.wantOnlyIntercomBehindTheProxy()
+	e.wantStatus("/ready", http.StatusNotFound) // from outside
+	for path, want := range map[string]string{"/ready": "ready", "/live": "", "/metrics": "caddy_intercom_webhook_queue_jobs"} {
+		response, err := http.Get("http://127.0.0.1:" + e.others[":9090"] + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := readReply(response)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if answer.status != http.StatusOK || !strings.Contains(answer.body, want) {
+			t.Errorf("%s: answer %d %.200q, want 200 and %q", path, answer.status, answer.body, want)
+		}
+	}
+}

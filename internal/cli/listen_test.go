@@ -19,13 +19,12 @@ import (
 // testSendSecret.
 func streamed(t *testing.T, id, body string) string {
 	t.Helper()
-	s := sender{secret: []byte(testSendSecret)}
 	line, err := json.Marshal(map[string]any{
 		"at": "2026-11-25T10:11:12.5Z", "kind": "notification", "topic": "conversation.user.created",
 		"workspace": "tulip4", "id": id, "outcome": "queued", "lane": "support", "status": 200, "seconds": 0.0021,
 		"request": map[string]any{
 			"method": "POST", "header": http.Header{
-				"X-Hub-Signature": {s.sign([]byte(body))}, "Content-Length": {"9999"}, "User-Agent": {"intercom"}, "X-Two": {"a", "b"},
+				"X-Hub-Signature": {notificationScheme.sign([]byte(body), []byte(testSendSecret))}, "Content-Length": {"9999"}, "User-Agent": {"intercom"}, "X-Two": {"a", "b"},
 			}, "body": body,
 		},
 	})

@@ -48,7 +48,7 @@ func TestExample(t *testing.T) {
 	eventually(t, "the gateway runs", func() bool { return strings.Contains(log.String(), "serving initial configuration") })
 
 	send := func(args ...string) (string, error) {
-		out, err := exec.Command(caddy, append([]string{"intercom-webhook", "send"}, args...)...).CombinedOutput()
+		out, err := exec.Command(caddy, append([]string{"intercom-webhook", "send"}, args...)...).Output()
 		return string(out), err
 	}
 	for topic, backend := range map[string]string{

@@ -144,7 +144,7 @@ func serveStream(w http.ResponseWriter, r *http.Request) error {
 	encoder.SetEscapeHTML(false)
 	for {
 		if err := writer.Flush(); err != nil {
-			return nil //nolint:nilerr // the client has hung up
+			return nil // the client has hung up
 		}
 		select {
 		case <-ctx.Done():
@@ -153,7 +153,7 @@ func serveStream(w http.ResponseWriter, r *http.Request) error {
 		}
 		for entry, ok := s.next(); ok && ctx.Err() == nil; entry, ok = s.next() {
 			if err := encoder.Encode(entry.line()); err != nil {
-				return nil //nolint:nilerr // the client has hung up
+				return nil // the client has hung up
 			}
 		}
 	}

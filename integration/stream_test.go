@@ -66,13 +66,13 @@ func TestStreamTellsWhatCameOfEachNotification(t *testing.T) {
 		want  string // outcome, lane and status of each topic
 	}{
 		"with routes": {setup{webhook: routes}, false,
-			"conversation.user.replied delivered talk 200, contact.user.created failed contact 502, ticket.created unrouted  200, ping ping  200"},
+			"conversation.user.replied: delivered talk 200, contact.user.created: failed contact 502, ticket.created: unrouted  200, ping: ping  200"},
 		"with a queue": {setup{webhook: routes + "queue fake"}, false,
-			"conversation.user.replied queued talk 200, contact.user.created queued contact 200, ticket.created queued  200, ping ping  200"},
+			"conversation.user.replied: queued talk 200, contact.user.created: queued contact 200, ticket.created: queued  200, ping: ping  200"},
 		"with a queue that is full": {setup{webhook: routes + "queue fake"}, true,
-			"conversation.user.replied unqueued talk 503, contact.user.created unqueued contact 503, ticket.created unqueued  503, ping ping  200"},
+			"conversation.user.replied: unqueued talk 503, contact.user.created: unqueued contact 503, ticket.created: unqueued  503, ping: ping  200"},
 		"as a middleware": {setup{behind: "@contact header X-Intercom-Topic contact.*\nrespond @contact 410\nrespond 202", webhook: "app_requests { respond 203 }"}, false,
-			"conversation.user.replied delivered  202, contact.user.created failed  410, ticket.created delivered  202, ping delivered  202"},
+			"conversation.user.replied: delivered  202, contact.user.created: failed  410, ticket.created: delivered  202, ping: delivered  202"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			resetStore(tc.full)
@@ -89,7 +89,7 @@ func TestStreamTellsWhatCameOfEachNotification(t *testing.T) {
 			var got []string
 			for i := range bodies {
 				line := nextTold(t, all)
-				got = append(got, fmt.Sprintf("%s %s %s %d", line.Topic, line.Outcome, line.Lane, line.Status))
+				got = append(got, fmt.Sprintf("%s: %s %s %d", line.Topic, line.Outcome, line.Lane, line.Status))
 				if id := []string{"n1", "n2", "n3", ""}[i]; line.Kind != "notification" || line.Workspace != "tulip4" || line.ID != id ||
 					line.Seconds <= 0 || time.Since(line.At) > time.Minute || line.Request != nil {
 					t.Errorf("got %+v", line)

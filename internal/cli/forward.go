@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"time"
 
@@ -62,9 +63,7 @@ func (f *forwarder) send(ctx context.Context, n *listened) *forwarded {
 		return &forwarded{Error: err.Error()}
 	}
 	r.Header["User-Agent"] = nil // or else net/http adds its own if there is none
-	for name, values := range n.Request.Header {
-		r.Header[name] = values
-	}
+	maps.Copy(r.Header, n.Request.Header)
 	for _, name := range notForwarded {
 		delete(r.Header, name)
 	}

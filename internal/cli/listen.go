@@ -211,10 +211,10 @@ func (l *listener) follow(ctx context.Context) (connected bool, err error) {
 	for {
 		var n listened
 		if err := decoder.Decode(&n.line); err != nil {
-			return true, nil //nolint:nilerr // Caddy was reloaded or stopped, or the connection failed
+			return true, nil // Caddy was reloaded or stopped, or the connection failed
 		}
 		if err := json.Unmarshal(n.line, &n); err != nil {
-			return true, nil //nolint:nilerr // not a stream of this module
+			return true, nil // not a stream of this module
 		}
 		l.show(ctx, &n)
 	}

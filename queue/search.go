@@ -86,9 +86,15 @@ func (d *dispatcher) eachRecord(ctx context.Context, filter jobdb.Filter, page j
 func (d *dispatcher) search(ctx context.Context, s selection, page jobdb.Page, enough func(*jobdb.Record) bool) (found []foundJob, next int64, err error) {
 	filter := s.filter
 	filter.Kinds = kindsOf(s.topic)
+	if s.group != nil {
+		filter.Queues, filter.Kinds = []string{s.group.Queue}, s.group.kinds()
+	}
 	records, next, err := d.list(ctx, filter, page)
 	if err != nil {
 		return nil, 0, err
+	}
+	if s.group != nil { // before arguments are read
+		records = slices.DeleteFunc(records, func(record jobdb.Record) bool { return groupReason(&record) != s.group.Reason })
 	}
 	var ids []int64
 	for i := range records {
@@ -107,7 +113,12 @@ func (d *dispatcher) search(ctx context.Context, s selection, page jobdb.Page, e
 		}
 	}
 	if filter.Kinds != nil {
-		found = slices.DeleteFunc(found, func(job foundJob) bool { return !topicpattern.Matches(s.topic, job.topic) })
+		found = slices.DeleteFunc(found, func(job foundJob) bool {
+			if s.group != nil {
+				return groupOf(&job) != *s.group
+			}
+			return !topicpattern.Matches(s.topic, job.topic)
+		})
 	}
 	return found, next, nil
 }

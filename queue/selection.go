@@ -24,6 +24,7 @@ import (
 type selection struct {
 	filter jobdb.Filter // without Kinds
 	topic  string       // a valid pattern; empty for all
+	group  *deadGroup   // in place of a topic and queues; nil for all
 	cursor cursor
 	limit  int // how many jobs at most; 0: all
 }

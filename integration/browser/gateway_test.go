@@ -127,6 +127,9 @@ func awaitDeadLetter(t *testing.T, ui, id string) {
 	t.Fatalf("%s did not become a dead letter within %s", id, patience)
 }
 
+// hostileAnswer is what a backend answers that is not mended.
+const hostileAnswer = "</pre><script>document.title='owned'</script>\x1b[31m"
+
 // backend records what it gets. It answers 503 until it is mended, and then 200.
 type backend struct {
 	address string
@@ -154,6 +157,7 @@ func newBackend(t *testing.T) *backend {
 		b.mu.Unlock()
 		if !b.mended.Load() {
 			w.WriteHeader(http.StatusServiceUnavailable)
+			_, _ = io.WriteString(w, hostileAnswer)
 		}
 	}))
 	t.Cleanup(server.Close)

@@ -125,16 +125,24 @@ func (b *browser) clickAt(xpath string) {
 // wait waits until all of these texts are on the page, where people can see them.
 func (b *browser) wait(texts ...string) {
 	b.t.Helper()
-	const visible = `document.body.innerText.replaceAll(/\s+/g, " ")`
 	for _, text := range texts {
-		shown := chromedp.Poll(fmt.Sprintf("%s.includes(%q)", visible, text), nil,
-			chromedp.WithPollingInterval(100*time.Millisecond), chromedp.WithPollingTimeout(time.Minute))
-		if err := chromedp.Run(b.page, shown); err != nil {
-			var page string
-			b.do("reading the page", chromedp.Evaluate(visible, &page))
-			b.t.Fatalf("waiting for %s: %v; the page has: %s", text, err, page)
+		page := b.text()
+		for deadline := time.Now().Add(time.Minute); !strings.Contains(page, text); page = b.text() {
+			if time.Now().After(deadline) {
+				b.t.Fatalf("waiting for %s: the page has: %s", text, page)
+			}
+			time.Sleep(100 * time.Millisecond)
 		}
 	}
+}
+
+// text returns what people can see of the page, or nothing while it is replaced by another one.
+func (b *browser) text() string {
+	var text string
+	if err := chromedp.Run(b.page, chromedp.Evaluate(`document.body.innerText.replaceAll(/\s+/g, " ")`, &text)); err != nil {
+		return ""
+	}
+	return text
 }
 
 func TestDeadLetterIsReadAndRetriedInABrowser(t *testing.T) {

@@ -129,6 +129,7 @@ func TestQueueUIBehindBasicAuth(t *testing.T) {
 	})
 	for _, path := range []string{
 		"/queue", "/queue/", "/queue/jobs", "/queue/api/jobs", "/queue/assets/", "/QUEUE/api/jobs", "//queue/api/jobs", "/queue//api/jobs",
+		"/queue/intercom", "/queue/intercom/job?id=1", "/QUEUE/intercom", "//queue/intercom", "/queue%2Fintercom",
 		"/%71ueue/api/jobs", "/queue%2Fapi/jobs", "/other/../queue/api/jobs", "/queue/../queue/api/jobs",
 	} {
 		if asked := g.expect(401, atUI(path)).header.Get("Www-Authenticate"); !strings.HasPrefix(asked, "Basic ") {
@@ -145,7 +146,7 @@ func TestQueueUIBehindBasicAuth(t *testing.T) {
 	g.expect(401, atUI("/queue/").with("Authorization", authorization("ops", "roses")))
 	ops := authorization("ops", "tulips")
 	g.expect(200, atUI("/queue/").with("Authorization", ops))
-	for _, path := range []string{"/queue/", "/queue/api/jobs"} {
+	for _, path := range []string{"/queue/", "/queue/api/jobs", "/queue/intercom"} {
 		g.expect(401, atUI(path).at("hooks.example"))
 		g.expect(200, atUI(path).at("hooks.example").with("Authorization", ops))
 	}
@@ -185,6 +186,8 @@ func TestQueueUIIsForThisMachine(t *testing.T) {
 
 	requests := []message{
 		atUI("/queue"), atUI("/queue/"), atUI("/queue/jobs"), atUI("/queue/api/jobs"), atUI("/queue/assets/"),
+		atUI("/queue/intercom"), atUI("/queue/intercom/job?id=1"), atUI("/queue/intercom/changes"), atUI("/queue/intercom/style.css"),
+		{path: "/queue/intercom/change", body: []byte("verb=drop&job=1&confirmed=yes")},
 		atUI("/QUEUE/api/jobs"), atUI("//queue/api/jobs"), atUI("/%71ueue/api/jobs"), atUI("/queue%2Fapi/jobs"), atUI("/other/../queue/api/jobs"),
 		{method: http.MethodHead, path: "/queue/api/jobs"},
 		{path: "/queue/api/jobs/delete", body: []byte(`{"ids":["1"]}`)},

@@ -127,6 +127,28 @@ func (e endpoint) riverQueues(ctx context.Context) ([]string, error) {
 	return queues, nil
 }
 
+// allQueues returns the River queues of all endpoints, those of the config first.
+func (d *dispatcher) allQueues(ctx context.Context) ([]string, error) {
+	var queues []string
+	for _, e := range d.endpoints() {
+		own, err := e.riverQueues(ctx)
+		if err != nil {
+			return nil, err
+		}
+		queues = append(queues, own...)
+	}
+	others, err := d.db.QueuesWith(ctx, slices.Concat(jobdb.UnfinishedStates, jobdb.FinishedStates))
+	if err != nil {
+		return nil, err
+	}
+	for _, queue := range slices.Sorted(slices.Values(others)) {
+		if !slices.Contains(queues, queue) {
+			queues = append(queues, queue)
+		}
+	}
+	return queues, nil
+}
+
 // owns reports whether a River queue belongs to the endpoint, or to one that it has adopted.
 func (e endpoint) owns(queue string) bool {
 	name, _ := splitRiverQueue(queue)

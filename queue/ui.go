@@ -29,6 +29,10 @@ func init() {
 // UI serves River's web UI for a queue. It shows the notifications in each lane, and dead
 // letters with their errors. It can retry, cancel and delete them, and pause a lane.
 //
+// Under `/intercom` it has a page of its own. It shows the lanes, dead letters grouped by
+// topic and reason, which it can retry and drop a group at a time, and the life of a
+// notification.
+//
 // Whoever can use it can read and delete everything in the queue. So it answers 403 to all
 // but two kinds of clients: those that Caddy has authenticated, as with `basic_auth`, and
 // those on this machine, for which the connection's address, Caddy's `client_ip` and the
@@ -49,6 +53,7 @@ type UI struct {
 	location    *location // nil: the config's only queue
 	dispatcher  *dispatcher
 	started     chan struct{} // closed when dispatcher is set
+	page        *page
 	ctx         context.Context
 	cancel      context.CancelFunc
 	floodLogger *zap.Logger // writes each message at most once a second
@@ -123,6 +128,7 @@ func (u *UI) start(a *app) error {
 	}
 	u.dispatcher = of.dispatcher
 	u.ctx, u.cancel = context.WithCancel(context.Background())
+	u.page = newPage(u.ctx, u.dispatcher, u.Prefix)
 	close(u.started)
 	return nil
 }
@@ -150,6 +156,7 @@ func (u *UI) river() (http.Handler, error) {
 func (u *UI) stop() {
 	if u.cancel != nil {
 		u.cancel()
+		u.page.changes.wait()
 	}
 }
 
@@ -165,6 +172,10 @@ func (u *UI) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 	case <-u.started:
 	case <-r.Context().Done():
 		return r.Context().Err()
+	}
+	if u.page.has(r.URL.Path) {
+		u.page.ServeHTTP(w, r)
+		return nil
 	}
 	river, err := u.river()
 	if err != nil {
@@ -183,7 +194,7 @@ func (u *UI) isFor(r *http.Request) bool {
 	case http.MethodHead:
 		return u.Prefix != ""
 	default:
-		return strings.HasPrefix(r.URL.Path, u.Prefix+"/api/")
+		return strings.HasPrefix(r.URL.Path, u.Prefix+"/api/") || isPageForm(u.Prefix, r.URL.Path)
 	}
 }
 

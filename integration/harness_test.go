@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -175,21 +176,31 @@ func splitBlocks(config string) string {
 	return strings.Join(lines, "\n")
 }
 
-// freePorts asks for ports on which nobody listens. All are taken before any is
-// given back, or else one could be given twice.
+// nextPort is where freePorts looks next. The ports are below those that the system gives to
+// connections, which would take one between the test's look and the program's start.
+var nextPort = 10_000 + rand.IntN(10_000)
+
+// freePorts returns ports on which nobody listens, a different one each time.
 func freePorts(t *testing.T, n int) []string {
 	t.Helper()
-	ports := make([]string, n)
-	for i := range ports {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatalf("asking for a port: %v", err)
+	portsMu.Lock()
+	defer portsMu.Unlock()
+	ports := make([]string, 0, n)
+	for len(ports) < n {
+		if nextPort++; nextPort >= 32_000 {
+			nextPort = 10_000
 		}
-		defer listener.Close()
-		ports[i] = strconv.Itoa(listener.Addr().(*net.TCPAddr).Port)
+		listener, err := net.Listen("tcp", ":"+strconv.Itoa(nextPort))
+		if err != nil {
+			continue // somebody has it
+		}
+		listener.Close()
+		ports = append(ports, strconv.Itoa(nextPort))
 	}
 	return ports
 }
+
+var portsMu sync.Mutex // protects nextPort
 
 func freePort(t *testing.T) string {
 	t.Helper()

@@ -177,9 +177,13 @@ func TestListThatCannotBeReliedOn(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := newPublisher(t, publishedAddress)
+			timeout := "10s"
+			if c.result == "failed" { // at the timeout, for one of them
+				timeout = "200ms"
+			}
 			g := start(t, setup{
 				servers: behindProxy, webhook: "route * { respond 200 }",
-				allow: p.source("us", "refresh 10ms\ntimeout 200ms"),
+				allow: p.source("us", "refresh 10ms\ntimeout "+timeout),
 			})
 			g.eventuallyLets(publishedAddress)
 			before := g.scrape()

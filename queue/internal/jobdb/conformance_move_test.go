@@ -2,6 +2,7 @@ package jobdb
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -214,6 +215,7 @@ var moveBehaviours = []behaviour{
 			func(j *ExportedJob) { j.Kind = strings.Repeat("k", 128) },
 			func(j *ExportedJob) { j.Args = []byte("[]") },
 			func(j *ExportedJob) { j.Args = nil },
+			func(j *ExportedJob) { j.Errors = append(j.Errors, []byte("7")) },
 			func(j *ExportedJob) { j.Origin = "" },
 			func(j *ExportedJob) { j.CreatedAt = time.Time{} },
 			func(j *ExportedJob) { j.Metadata = []byte("7") }, // which is left out
@@ -228,7 +230,10 @@ var moveBehaviours = []behaviour{
 		if imported != 2 || duplicates != 0 {
 			t.Errorf("imported %d jobs, and %d duplicates, want 2 and 0", imported, duplicates)
 		}
-		for _, job := range jobs[1:11] {
+		if refused, ok := errors.AsType[*RefusedError](err); !ok || len(refused.Jobs) != 11 {
+			t.Errorf("refused are %v, want 11 jobs", err)
+		}
+		for _, job := range jobs[1:12] {
 			if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("job %d: ", job.ID)) {
 				t.Errorf("no error names job %d: %v", job.ID, err)
 			}

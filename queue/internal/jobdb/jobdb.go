@@ -114,8 +114,8 @@ type DB interface {
 	Export(ctx context.Context, from int64, limit int) (jobs []ExportedJob, next int64, err error)
 
 	// Import stores exported jobs under new ids, and returns once they are durable. Jobs
-	// that are there are duplicates, also if they were imported earlier. Of jobs that the
-	// database refuses, the error has the ids; all others are imported all the same.
+	// that are there are duplicates, also if they were imported earlier. If jobs are
+	// refused, the error is a *RefusedError, and all others are imported all the same.
 	Import(ctx context.Context, jobs []ExportedJob) (imported, duplicates int64, err error)
 
 	// UI returns River's web UI on this database. It runs until the context ends.

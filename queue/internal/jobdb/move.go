@@ -1,12 +1,14 @@
 package jobdb
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -152,6 +154,7 @@ var (
 	errImportRunning = errors.New("it is claimed: only a job that nobody works on can be imported")
 	errImportOrigin  = errors.New("it has neither a unique key nor an origin, by which it would be known when it is imported again")
 	errImportArgs    = errors.New("its args are no JSON object")
+	errImportErrors  = errors.New("one of its errors is no JSON object")
 )
 
 // prepareImport returns what to insert for a job. Times in the metadata are in a layout.
@@ -163,8 +166,10 @@ func prepareImport(job ExportedJob, timeLayout string) (importedJob, error) {
 		return prepared, errImportRunning
 	case len(job.UniqueKey) == 0 && job.Origin == "":
 		return prepared, errImportOrigin
-	case !json.Valid(job.Args) || !strings.HasPrefix(string(job.Args), "{"):
+	case !isObject(job.Args):
 		return prepared, errImportArgs
+	case slices.ContainsFunc(job.Errors, func(failure json.RawMessage) bool { return !isObject(failure) }):
+		return prepared, errImportErrors
 	case json.Unmarshal(job.Metadata, &metadata) != nil || metadata == nil:
 		metadata = make(map[string]any)
 	}
@@ -178,29 +183,34 @@ func prepareImport(job ExportedJob, timeLayout string) (importedJob, error) {
 		metadata[keyAgeFrom] = job.AgeFrom.UTC().Format(timeLayout)
 	}
 	prepared.metadata = mustMarshal(metadata)
+	prepared.Attempt = min(max(job.Attempt, 0), math.MaxInt16) // as PostgreSQL has it
+	prepared.MaxAttempts = min(max(job.MaxAttempts, 1), math.MaxInt16)
 	return prepared, nil
 }
 
+func isObject(text json.RawMessage) bool {
+	return bytes.HasPrefix(text, []byte("{")) && json.Valid(text)
+}
+
 // prepareImports returns what to insert, how many jobs were exported from this very
-// database and are still there, and the errors of jobs that cannot be inserted.
-func prepareImports(ctx context.Context, e exporter, jobs []ExportedJob, timeLayout string) (prepared []importedJob, atHome int64, refused, err error) {
+// database and are still there, and the jobs that cannot be inserted.
+func prepareImports(ctx context.Context, e exporter, jobs []ExportedJob, timeLayout string) (prepared []importedJob, atHome int64, refused []RefusedJob, err error) {
 	home, err := homeOrigins(ctx, e, jobs)
 	if err != nil {
 		return nil, 0, nil, err
 	}
-	var errs []error
 	for _, job := range jobs {
 		one, err := prepareImport(job, timeLayout)
 		switch {
 		case err != nil:
-			errs = append(errs, importError(job.ID, err))
+			refused = append(refused, RefusedJob{job.ID, err})
 		case len(job.UniqueKey) == 0 && home[job.Origin]:
 			atHome++
 		default:
 			prepared = append(prepared, one)
 		}
 	}
-	return prepared, atHome, errors.Join(errs...), nil
+	return prepared, atHome, refused, nil
 }
 
 // homeOrigins returns those origins of jobs without a unique key that jobs of this database
@@ -227,7 +237,30 @@ func homeOrigins(ctx context.Context, e exporter, jobs []ExportedJob) (map[strin
 	return origins, nil
 }
 
-func importError(id int64, err error) error { return fmt.Errorf("job %d: %w", id, err) }
+// RefusedError is the error of Import for jobs that cannot be imported, while all others
+// are.
+type RefusedError struct{ Jobs []RefusedJob }
+
+// RefusedJob is a job that cannot be imported.
+type RefusedJob struct {
+	ID  int64 // in the database that it comes from
+	Err error
+}
+
+func (e *RefusedError) Error() string {
+	lines := make([]string, len(e.Jobs))
+	for i, job := range e.Jobs {
+		lines[i] = fmt.Sprintf("job %d: %v", job.ID, job.Err)
+	}
+	return strings.Join(lines, "\n")
+}
+
+func refusedError(jobs []RefusedJob) error {
+	if len(jobs) == 0 {
+		return nil
+	}
+	return &RefusedError{jobs}
+}
 
 func mustMarshal(value any) []byte {
 	text, err := json.Marshal(value)

@@ -5,9 +5,7 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"time"
 
@@ -89,14 +87,14 @@ func (d *postgresDB) Import(ctx context.Context, jobs []ExportedJob) (imported, 
 		d.changed(inserted)
 		imported += inserted
 		duplicates += int64(len(portion)-len(refusedNow)) - inserted
-		refused = errors.Join(append([]error{refused}, refusedNow...)...)
+		refused = append(refused, refusedNow...)
 	}
-	return imported, duplicates, refused
+	return imported, duplicates, refusedError(refused)
 }
 
 // importAll inserts jobs. If the server refuses them, it inserts each half of them, so that
 // in the end only those are refused that it would refuse alone.
-func (d *postgresDB) importAll(ctx context.Context, jobs []importedJob) (inserted int64, refused []error, err error) {
+func (d *postgresDB) importAll(ctx context.Context, jobs []importedJob) (inserted int64, refused []RefusedJob, err error) {
 	if len(jobs) == 0 {
 		return 0, nil, nil
 	}
@@ -113,7 +111,7 @@ func (d *postgresDB) importAll(ctx context.Context, jobs []importedJob) (inserte
 	case !postgresRefused(err):
 		return int64(len(ids)), nil, err
 	case len(jobs) == 1:
-		return 0, []error{importError(jobs[0].ID, postgresJobError(err))}, nil
+		return 0, []RefusedJob{{jobs[0].ID, postgresJobError(err)}}, nil
 	}
 	for _, half := range [][]importedJob{jobs[:len(jobs)/2], jobs[len(jobs)/2:]} {
 		n, more, err := d.importAll(ctx, half)
@@ -148,10 +146,10 @@ type postgresRecord struct {
 func newPostgresRecord(j importedJob) postgresRecord {
 	r := postgresRecord{
 		Args:        j.Args,
-		Attempt:     min(max(j.Attempt, 0), math.MaxInt16),
+		Attempt:     j.Attempt,
 		AttemptedBy: j.AttemptedBy,
 		Kind:        j.Kind,
-		MaxAttempts: min(max(j.MaxAttempts, 1), math.MaxInt16),
+		MaxAttempts: j.MaxAttempts,
 		Metadata:    j.metadata,
 		Priority:    j.Priority,
 		Queue:       j.Queue,

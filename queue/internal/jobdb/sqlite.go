@@ -54,7 +54,9 @@ const (
 )
 
 var (
-	errLocked  = errors.New("another process uses it: two Caddys need two files, or one PostgreSQL")
+	// ErrLocked is the error for a file that another process has open.
+	ErrLocked = errors.New("another process uses it: two Caddys need two files, or one PostgreSQL")
+
 	errForeign = errors.New("it is the database of another program: give the queue a file of its own with path")
 )
 
@@ -127,7 +129,7 @@ func (d *sqliteDB) lockFile() error {
 			return fmt.Errorf("locking %s: %w", filepath.Base(name), err)
 		}
 		if !locked {
-			return &PermanentError{errLocked}
+			return &PermanentError{ErrLocked}
 		}
 		d.locks = append(d.locks, lock)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
-	"errors"
 )
 
 // sqliteTimeLayout is the form of all times in the database.
@@ -57,12 +56,11 @@ func (d *sqliteDB) Import(ctx context.Context, jobs []ExportedJob) (imported, du
 		return 0, 0, err
 	}
 	var inserted, known int64
-	var refusedNow []error
 	err = d.inPortions(ctx, len(prepared), func(i int) error {
 		rows, err := d.insertImported(prepared[i])
 		switch {
 		case isConstraint(err):
-			refusedNow = append(refusedNow, importError(prepared[i].ID, err))
+			refused = append(refused, RefusedJob{prepared[i].ID, err})
 		case err != nil:
 			return err
 		case rows == 0:
@@ -78,7 +76,7 @@ func (d *sqliteDB) Import(ctx context.Context, jobs []ExportedJob) (imported, du
 	if err != nil {
 		return imported, duplicates, err
 	}
-	return imported, duplicates, errors.Join(append([]error{refused}, refusedNow...)...)
+	return imported, duplicates, refusedError(refused)
 }
 
 func (d *sqliteDB) insertImported(j importedJob) (rows int64, err error) {

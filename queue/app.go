@@ -73,6 +73,7 @@ type attachment struct {
 type location struct {
 	key  string // equal for equal databases; may have a password in it
 	name string // for logs and errors
+	file string // empty for a server
 
 	// stillHas says, in whole sentences, where notifications still are after erase has
 	// deleted them.

@@ -312,7 +312,7 @@ func (s attachments) owner(endpoint string) *attachment {
 		return a
 	}
 	for _, a := range s {
-		if slices.Contains(a.options.Adopt, endpoint) {
+		if a.options.delivers(endpoint) {
 			return a
 		}
 	}

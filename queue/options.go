@@ -128,6 +128,12 @@ func (o *Options) CheckLanes(lanes []string) error {
 	return nil
 }
 
+// delivers reports whether the handler with these options delivers the notifications of an
+// endpoint: its own, or one that it has adopted.
+func (o *Options) delivers(endpoint string) bool {
+	return o.Name == endpoint || slices.Contains(o.Adopt, endpoint)
+}
+
 // workers returns how many deliveries of a lane run at once.
 func (o *Options) workers(lane string) int {
 	return cmp.Or(o.Lanes[lane].Workers, o.Workers)

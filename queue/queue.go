@@ -119,6 +119,7 @@ func (q *SQLite) location() (location, error) {
 	return location{
 		key:      "sqlite " + path,
 		name:     path,
+		file:     path,
 		stillHas: "The file, its log and its free pages no longer have them. Backups and copies of the file that were made before still have them (docs/operations.md, Backups of the file).",
 		open: func(ctx context.Context) (jobdb.DB, error) {
 			return jobdb.OpenSQLite(ctx, path, caddy.Log().Named(loggerName))

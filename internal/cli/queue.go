@@ -31,6 +31,9 @@ as the admin endpoint is usually reached from there only. --address names anothe
 endpoint, as for Caddy's own commands. It may be a Unix socket, as in
 unix//run/caddy-admin.sock. With --config, the address is that of a config.
 
+Only export and import ask no Caddy: they work on the database that a config names, and
+move the queue to another one.
+
 The word job stands for what the queue delivers: a notification to its route, or a copy of
 it to a further backend. The states of a job are
 
@@ -57,7 +60,7 @@ Examples:
 	groupCommands(cmd,
 		newQueueStatusCommand(), newQueueListCommand(), newQueueShowCommand(),
 		newQueueRetryCommand(), newQueueResendCommand(), newQueueDropCommand(), newQueueEraseCommand(),
-		newQueuePauseCommand(), newQueueResumeCommand())
+		newQueuePauseCommand(), newQueueResumeCommand(), newQueueExportCommand(), newQueueImportCommand())
 	return cmd
 }
 

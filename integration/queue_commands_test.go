@@ -22,15 +22,20 @@ type ended struct {
 // queueCommand runs "caddy intercom-webhook queue" against the gateway.
 func (g *gateway) queueCommand(args ...string) ended {
 	g.t.Helper()
+	return queueCommand(g.t, append(args, "--address", g.admin)...)
+}
+
+func queueCommand(t *testing.T, args ...string) ended {
+	t.Helper()
 	path, err := program()
 	if err != nil {
-		g.t.Fatal(err)
+		t.Fatal(err)
 	}
-	cmd := exec.Command(path, append(append([]string{"intercom-webhook", "queue"}, args...), "--address", g.admin)...)
+	cmd := exec.Command(path, append([]string{"intercom-webhook", "queue"}, args...)...)
 	var out, errors bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errors
 	if err := cmd.Run(); cmd.ProcessState == nil {
-		g.t.Fatal(err)
+		t.Fatal(err)
 	}
 	return ended{out.String(), errors.String(), cmd.ProcessState.ExitCode()}
 }

@@ -66,11 +66,11 @@ func runQueueExport(ctx context.Context, d *databaseRun, _ []string) error {
 		summary = out
 		write = func(export func(io.Writer) error) error { return writePrivately(name, export) }
 	}
-	report, clear := d.moving("exported")
+	report, hide := d.moving("exported")
 	var done QueueMove
 	err = write(func(to io.Writer) (err error) {
 		done, err = database.Export(ctx, to, report)
-		clear()
+		hide()
 		return err
 	})
 	if err != nil {

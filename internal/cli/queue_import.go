@@ -64,9 +64,9 @@ func runQueueImport(ctx context.Context, d *databaseRun, args []string) error {
 	} else if isTerminal(in) {
 		return usagef("stdin is a terminal: name the file, or pipe an export in")
 	}
-	report, clear := d.moving("imported")
+	report, hide := d.moving("imported")
 	done, err := database.Import(ctx, in, report)
-	clear()
+	hide()
 	d.warn(done)
 	if err != nil {
 		return done.endedEarly(ctx, err, fmt.Sprintf("%s of %s are there now, and the same command goes on from there",

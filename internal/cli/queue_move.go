@@ -99,8 +99,8 @@ func (d *databaseRun) database() (QueueDatabase, error) {
 	return database, nil
 }
 
-// moving returns what shows the progress, and what removes it.
-func (d *databaseRun) moving(past string) (report func(QueueMove), clear func()) {
+// moving returns what shows the progress, and what hides it.
+func (d *databaseRun) moving(past string) (report func(QueueMove), hide func()) {
 	bar := newProgress(d.cmd.ErrOrStderr(), past)
 	return func(m QueueMove) { bar.show(m.Jobs, max(m.Jobs, m.Total)) }, bar.clear
 }

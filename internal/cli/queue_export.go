@@ -20,11 +20,12 @@ Writes all jobs of the database that a config names: those that wait, delivered 
 dead letters, with their attempts, and with what duplicates are recognized by. 'queue
 import' reads it into another database, SQLite or PostgreSQL.
 
-It needs no running Caddy. It opens the database itself, and changes no job in it:
+It needs no running Caddy. It opens the database itself, and leaves everything in it:
 
-  - A SQLite file must be free. First reload its Caddy with another queue, or stop it. Run
-    the command as the user that Caddy runs as: the file belongs to that user, and the
-    default path is in that user's data directory.
+  - A SQLite file must be free. First reload its Caddy with another queue, or stop it. After
+    a reload, Caddy ends its running deliveries before the file is free. Run the command
+    as the user that Caddy runs as: the file belongs to that user, and the default path is
+    in that user's data directory.
   - PostgreSQL may be in use. But a job that a Caddy delivers after its export is delivered
     again by a Caddy that imports it. So no Caddy should use it any more.
 

@@ -41,9 +41,11 @@ type DB interface {
 	Probe(ctx context.Context) error
 
 	// Claim marks up to claim.Limit jobs of a queue as running with the claim's token,
-	// and returns them. It takes available ones, whatever their times say, in the order
-	// in which they were stored, and retryable ones that are due, of which neither kind
-	// keeps the other from its half. It reports whether there may be more to claim now.
+	// and returns them. It takes available ones, whatever their times say, and retryable
+	// ones that are due, of which neither kind keeps the other from its half. Of available
+	// ones, workspaces take turns, also from claim to claim, and each workspace's are
+	// taken in the order in which they were stored. It reports whether there may be more
+	// to claim now.
 	Claim(ctx context.Context, claim Claim) (jobs []Job, more bool, err error)
 
 	// Finish ends claims. An outcome has an effect only while its claim holds the job. It
@@ -162,7 +164,7 @@ type Token uint64
 type NewJob struct {
 	Queue       string
 	Kind        string
-	Tags        []string // of up to 255 characters each
+	Tags        []string // of up to 255 characters each; the first one is the workspace
 	Args        []byte   // a JSON object
 	MaxAttempts int      // for people who look; the worker decides
 
@@ -203,6 +205,10 @@ type Job struct {
 	Queue   string
 	Args    []byte
 	Attempt int // the number of the attempt that this claim is, from 1
+
+	// Workspace is the job's first tag, if it has any: jobs with the same take their turns
+	// together.
+	Workspace string
 
 	// Age is the time since the job was stored, or since a person retried it, when it was
 	// claimed.

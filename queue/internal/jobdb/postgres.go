@@ -37,6 +37,11 @@ type postgresDB struct {
 
 	watch  postgresWatch
 	oldest postgresOldest
+
+	turns    turns
+	fair     atomic.Bool // the index of turns is there
+	stop     context.CancelFunc
+	indexing sync.WaitGroup
 }
 
 const (
@@ -55,7 +60,7 @@ func OpenPostgres(ctx context.Context, url, schema string, logger *zap.Logger) (
 	if err != nil {
 		return nil, &PermanentError{err}
 	}
-	d := &postgresDB{schema: schema, instance: newInstance(), logger: logger}
+	d := &postgresDB{schema: schema, instance: newInstance(), logger: logger, stop: func() {}}
 	if d.storing, err = postgresPool(ctx, config, postgresStoring); err != nil {
 		return nil, postgresOpenError(err)
 	}
@@ -64,6 +69,8 @@ func OpenPostgres(ctx context.Context, url, schema string, logger *zap.Logger) (
 		return nil, postgresOpenError(err)
 	}
 	if err := d.prepare(ctx, config); err != nil {
+		d.stop()
+		d.indexing.Wait()
 		d.storing.Close()
 		d.working.Close()
 		return nil, postgresOpenError(err)
@@ -81,6 +88,8 @@ func postgresPool(ctx context.Context, config *pgxpool.Config, connections int32
 func (d *postgresDB) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
+	d.stop()
+	d.indexing.Wait()
 	_, err := d.working.Exec(ctx, d.sql("DELETE FROM {instances} WHERE id = $1"), d.instance)
 	d.working.Close()
 	d.storing.Close()
@@ -205,7 +214,7 @@ func (d *postgresDB) sql(statement string) string {
 	}
 	text := statement
 	for _, replacer := range []*strings.Replacer{
-		strings.NewReplacer("{release}", postgresRelease, "{instances}", "{s}"+postgresInstances),
+		strings.NewReplacer("{release}", postgresRelease, "{instances}", "{s}"+postgresInstances, "{workspace}", postgresWorkspace),
 		strings.NewReplacer("{holder}", "j.attempted_by[array_upper(j.attempted_by, 1)]",
 			"{scheduled}", postgresUTC("j.scheduled_at"), "{updated}", postgresUTC("updated_at")),
 		strings.NewReplacer("{s}", d.name("")),

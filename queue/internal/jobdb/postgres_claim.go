@@ -16,7 +16,7 @@ import (
 // at the limit.
 const (
 	postgresDue = `
-		SELECT job.id, job.size, row_number() OVER () AS place
+		SELECT job.id, job.size, row_number() OVER () AS place, false AS fresh
 		FROM unnest('{1,2,3,4}'::smallint[]) AS level(priority), LATERAL (
 			SELECT id, pg_column_size(args) AS size FROM {s}river_job
 			WHERE state = 'retryable' AND queue = $1 AND priority = level.priority AND scheduled_at <= now() AND id <> ALL ($2::bigint[])
@@ -26,11 +26,23 @@ const (
 		LIMIT {limit}`
 
 	postgresFresh = `
-		SELECT job.id, job.size, row_number() OVER () AS place
+		SELECT job.id, job.size, row_number() OVER () AS place, true AS fresh
 		FROM (
 			SELECT id, pg_column_size(args) AS size FROM {s}river_job
 			WHERE state = 'available' AND queue = $1 AND id <> ALL ($2::bigint[])
 			ORDER BY priority, scheduled_at, id LIMIT {limit}
+			{lock}
+		) AS job`
+
+	// What the turns leave of the limit, the oldest have: with one workspace that is all.
+	postgresFreshInTurns = `
+		SELECT id, size, place, true AS fresh FROM turns
+		UNION ALL
+		SELECT job.id, job.size, (SELECT count(*) FROM turns) + row_number() OVER (), true
+		FROM (
+			SELECT id, pg_column_size(args) AS size FROM {s}river_job
+			WHERE state = 'available' AND queue = $1 AND id <> ALL ($2::bigint[]) AND id <> ALL (ARRAY(SELECT id FROM turns))
+			ORDER BY priority, scheduled_at, id LIMIT {limit} - (SELECT count(*) FROM turns)
 			{lock}
 		) AS job`
 
@@ -40,14 +52,12 @@ const (
 	//
 	// A job whose scheduled_at has changed while it was available was retried by a person.
 	postgresClaim = `
-		WITH bound AS MATERIALIZED (
+		WITH RECURSIVE bound AS MATERIALIZED (
 			SELECT $3::bigint - count(*) AS jobs FROM ({counted}) AS counted
-		), first AS MATERIALIZED ({first}
-		), second AS MATERIALIZED ({second}
-		), candidates AS MATERIALIZED (
-			SELECT id, row_number() OVER turns AS place, sum(size) OVER turns - size AS before
-			FROM (SELECT id, size, place, 1 AS kind FROM first UNION ALL SELECT id, size, place, 2 FROM second) AS both_kinds
-			WINDOW turns AS (ORDER BY place, kind)
+		), {first}{second}candidates AS MATERIALIZED (
+			SELECT id, fresh, row_number() OVER in_turns AS place, sum(size) OVER in_turns - size AS before
+			FROM (SELECT *, 1 AS kind FROM first UNION ALL SELECT *, 2 FROM second) AS both_kinds
+			WINDOW in_turns AS (ORDER BY place, kind)
 		), claimed AS (
 			UPDATE {s}river_job AS j SET
 				state = 'running',
@@ -62,26 +72,40 @@ const (
 						|| jsonb_build_object('age_from', {scheduled})
 					ELSE j.metadata END
 			WHERE j.id = ANY (ARRAY(SELECT id FROM candidates WHERE place = 1 OR before < $5::bigint))
-			RETURNING j.id, j.attempt, j.attempted_at, j.created_at, j.metadata ->> 'age_from' AS age_from, j.args
+			RETURNING j.id, j.attempt, j.attempted_at, j.created_at, j.metadata ->> 'age_from' AS age_from, {workspace} AS workspace, j.args
 		)
-		SELECT id, attempt, attempted_at, created_at, age_from,
+		SELECT id, attempt, attempted_at, created_at, age_from, workspace, fresh,
 			(SELECT count(*) FROM first) = (SELECT jobs FROM bound), (SELECT count(*) FROM candidates), args::text
 		FROM (
-			SELECT claimed.*, candidates.place FROM claimed JOIN candidates USING (id) ORDER BY candidates.place OFFSET 0
+			SELECT claimed.*, candidates.place, candidates.fresh FROM claimed JOIN candidates USING (id) ORDER BY candidates.place OFFSET 0
 		) AS in_turns`
 )
 
+// postgresClaims are the statements of a claim: without and with turns, and those in which
+// either kind is the first.
+var postgresClaims = [2][2]string{
+	{postgresClaimSQL(postgresKindDue, postgresKindFresh), postgresClaimSQL(postgresKindFresh, postgresKindDue)},
+	{postgresClaimSQL(postgresKindDue, postgresKindInTurns), postgresClaimSQL(postgresKindInTurns, postgresKindDue)},
+}
+
+// postgresKind is a kind of jobs to claim.
+type postgresKind struct{ before, jobs, counted string }
+
 var (
-	postgresClaimDue   = postgresClaimSQL(postgresDue, postgresFresh)
-	postgresClaimFresh = postgresClaimSQL(postgresFresh, postgresDue)
+	postgresKindDue     = postgresKind{"", postgresDue, postgresDue}
+	postgresKindFresh   = postgresKind{"", postgresFresh, postgresFresh}
+	postgresKindInTurns = postgresKind{postgresTurns, postgresFreshInTurns, postgresFresh}
 )
 
-func postgresClaimSQL(first, second string) string {
-	const lock = "FOR UPDATE SKIP LOCKED"
+func postgresClaimSQL(first, second postgresKind) string {
+	named := func(kind postgresKind, name, limit string) string {
+		return strings.NewReplacer("{limit}", limit, "{lock}", "FOR UPDATE SKIP LOCKED").Replace(
+			kind.before + name + " AS MATERIALIZED (" + kind.jobs + "\n\t\t), ")
+	}
 	return strings.NewReplacer(
-		"{counted}", strings.NewReplacer("{limit}", "$3::bigint / 2", "{lock}", "").Replace(second),
-		"{first}", strings.NewReplacer("{limit}", "(SELECT jobs FROM bound)", "{lock}", lock).Replace(first),
-		"{second}", strings.NewReplacer("{limit}", "$3::bigint - (SELECT count(*) FROM first)", "{lock}", lock).Replace(second),
+		"{counted}", strings.NewReplacer("{limit}", "$3::bigint / 2", "{lock}", "").Replace(second.counted),
+		"{first}", named(first, "first", "(SELECT jobs FROM bound)"),
+		"{second}", named(second, "second", "($3::bigint - (SELECT count(*) FROM first))"),
 	).Replace(postgresClaim)
 }
 
@@ -90,19 +114,20 @@ func (d *postgresDB) Claim(ctx context.Context, claim Claim) (jobs []Job, more b
 	if claim.Limit <= 0 {
 		return nil, false, nil
 	}
-	sql := d.sql(postgresClaimDue)
-	if rand.N(2) == 0 { //nolint:gosec // nobody gains by knowing it
-		sql = d.sql(postgresClaimFresh)
-	}
 	except := claim.Except
 	if except == nil {
 		except = []int64{}
 	}
+	args := []any{claim.Queue, except, claim.Limit, holder(d.instance, claim.Token), claim.MaxBytes}
+	fair := 0
+	if d.fair.Load() {
+		fair, args = 1, append(args, d.turns.after(claim.Queue))
+	}
 	var unread []Outcome
 	err = d.query(ctx, func(rows pgx.Rows) error {
-		jobs, unread, more, err = postgresClaimed(rows, claim)
+		jobs, unread, more, err = d.claimed(rows, claim)
 		return err
-	}, sql, claim.Queue, except, claim.Limit, holder(d.instance, claim.Token), claim.MaxBytes)
+	}, d.sql(postgresClaims[fair][rand.N(2)]), args...) //nolint:gosec // nobody gains by knowing which kind is the first
 	if err != nil {
 		return nil, false, fmt.Errorf("claiming: %w", err)
 	}
@@ -113,21 +138,21 @@ func (d *postgresDB) Claim(ctx context.Context, claim Claim) (jobs []Job, more b
 	return jobs, more, nil
 }
 
-// postgresClaimed reads jobs up to the claim's bytes. PostgreSQL knew only how large they
+// claimed reads jobs up to the claim's bytes. PostgreSQL knew only how large they
 // are when compressed, so there may be more, which are to be released.
-func postgresClaimed(rows pgx.Rows, claim Claim) (jobs []Job, unread []Outcome, more bool, err error) {
+func (d *postgresDB) claimed(rows pgx.Rows, claim Claim) (jobs []Job, unread []Outcome, more bool, err error) {
 	size := 0
 	for rows.Next() {
 		job := Job{Token: claim.Token, Queue: claim.Queue}
 		var claimed, created pgtype.Timestamptz
 		var ageFrom *string
-		var filled bool
+		var fresh, filled bool
 		var candidates int
-		if err := rows.Scan(&job.ID, &job.Attempt, &claimed, &created, &ageFrom, &filled, &candidates, nil); err != nil {
+		if err := rows.Scan(&job.ID, &job.Attempt, &claimed, &created, &ageFrom, &job.Workspace, &fresh, &filled, &candidates, nil); err != nil {
 			return nil, nil, false, err
 		}
 		more = filled || candidates == claim.Limit || candidates > len(jobs)+len(unread)+1
-		args := rows.RawValues()[7]
+		args := rows.RawValues()[9]
 		if size += len(args); len(jobs) > 0 && (size > claim.MaxBytes || len(unread) > 0) {
 			unread = append(unread, Outcome{ID: job.ID, Token: claim.Token, State: StateAvailable})
 			continue
@@ -135,6 +160,9 @@ func postgresClaimed(rows pgx.Rows, claim Claim) (jobs []Job, unread []Outcome, 
 		job.Args = bytes.Clone(args)
 		job.Age = postgresAge(claimed, created, ageFrom)
 		jobs = append(jobs, job)
+		if fresh {
+			d.turns.taken(claim.Queue, job.Workspace)
+		}
 	}
 	return jobs, unread, more || len(unread) > 0, rows.Err()
 }

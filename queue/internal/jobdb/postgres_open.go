@@ -108,6 +108,9 @@ func (d *postgresDB) prepare(ctx context.Context, config *pgxpool.Config) error 
 		return err
 	}
 	d.dropUnused(ctx)
+	if err := d.prepareTurns(ctx, config); err != nil {
+		return err
+	}
 	if _, err := d.exec(ctx, d.sql(postgresUnsnooze)); err != nil {
 		return fmt.Errorf("taking over snoozed jobs: %w", err)
 	}
@@ -138,20 +141,11 @@ func (d *postgresDB) migrate(ctx context.Context, config *pgxpool.Config) error 
 	if err != nil || migrated {
 		return err
 	}
-	config = config.Copy()
-	config.ConnConfig.RuntimeParams["statement_timeout"] = "0"
-	pool, err := postgresPool(ctx, config, 2)
+	pool, err := postgresUntimedPool(ctx, config)
 	if err != nil {
 		return err
 	}
-	defer func() { pool.Close() }()
-	if err := pool.Ping(ctx); postgresCode(err) == "08P01" { // PgBouncer passes on few parameters
-		pool.Close()
-		delete(config.ConnConfig.RuntimeParams, "statement_timeout")
-		if pool, err = postgresPool(ctx, config, 2); err != nil {
-			return err
-		}
-	}
+	defer pool.Close()
 	return pgx.BeginFunc(ctx, d.storing, func(lock pgx.Tx) error {
 		if _, err := lock.Exec(ctx, "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"); err != nil {
 			return err
@@ -173,6 +167,23 @@ func (d *postgresDB) migrate(ctx context.Context, config *pgxpool.Config) error 
 		}
 		return nil
 	})
+}
+
+// postgresUntimedPool makes a pool for statements that may take longer than the server's
+// statement_timeout.
+func postgresUntimedPool(ctx context.Context, config *pgxpool.Config) (*pgxpool.Pool, error) {
+	config = config.Copy()
+	config.ConnConfig.RuntimeParams["statement_timeout"] = "0"
+	pool, err := postgresPool(ctx, config, 2)
+	if err != nil {
+		return nil, err
+	}
+	if err := pool.Ping(ctx); postgresCode(err) == "08P01" { // PgBouncer passes on few parameters
+		pool.Close()
+		delete(config.ConnConfig.RuntimeParams, "statement_timeout")
+		return postgresPool(ctx, config, 2)
+	}
+	return pool, nil
 }
 
 // migrated reports whether all tables are as this version wants them.

@@ -37,6 +37,8 @@ type sqliteDB struct {
 
 	log *writeAheadLog
 
+	turns turns
+
 	stop       context.CancelFunc // of the maintenance
 	maintained sync.WaitGroup
 }
@@ -93,6 +95,9 @@ func (d *sqliteDB) open(ctx context.Context) error {
 		}
 	}
 	if err := migrateRiver(ctx, riversqlite.New(d.read), ""); err != nil {
+		return err
+	}
+	if err := d.write.exec(sqliteTurnsIndex); err != nil {
 		return err
 	}
 	// The version before this one snoozed jobs whose endpoint was not in the config.

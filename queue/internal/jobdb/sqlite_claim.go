@@ -12,8 +12,10 @@ const maxAttemptedBy = 100
 
 // candidate is a job that could be claimed.
 type candidate struct {
-	id   int64
-	size int // of its args, in bytes
+	id        int64
+	size      int // of its args, in bytes
+	priority  int
+	workspace string
 }
 
 // Claim implements DB.
@@ -43,14 +45,17 @@ func (d *sqliteDB) Claim(ctx context.Context, claim Claim) (jobs []Job, more boo
 // candidates returns what may be claimed within the limits, half of it due and half of
 // it fresh where there is enough of both.
 func (d *sqliteDB) candidates(ctx context.Context, claim Claim) (found []candidate, more bool, err error) {
-	limit := claim.Limit + len(claim.Except)
-	due, err := d.list(ctx, claim, limit, `SELECT id, length(args) FROM river_job
+	due, err := d.list(ctx, claim, `SELECT id, length(args), priority, `+sqliteWorkspace+` FROM river_job
 		WHERE state = 'retryable' AND queue = ? AND priority IN (1, 2, 3, 4) AND scheduled_at <= datetime('now', 'subsec') LIMIT ?`)
 	if err != nil {
 		return nil, false, err
 	}
-	fresh, err := d.list(ctx, claim, limit, `SELECT id, length(args) FROM river_job
+	oldest, err := d.list(ctx, claim, `SELECT id, length(args), priority, `+sqliteWorkspace+` FROM river_job
 		WHERE state = 'available' AND queue = ? ORDER BY priority, scheduled_at, id LIMIT ?`)
+	if err != nil {
+		return nil, false, err
+	}
+	fresh, err := d.inTurns(ctx, claim, oldest)
 	if err != nil {
 		return nil, false, err
 	}
@@ -58,33 +63,28 @@ func (d *sqliteDB) candidates(ctx context.Context, claim Claim) (found []candida
 	wantDue := min(len(due), max(half, claim.Limit-len(fresh)))
 	wantFresh := min(len(fresh), claim.Limit-wantDue)
 	size := 0
-	for _, c := range slices.Concat(due[:wantDue], fresh[:wantFresh]) {
+	for i, c := range slices.Concat(due[:wantDue], fresh[:wantFresh]) {
 		if len(found) > 0 && size+c.size > claim.MaxBytes {
 			return found, true, nil
 		}
 		size += c.size
 		found = append(found, c)
+		if i >= wantDue {
+			d.turns.taken(claim.Queue, c.workspace)
+		}
 	}
 	return found, len(due)+len(fresh) > len(found) || len(found) == claim.Limit, nil
 }
 
-func (d *sqliteDB) list(ctx context.Context, claim Claim, limit int, query string) ([]candidate, error) {
-	rows, err := d.read.QueryContext(ctx, query, claim.Queue, limit)
+// list returns as many candidates as the claim may have, without those that are excepted.
+func (d *sqliteDB) list(ctx context.Context, claim Claim, query string) ([]candidate, error) {
+	rows, err := d.read.QueryContext(ctx, query, claim.Queue, claim.Limit+len(claim.Except))
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close()
-	var found []candidate
-	for rows.Next() {
-		var c candidate
-		if err := rows.Scan(&c.id, &c.size); err != nil {
-			return nil, err
-		}
-		if !slices.Contains(claim.Except, c.id) && len(found) < claim.Limit {
-			found = append(found, c)
-		}
-	}
-	return found, rows.Err()
+	found, err := sqliteCandidates(rows)
+	found = slices.DeleteFunc(found, func(c candidate) bool { return slices.Contains(claim.Except, c.id) })
+	return found[:min(len(found), claim.Limit)], err
 }
 
 // claimAll claims candidates with one statement, which fails if one of the rows is
@@ -106,7 +106,7 @@ func (d *sqliteDB) claimAll(portion []candidate, claim Claim) ([]Job, error) {
 			THEN json_remove(json_set(metadata, '$.age_from', scheduled_at), '$.cancel_attempted_at') ELSE metadata END
 		WHERE id IN (SELECT value FROM json_each(?1)) AND +state IN ('available', 'retryable')
 		RETURNING id, CASE typeof(args) WHEN 'text' THEN args ELSE json(args) END, attempt,
-			unixepoch('now', 'subsec') - unixepoch(coalesce(metadata ->> '$.age_from', created_at), 'subsec')`,
+			unixepoch('now', 'subsec') - unixepoch(coalesce(metadata ->> '$.age_from', created_at), 'subsec'), `+sqliteWorkspace,
 		string(list), d.token(claim.Token), maxAttemptedBy)
 	if err != nil {
 		return nil, err
@@ -116,7 +116,7 @@ func (d *sqliteDB) claimAll(portion []candidate, claim Claim) ([]Job, error) {
 	for rows.Next() {
 		job := Job{Token: claim.Token, Queue: claim.Queue}
 		var age float64
-		if err := rows.Scan(&job.ID, &job.Args, &job.Attempt, &age); err != nil {
+		if err := rows.Scan(&job.ID, &job.Args, &job.Attempt, &age, &job.Workspace); err != nil {
 			return nil, err
 		}
 		job.Age = max(seconds(age), 0)

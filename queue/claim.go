@@ -74,7 +74,7 @@ func (l *lane) claimOnce() (again bool) {
 	held := make([]*heldJob, len(jobs))
 	for i, job := range jobs {
 		held[i] = &heldJob{
-			id: job.ID, token: job.Token, queue: job.Queue, attempt: job.Attempt,
+			id: job.ID, token: job.Token, queue: job.Queue, workspace: job.Workspace, attempt: job.Attempt,
 			claimed: time.Now(), age: job.Age, size: len(job.Args), args: job.Args,
 		}
 		l.dispatcher.held.addUnreserved(held[i])
@@ -98,7 +98,7 @@ func (l *lane) nextClaim() (claim jobdb.Claim, wanted bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	ahead := l.ahead()
-	missing := ahead + max(0, l.workers-l.running) - len(l.ready) - l.reserved
+	missing := ahead + max(0, l.workers-l.running) - l.ready.claimed(ahead)
 	if !l.mayHaveMore || l.paused || l.retired || len(l.leftToOthers) >= maxLeftToOthers || missing*2 < ahead || missing <= 0 || room <= 0 {
 		return jobdb.Claim{}, false
 	}

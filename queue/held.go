@@ -12,13 +12,14 @@ import (
 
 // heldJob is a job that this process has claimed and not yet finished.
 type heldJob struct {
-	id      int64
-	token   jobdb.Token
-	queue   string
-	attempt int
-	claimed time.Time
-	age     time.Duration // at the time of the claim
-	size    int           // in bytes, counted against heldMemory
+	id        int64
+	token     jobdb.Token
+	queue     string
+	workspace string // whose turn the delivery is
+	attempt   int
+	claimed   time.Time
+	age       time.Duration // at the time of the claim
+	size      int           // in bytes, counted against heldMemory
 
 	note *notification // nil until it is unpacked
 	args []byte        // nil once it is unpacked
@@ -185,6 +186,10 @@ func (j *heldJob) begun() bool {
 	defer j.mu.Unlock()
 	return j.end != nil
 }
+
+// handedOver reports whether the job came from store and not from a claim. It must not be
+// called once the delivery has begun.
+func (j *heldJob) handedOver() bool { return j.note != nil }
 
 // ageNow returns the time since the job was stored, or since a person retried it.
 func (j *heldJob) ageNow() time.Duration { return j.age + time.Since(j.claimed) }

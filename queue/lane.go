@@ -2,7 +2,6 @@ package queue
 
 import (
 	"context"
-	"slices"
 	"sync"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/jobdb"
@@ -20,9 +19,8 @@ type lane struct {
 	workers      int // how many deliveries may run at the same time
 	paused       bool
 	retired      bool
-	ready        []*heldJob     // wait to be delivered
+	ready        turns          // jobs that wait to be delivered, and places for jobs that are being stored
 	running      int            // deliveries
-	reserved     int            // places for jobs that are being stored
 	mayHaveMore  bool           // the database may have jobs to claim
 	leftToOthers map[int64]bool // ids of jobs that instances with another config deliver
 	ended        rateMeter      // deliveries that have ended
@@ -71,7 +69,7 @@ func (l *lane) pause(paused bool) {
 	l.paused = paused
 	var released []*heldJob
 	if paused {
-		released, l.ready = l.ready, nil
+		released = l.ready.takeAll()
 	}
 	l.mu.Unlock()
 	l.release(released)
@@ -85,8 +83,7 @@ func (l *lane) retire() {
 	l.stopClaiming()
 	l.mu.Lock()
 	l.retired = true
-	released := l.ready
-	l.ready = nil
+	released := l.ready.takeAll()
 	l.mu.Unlock()
 	l.release(released)
 }
@@ -105,7 +102,7 @@ func (l *lane) ahead() int { return min(maxAhead, l.workers+l.ended.perSecond()/
 
 // reserve reserves a place for a job that is being stored. It returns false if there is no
 // room. If the database may have older jobs, half of the room is kept for them.
-func (l *lane) reserve(size int) bool {
+func (l *lane) reserve(job *jobdb.NewJob) bool {
 	if !l.dispatcher.mayDeliver() {
 		return false
 	}
@@ -115,25 +112,27 @@ func (l *lane) reserve(size int) bool {
 	if l.mayHaveMore {
 		room /= 2
 	}
-	if l.paused || l.retired || len(l.ready)+l.reserved >= room+max(0, l.workers-l.running) || !l.dispatcher.held.reserve(size) {
+	room += max(0, l.workers-l.running)
+	workspace := workspaceOf(job)
+	if l.paused || l.retired || !l.ready.mayReserve(workspace, room) || !l.dispatcher.held.reserve(len(job.Args)) {
 		return false
 	}
-	l.reserved++
+	l.ready.reserve(workspace)
 	return true
 }
 
-func (l *lane) unreserve(size int) {
-	l.dispatcher.held.unreserve(size)
+func (l *lane) unreserve(job *jobdb.NewJob) {
+	l.dispatcher.held.unreserve(len(job.Args))
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.reserved--
+	l.ready.unreserve(workspaceOf(job))
 }
 
 // take adds a job for which a place was reserved.
 func (l *lane) take(job *heldJob) {
 	l.dispatcher.held.add(job)
 	l.mu.Lock()
-	l.reserved--
+	l.ready.unreserve(job.workspace)
 	l.mu.Unlock()
 	l.accept([]*heldJob{job})
 }
@@ -147,7 +146,7 @@ func (l *lane) accept(jobs []*heldJob) {
 		l.release(jobs)
 		return
 	}
-	l.ready = append(l.ready, jobs...)
+	l.ready.add(jobs)
 	l.mu.Unlock()
 	l.deliverReady()
 }
@@ -165,17 +164,15 @@ func (l *lane) limit() int {
 func (l *lane) deliverReady() {
 	for {
 		l.mu.Lock()
-		if len(l.ready) == 0 || l.running >= l.limit() || !l.dispatcher.mayDeliver() {
-			needMore := l.mayHaveMore && len(l.ready)*2 <= l.ahead()
+		if l.ready.jobs == 0 || l.running >= l.limit() || !l.dispatcher.mayDeliver() {
+			needMore := l.mayHaveMore && l.ready.claimed(l.ahead())*2 <= l.ahead()
 			l.mu.Unlock()
 			if needMore {
 				wake(l.claimNow)
 			}
 			return
 		}
-		job := l.ready[0]
-		l.ready[0] = nil
-		l.ready = l.ready[1:]
+		job := l.ready.take()
 		l.running++
 		l.dispatcher.deliveries.Go(func() { l.run(job) }) // under the lock, so that none starts after retire
 		l.mu.Unlock()
@@ -197,5 +194,5 @@ func (l *lane) run(job *heldJob) {
 func (l *lane) forget(gone map[int64]bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.ready = slices.DeleteFunc(l.ready, func(job *heldJob) bool { return gone[job.id] })
+	l.ready.remove(gone)
 }

@@ -238,7 +238,7 @@ func (s *store) jobs(b *batch, token jobdb.Token) []*jobdb.NewJob {
 // reserveLane reserves a place in the lane of the job, if there is room.
 func (s *store) reserveLane(p *pendingJob, token jobdb.Token) {
 	p.job.Token = 0
-	if lane := s.dispatcher.lane(p.job.Queue); lane != nil && lane.reserve(len(p.job.Args)) {
+	if lane := s.dispatcher.lane(p.job.Queue); lane != nil && lane.reserve(p.job) {
 		p.lane, p.job.Token = lane, token
 	}
 }
@@ -266,11 +266,11 @@ func (s *store) handOver(p *pendingJob, result jobdb.Stored) {
 	switch {
 	case p.lane != nil && stored:
 		p.lane.take(&heldJob{
-			id: result.ID, token: p.job.Token, queue: p.job.Queue, attempt: 1, claimed: time.Now(),
+			id: result.ID, token: p.job.Token, queue: p.job.Queue, workspace: workspaceOf(p.job), attempt: 1, claimed: time.Now(),
 			size: len(p.job.Args), note: p.note,
 		})
 	case p.lane != nil:
-		p.lane.unreserve(len(p.job.Args))
+		p.lane.unreserve(p.job)
 	case stored:
 		if lane := s.dispatcher.lane(p.job.Queue); lane != nil {
 			lane.claimMore()

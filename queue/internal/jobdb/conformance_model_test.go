@@ -205,6 +205,9 @@ func (m *model) newJob(token Token) *NewJob {
 	if m.r.IntN(2) == 0 {
 		j.Token = token
 	}
+	if m.r.IntN(4) > 0 {
+		j.Tags = []string{fmt.Sprintf("workspace %d", m.r.IntN(5))}
+	}
 	if m.r.IntN(20) == 0 {
 		j.Kind = strings.Repeat("k", 128) // which is refused
 	}

@@ -354,7 +354,7 @@ func persons(t *testing.T, d database, i *instance) map[string]person {
 
 // conform holds an engine against all that DB promises.
 func conform(t *testing.T, e engine) {
-	for _, group := range [][]behaviour{storeBehaviours, withBehaviours, claimBehaviours, finishBehaviours, lookBehaviours, riverBehaviours, inspectBehaviours, moveBehaviours, faultBehaviours, probeBehaviours} {
+	for _, group := range [][]behaviour{storeBehaviours, withBehaviours, claimBehaviours, turnsBehaviours, finishBehaviours, lookBehaviours, riverBehaviours, inspectBehaviours, moveBehaviours, faultBehaviours, probeBehaviours} {
 		for _, b := range group {
 			t.Run(b.name, func(t *testing.T) { b.test(t, e) })
 		}

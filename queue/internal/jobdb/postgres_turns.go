@@ -33,7 +33,7 @@ const postgresTurns = `
 					UNION ALL
 					SELECT name FROM before WHERE name COLLATE "C" <= $6::text
 				) AS listed
-				LIMIT {limit}
+				LIMIT greatest({limit}, 2)
 			) AS bounded
 		), turns AS MATERIALIZED (
 			SELECT job.id, job.size, row_number() OVER (ORDER BY job.round, workspaces.turn) AS place

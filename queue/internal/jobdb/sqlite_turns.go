@@ -81,7 +81,7 @@ func (d *sqliteDB) inTurns(ctx context.Context, claim Claim, oldest []candidate)
 // there is only one workspace.
 func (d *sqliteDB) shares(ctx context.Context, claim Claim, priority int, after string) ([]candidate, error) {
 	except := jsonArray(append([]int64{}, claim.Except...))
-	rows, err := d.read.QueryContext(ctx, sqliteWorkspaces, claim.Queue, priority, except, after, claim.Limit)
+	rows, err := d.read.QueryContext(ctx, sqliteWorkspaces, claim.Queue, priority, except, after, max(claim.Limit, 2))
 	if err != nil {
 		return nil, err
 	}

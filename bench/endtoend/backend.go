@@ -26,6 +26,7 @@ type backend struct {
 type taken struct {
 	Deliveries, Notifications int
 	P50, P99                  time.Duration // from sending to delivery
+	OthersP50, OthersP99      time.Duration // the same, of other workspaces
 	Reached                   time.Time     // the number that was waited for
 }
 
@@ -109,12 +110,13 @@ type server struct {
 	ids        map[string]struct{}
 	times      []time.Time // when each notification came for the first time
 	lag        *load.Durations
+	othersLag  *load.Durations
 }
 
 func (s *server) start() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.deliveries, s.ids, s.times, s.lag = 0, make(map[string]struct{}), nil, load.NewDurations()
+	s.deliveries, s.ids, s.times, s.lag, s.othersLag = 0, make(map[string]struct{}), nil, load.NewDurations(), load.NewDurations()
 }
 
 func (s *server) pause() {
@@ -145,11 +147,11 @@ func (s *server) take(_ http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	s.count(r.Header.Get("X-Intercom-Notification-Id"))
+	s.count(r.Header.Get("X-Intercom-Notification-Id"), r.Header.Get("X-Intercom-App-Id"))
 }
 
 // count counts a delivery. There is no id if it comes from the bare reverse_proxy.
-func (s *server) count(id string) {
+func (s *server) count(id, workspace string) {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -161,6 +163,9 @@ func (s *server) count(id string) {
 	s.times = append(s.times, now)
 	if at, ok := sentAt(id); ok {
 		s.lag.Add(now.Sub(at))
+		if workspace != usualWorkspace {
+			s.othersLag.Add(now.Sub(at))
+		}
 	}
 }
 
@@ -172,6 +177,7 @@ func (s *server) tells(f func(*http.Request, *taken)) http.HandlerFunc {
 		s.mu.Lock()
 		t.Deliveries, t.Notifications = s.deliveries, len(s.ids)
 		t.P50, t.P99 = s.lag.Percentile(50), s.lag.Percentile(99)
+		t.OthersP50, t.OthersP99 = s.othersLag.Percentile(50), s.othersLag.Percentile(99)
 		s.mu.Unlock()
 		_ = json.NewEncoder(w).Encode(t) // who asked may be gone
 	}

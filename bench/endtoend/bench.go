@@ -41,6 +41,7 @@ var rows = []row{
 	{"backlog", (*rig).backlogRow},
 	{"arrivals", (*rig).arrivalsRow},
 	{"quiet", (*rig).quietRow},
+	{"turns", (*rig).turnsRow},
 	{"stock", (*rig).stockRow},
 	{"kills", (*rig).killsRow},
 }

@@ -15,15 +15,23 @@ const (
 	bodySize = 4 << 10
 )
 
-// The body of a notification is head, its id, and tail. It has the shape of Intercom's.
-var head, tail = func() (string, string) {
-	const begin = `{"type":"notification_event","app_id":"exmpl123","data":{"type":"notification_event_data","item":{"type":"conversation","id":"301744120095518","conversation_parts":[`
+// usualWorkspace is that of all notifications, except those of other workspaces, whose names
+// have the same length.
+const usualWorkspace = "exmpl123"
+
+func otherWorkspace(n int64) string { return fmt.Sprintf("other%03d", n) }
+
+// The body of a notification is head, its workspace, middle, its id, and tail. It has the
+// shape of Intercom's.
+var head, middle, tail = func() (string, string, string) {
+	const head = `{"type":"notification_event","app_id":"`
+	const begin = `","data":{"type":"notification_event_data","item":{"type":"conversation","id":"301744120095518","conversation_parts":[`
 	const part = `{"type":"conversation_part","id":"40117733902","part_type":"comment","body":"<p>Could you also send me the invoice?</p>","created_at":1773244812,"assigned_to":null,"author":{"type":"user","id":"68a1c1f29e07d4003b5f1c20","name":"Zoe"}},`
-	const middle = `{}]}},"links":{},"id":"`
+	const last = `{}]}},"links":{},"id":"`
 	const end = `","topic":"conversation.user.replied","delivery_status":"pending","delivery_attempts":1,"delivered_at":0,"first_sent_at":1773244813,"created_at":1773244813,"self":null}`
-	room := bodySize - len(begin) - len(middle) - len(newID(time.Now(), 0)) - len(end)
+	room := bodySize - len(head) - len(usualWorkspace) - len(begin) - len(last) - len(newID(time.Now(), 0)) - len(end)
 	tail := end + strings.Repeat(" ", room%len(part))
-	return begin + strings.Repeat(part, room/len(part)) + middle, tail
+	return head, begin + strings.Repeat(part, room/len(part)) + last, tail
 }()
 
 // newID returns an id of always the same length that tells when the notification was
@@ -41,16 +49,17 @@ func sentAt(id string) (time.Time, bool) {
 }
 
 // appendRequest appends a whole request with a new notification, signed as Intercom does.
-func appendRequest(buffer []byte, path, id string) []byte {
+func appendRequest(buffer []byte, path, workspace, id string) []byte {
 	mac := hmac.New(sha1.New, []byte(secret))
-	for _, part := range []string{head, id, tail} {
+	for _, part := range []string{head, workspace, middle, id, tail} {
 		mac.Write([]byte(part))
 	}
 	buffer = fmt.Appendf(buffer, "POST %s HTTP/1.1\r\nHost: bench.example\r\n"+
 		"Accept: application/json\r\nContent-Type: application/json\r\nIntercom-Webhook-Version: 2.14\r\n"+
 		"User-Agent: intercom-parrot-service-client/1.0\r\nX-Hub-Signature: sha1=%s\r\nContent-Length: %d\r\n\r\n",
 		path, hex.EncodeToString(mac.Sum(nil)), bodySize)
-	buffer = append(buffer, head...)
-	buffer = append(buffer, id...)
-	return append(buffer, tail...)
+	for _, part := range []string{head, workspace, middle, id, tail} {
+		buffer = append(buffer, part...)
+	}
+	return buffer
 }

@@ -13,7 +13,7 @@ import (
 func TestRequest(t *testing.T) {
 	sent := time.Now()
 	id := newID(sent, 42)
-	request, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(appendRequest(nil, "/", id))))
+	request, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(appendRequest(nil, "/", usualWorkspace, id))))
 	if err != nil {
 		t.Fatal(err)
 	}

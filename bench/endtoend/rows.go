@@ -156,6 +156,38 @@ func (r *rig) lag(ctx context.Context, rate float64, lasting time.Duration) erro
 	return nil
 }
 
+// turnsRow measures how long notifications of 199 workspaces take beside a burst of one, and
+// the rate at which all are delivered.
+func (r *rig) turnsRow(ctx context.Context) error {
+	const others, perSecond = 199, 100
+	if err := r.warmUp(ctx); err != nil {
+		return err
+	}
+	lasting := sized(r.bench, 8*time.Second, 3*time.Second)
+	type answered struct {
+		sent
+		err error
+	}
+	beside := make(chan answered, 1)
+	go func() {
+		s, err := send(ctx, sending{Address: r.address, Path: queuePath, Others: others, Plan: load.Plan{Rate: perSecond, Duration: lasting, AtOnce: mostAtOnce}})
+		beside <- answered{s, errors.Join(err, s.err())}
+	}()
+	s, err := r.open(ctx, 2500, lasting)
+	o := <-beside
+	if err := errors.Join(err, o.err); err != nil {
+		return err
+	}
+	t, err := r.backend.wait(ctx, s.OK+o.OK)
+	if err != nil {
+		return err
+	}
+	r.addTime("others beside a burst of one workspace, sending to delivery, p50", t.OthersP50, fmt.Sprintf("the burst: p50 %s", short(t.P50)))
+	r.addTime("others beside a burst of one workspace, sending to delivery, p99", t.OthersP99, fmt.Sprintf("to their answers: p99 %s", short(o.P99)))
+	r.addRate("delivered of the burst and the others together", float64(s.OK+o.OK)/t.Reached.Sub(s.Began).Seconds(), "")
+	return nil
+}
+
 // stockRow measures a start on a large backlog, and the memory while it is worked off.
 func (r *rig) stockRow(ctx context.Context) error {
 	count := sized(r.bench, 200_000, 10_000)

@@ -20,6 +20,7 @@ const senderRole = "sender"
 type sending struct {
 	Address, Path string
 	Plan          load.Plan
+	Others        int // how many other workspaces to send from, in turn; 0: from the usual one
 }
 
 // sent is what came of it.
@@ -105,7 +106,11 @@ const pauseAfterFailure = 10 * time.Millisecond
 func (cs *connections) send(_ context.Context, arrived time.Time) (a answer) {
 	c, err := cs.take()
 	if err == nil {
-		if a.status, err = c.post(cs.order.Path, newID(arrived, cs.ids.Add(1))); err == nil {
+		n, workspace := cs.ids.Add(1), usualWorkspace
+		if others := int64(cs.order.Others); others > 0 {
+			workspace = otherWorkspace(n % others)
+		}
+		if a.status, err = c.post(cs.order.Path, workspace, newID(arrived, n)); err == nil {
 			cs.put(c)
 		} else {
 			c.Close()
@@ -140,8 +145,8 @@ func (cs *connections) put(c *connection) {
 	cs.free = append(cs.free, c)
 }
 
-func (c *connection) post(path, id string) (status int, err error) {
-	c.buffer = appendRequest(c.buffer[:0], path, id)
+func (c *connection) post(path, workspace, id string) (status int, err error) {
+	c.buffer = appendRequest(c.buffer[:0], path, workspace, id)
 	if _, err := c.Write(c.buffer); err != nil {
 		return 0, err
 	}

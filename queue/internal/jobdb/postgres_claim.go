@@ -119,15 +119,19 @@ func (d *postgresDB) Claim(ctx context.Context, claim Claim) (jobs []Job, more b
 		except = []int64{}
 	}
 	args := []any{claim.Queue, except, claim.Limit, holder(d.instance, claim.Token), claim.MaxBytes}
-	fair := 0
-	if d.fair.Load() {
-		fair, args = 1, append(args, d.turns.after(claim.Queue))
+	inTurns := 0
+	several, err := d.severalWorkspaces(ctx, claim.Queue)
+	if err != nil {
+		return nil, false, fmt.Errorf("looking for workspaces to claim: %w", err)
+	}
+	if several {
+		inTurns, args = 1, append(args, d.turns.after(claim.Queue))
 	}
 	var unread []Outcome
 	err = d.query(ctx, func(rows pgx.Rows) error {
 		jobs, unread, more, err = d.claimed(rows, claim)
 		return err
-	}, d.sql(postgresClaims[fair][rand.N(2)]), args...) //nolint:gosec // nobody gains by knowing which kind is the first
+	}, d.sql(postgresClaims[inTurns][rand.N(2)]), args...) //nolint:gosec // nobody gains by knowing which kind is the first
 	if err != nil {
 		return nil, false, fmt.Errorf("claiming: %w", err)
 	}

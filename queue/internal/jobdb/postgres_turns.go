@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
 )
@@ -58,6 +59,10 @@ const (
 	// postgresWorkspace is a job's workspace: its first tag.
 	postgresWorkspace = `(coalesce(tags[1]::text, '') COLLATE "C")`
 
+	// postgresSeveral compares the ends of the index. A claim without turns is cheaper.
+	postgresSeveral = `SELECT (SELECT (priority, {workspace}) FROM {s}river_job WHERE state = 'available' AND queue = $1 ORDER BY priority, {workspace} LIMIT 1)
+		<> (SELECT (priority, {workspace}) FROM {s}river_job WHERE state = 'available' AND queue = $1 ORDER BY priority DESC, {workspace} DESC LIMIT 1)`
+
 	// postgresTurnsIndex finds the workspaces that have available jobs, and their jobs. It
 	// has only available jobs, so what is handed over when it is stored costs it nothing.
 	postgresTurnsIndex = `intercom_webhook_turns`
@@ -98,6 +103,23 @@ func (d *postgresDB) prepareTurns(ctx context.Context, config *pgxpool.Config) e
 func (d *postgresDB) turnsIndex(ctx context.Context) (index postgresIndex, err error) {
 	err = d.storing.QueryRow(ctx, d.sql(postgresTurnsState), d.name(postgresTurnsIndex)).Scan(&index.valid, &index.exists, &index.inProgress, &index.empty)
 	return index, err
+}
+
+// severalWorkspaces reports whether several workspaces have available jobs in a queue, so
+// that they must take turns.
+func (d *postgresDB) severalWorkspaces(ctx context.Context, queue string) (several bool, err error) {
+	if !d.fair.Load() {
+		return false, nil
+	}
+	err = d.query(ctx, func(rows pgx.Rows) error {
+		several, err = pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (bool, error) {
+			var differ *bool // NULL if there are no available jobs
+			err := row.Scan(&differ)
+			return differ != nil && *differ, err
+		})
+		return err
+	}, d.sql(postgresSeveral), queue)
+	return several, err
 }
 
 // indexTurns makes the index, or waits until another instance or a person has made it.

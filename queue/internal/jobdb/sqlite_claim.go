@@ -18,6 +18,14 @@ type candidate struct {
 	workspace string
 }
 
+const (
+	sqliteDue = `SELECT id, length(args), priority, ` + sqliteWorkspace + ` FROM river_job
+		WHERE state = 'retryable' AND queue = ? AND priority IN (1, 2, 3, 4) AND scheduled_at <= datetime('now', 'subsec') LIMIT ?`
+
+	sqliteOldest = `SELECT id, length(args), priority, ` + sqliteWorkspace + ` FROM river_job
+		WHERE state = 'available' AND queue = ? ORDER BY priority, scheduled_at, id LIMIT ?`
+)
+
 // Claim implements DB.
 func (d *sqliteDB) Claim(ctx context.Context, claim Claim) (jobs []Job, more bool, err error) {
 	found, more, err := d.candidates(ctx, claim)
@@ -45,13 +53,11 @@ func (d *sqliteDB) Claim(ctx context.Context, claim Claim) (jobs []Job, more boo
 // candidates returns what may be claimed within the limits, half of it due and half of
 // it fresh where there is enough of both.
 func (d *sqliteDB) candidates(ctx context.Context, claim Claim) (found []candidate, more bool, err error) {
-	due, err := d.list(ctx, claim, `SELECT id, length(args), priority, `+sqliteWorkspace+` FROM river_job
-		WHERE state = 'retryable' AND queue = ? AND priority IN (1, 2, 3, 4) AND scheduled_at <= datetime('now', 'subsec') LIMIT ?`)
+	due, err := d.list(ctx, claim, sqliteDue)
 	if err != nil {
 		return nil, false, err
 	}
-	oldest, err := d.list(ctx, claim, `SELECT id, length(args), priority, `+sqliteWorkspace+` FROM river_job
-		WHERE state = 'available' AND queue = ? ORDER BY priority, scheduled_at, id LIMIT ?`)
+	oldest, err := d.list(ctx, claim, sqliteOldest)
 	if err != nil {
 		return nil, false, err
 	}

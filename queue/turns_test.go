@@ -8,7 +8,7 @@ import (
 
 // heldOf makes jobs out of the names of their workspaces, numbered from first.
 func heldOf(first int64, workspaces string) (jobs []*heldJob) {
-	for i, workspace := range strings.Fields(workspaces) {
+	for i, workspace := range strings.Split(workspaces, ",") {
 		jobs = append(jobs, &heldJob{id: first + int64(i), workspace: workspace})
 	}
 	return jobs
@@ -26,10 +26,10 @@ func takeN(t *turns, n int) string {
 
 func TestWorkspacesTakeTurns(t *testing.T) {
 	for _, c := range []struct{ name, jobs, want string }{
-		{"one workspace keeps its order", "a a a", "a1 a2 a3"},
-		{"two alternate", "a a a b b", "a1 b4 a2 b5 a3"},
-		{"a late one does not wait for a burst", "a a a a a b", "a1 b6 a2 a3 a4 a5"},
-		{"three with different numbers", "a b b c c c", "a1 b2 c4 b3 c5 c6"},
+		{"one workspace keeps its order", "a,a,a", "a1 a2 a3"},
+		{"two alternate", "a,a,a,b,b", "a1 b4 a2 b5 a3"},
+		{"a late one does not wait for a burst", "a,a,a,a,a,b", "a1 b6 a2 a3 a4 a5"},
+		{"three with different numbers", "a,b,b,c,c,c", "a1 b2 c4 b3 c5 c6"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var ready turns
@@ -47,9 +47,9 @@ func TestWorkspacesTakeTurns(t *testing.T) {
 
 func TestTurnsGoOnWithWhatComesLater(t *testing.T) {
 	var ready turns
-	ready.add(heldOf(1, "a a a"))
+	ready.add(heldOf(1, "a,a,a"))
 	got := takeN(&ready, 1)
-	ready.add(heldOf(4, "b b a c"))
+	ready.add(heldOf(4, "b,b,a,c"))
 	if got += " " + takeN(&ready, 6); got != "a1 a2 b4 c7 a3 b5 a6" {
 		t.Errorf("the order is %s", got)
 	}
@@ -57,7 +57,7 @@ func TestTurnsGoOnWithWhatComesLater(t *testing.T) {
 
 func TestTurnsForgetJobsThatAreGone(t *testing.T) {
 	var ready turns
-	ready.add(heldOf(1, "a a b c a"))
+	ready.add(heldOf(1, "a,a,b,c,a"))
 	ready.reserve("d")
 	ready.remove(map[int64]bool{1: true, 4: true})
 	if got := takeN(&ready, ready.jobs); got != "b3 a2 a5" {
@@ -115,7 +115,7 @@ func TestHandOverLeavesRoomForClaims(t *testing.T) {
 		ready.unreserve(fmt.Sprint(n))
 		ready.add([]*heldJob{{workspace: fmt.Sprint(n), note: &notification{}}})
 	}
-	ready.add(heldOf(1, "a b c"))
+	ready.add(heldOf(1, "a,b,c"))
 	if got := ready.claimed(room); got != room/2+3 {
 		t.Errorf("%d of %d places are taken for a claim, want half and those of the last claim", got, room)
 	}

@@ -69,8 +69,6 @@ func OpenPostgres(ctx context.Context, url, schema string, logger *zap.Logger) (
 		return nil, postgresOpenError(err)
 	}
 	if err := d.prepare(ctx, config); err != nil {
-		d.stop()
-		d.indexing.Wait()
 		d.storing.Close()
 		d.working.Close()
 		return nil, postgresOpenError(err)

@@ -108,12 +108,10 @@ func (d *postgresDB) prepare(ctx context.Context, config *pgxpool.Config) error 
 		return err
 	}
 	d.dropUnused(ctx)
-	if err := d.prepareTurns(ctx, config); err != nil {
-		return err
-	}
 	if _, err := d.exec(ctx, d.sql(postgresUnsnooze)); err != nil {
 		return fmt.Errorf("taking over snoozed jobs: %w", err)
 	}
+	d.prepareTurns(ctx, config)
 	return nil
 }
 

@@ -2,7 +2,6 @@ package jobdb
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -82,22 +81,19 @@ type postgresIndex struct{ valid, exists, inProgress, empty bool }
 // prepareTurns makes the index that turns need. If there are jobs already, that can take
 // long, so it is done in the background, without a lock that keeps others from storing;
 // until it is there, jobs are claimed in the order in which they were stored.
-func (d *postgresDB) prepareTurns(ctx context.Context, config *pgxpool.Config) error {
+func (d *postgresDB) prepareTurns(ctx context.Context, config *pgxpool.Config) {
 	index, err := d.turnsIndex(ctx)
 	if err == nil && !index.exists && index.empty {
 		// it may fail because another instance does the same at the same time
 		_, _ = d.storing.Exec(ctx, d.sql("CREATE INDEX IF NOT EXISTS "+postgresTurnsIndex+postgresTurnsColumns))
 		index, err = d.turnsIndex(ctx)
 	}
-	if err != nil {
-		return fmt.Errorf("looking for the index of turns: %w", err)
+	if err == nil && index.valid {
+		d.fair.Store(true)
+		return
 	}
-	d.fair.Store(index.valid)
-	if !index.valid {
-		ctx, d.stop = context.WithCancel(context.Background())
-		d.indexing.Go(func() { d.indexTurns(ctx, config) })
-	}
-	return nil
+	ctx, d.stop = context.WithCancel(context.Background())
+	d.indexing.Go(func() { d.indexTurns(ctx, config) })
 }
 
 func (d *postgresDB) turnsIndex(ctx context.Context) (index postgresIndex, err error) {

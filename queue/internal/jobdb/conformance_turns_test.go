@@ -115,7 +115,7 @@ var turnsBehaviours = []behaviour{
 		i.claimsOf(t, Claim{Limit: 20}, "a,b,c,d,e,f")
 	})},
 	{"a claim's bytes are shared as well", on(func(t *testing.T, _ database, i *instance) {
-		for _, workspace := range strings.Split("a,a,a,a,b,c", ",") {
+		for workspace := range strings.SplitSeq("a,a,a,a,b,c", ",") {
 			j := jobOf(workspace, 0)
 			j.Args = fmt.Appendf(nil, `{"body": "%s"}`, strings.Repeat("x", 1000))
 			i.mustStore(t, j)

@@ -10,6 +10,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
 
@@ -58,6 +60,7 @@ type seenRequest struct {
 	Proto      string      `json:"proto"`
 	Host       string      `json:"host"`
 	RemoteAddr string      `json:"remote_addr"`
+	ClientIP   string      `json:"client_ip,omitempty"` // the address that it was judged by
 	ReceivedAt time.Time   `json:"received_at"`
 	Header     http.Header `json:"header"`
 
@@ -108,12 +111,14 @@ func (b *broadcaster) capture(r *http.Request, e envelope, body []byte, received
 	if !wanted {
 		return nil
 	}
+	clientIP, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
 	return &seenRequest{
 		Method:     r.Method,
 		URI:        r.URL.RequestURI(),
 		Proto:      r.Proto,
 		Host:       r.Host,
 		RemoteAddr: r.RemoteAddr,
+		ClientIP:   clientIP,
 		ReceivedAt: received.UTC(),
 		Header:     r.Header.Clone(),
 		body:       body,

@@ -1,6 +1,7 @@
 package intercomwebhook
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -10,6 +11,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // subscribed opens a stream of b for a test.
@@ -118,6 +121,7 @@ func TestStreamsAreLimited(t *testing.T) {
 
 func TestCaptureOnlyWhatIsWanted(t *testing.T) {
 	r := httptest.NewRequest(http.MethodPost, "/a?b=c", nil)
+	r = r.WithContext(context.WithValue(r.Context(), caddyhttp.VarsCtxKey, map[string]any{caddyhttp.ClientIPVarKey: "192.0.2.7"}))
 	r.Header.Set("X-Hub-Signature", "sha1=1")
 	var b broadcaster
 	if b.capture(r, envelope{topic: "a"}, nil, time.Now()) != nil {
@@ -136,7 +140,7 @@ func TestCaptureOnlyWhatIsWanted(t *testing.T) {
 		t.Fatalf("captured %+v, or a copy of the body", got)
 	}
 	r.Header.Set("X-Hub-Signature", "changed")
-	want := `{"method":"POST","uri":"/a?b=c","proto":"HTTP/1.1","host":"example.com","remote_addr":"192.0.2.1:1234",` +
+	want := `{"method":"POST","uri":"/a?b=c","proto":"HTTP/1.1","host":"example.com","remote_addr":"192.0.2.1:1234","client_ip":"192.0.2.7",` +
 		`"received_at":"1970-01-01T00:00:01Z","header":{"X-Hub-Signature":["sha1=1"]},"body":"{\"topic\":\"a\"}"}`
 	if line, err := json.Marshal(got); err != nil || string(line) != want {
 		t.Errorf("error %v, got:\n%s\nwant:\n%s", err, line, want)

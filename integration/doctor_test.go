@@ -184,7 +184,7 @@ func TestDoctorOfAGateway(t *testing.T) {
 	if !fine {
 		t.Errorf("found %+v", found)
 	}
-	for _, want := range []string{"HEAD is answered 200", "a signed ping is answered 200 OK", "without a signature is answered 401", "with a wrong signature is answered 401"} {
+	for _, want := range []string{"HEAD is answered 200", "a signed ping is answered 200 OK", "without a signature is answered 401", "with a wrong signature is answered 401", "judged by the address 127.0.0.1"} {
 		wantFinding(t, found, "ok", want)
 	}
 	backend.wantCount(t, 0)

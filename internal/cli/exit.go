@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -49,8 +50,8 @@ func runE(run func(cmd *cobra.Command, args []string) error) func(*cobra.Command
 // usageArgs has cobra's check of the arguments end with the exit code of wrong use.
 func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return runE(func(cmd *cobra.Command, args []string) error {
-		if err := check(cmd, args); err != nil {
-			return usagef("%w: see '%s --help'", err, cmd.CommandPath())
+		if check(cmd, args) != nil {
+			return usagef("got %s: expecting '%s': see '%s --help'", count(len(args), "argument"), strings.TrimSuffix(cmd.UseLine(), " [flags]"), cmd.CommandPath())
 		}
 		return nil
 	})

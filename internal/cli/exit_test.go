@@ -19,7 +19,7 @@ func TestExitCodes(t *testing.T) {
 		"fine":                        {args: []string{"group", "do", "fine"}},
 		"failed":                      {[]string{"group", "do", "failed"}, "it failed", exitFailed},
 		"wrong use":                   {[]string{"group", "do", "wrong"}, "it is wrong", exitUsage},
-		"wrong arguments":             {[]string{"group", "do"}, "accepts 1 arg(s), received 0: see 'caddy group do --help'", exitUsage},
+		"wrong arguments":             {[]string{"group", "do"}, "got 0 arguments: expecting 'caddy group do': see 'caddy group do --help'", exitUsage},
 		"wrong flag":                  {[]string{"group", "do", "--nope"}, "unknown flag: --nope: see 'caddy group do --help'", exitUsage},
 		"wrong flag above":            {[]string{"--nope"}, "unknown flag: --nope: see 'caddy --help'", exitUsage},
 		"unknown command":             {[]string{"group", "othr"}, `unknown command "othr": the commands of 'caddy group' are do and other; did you mean other?`, exitUsage},

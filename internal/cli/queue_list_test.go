@@ -67,9 +67,9 @@ func TestQueueWrongFilters(t *testing.T) {
 		"--topic is empty: leave it out, or give it a value":                                                                                                 {"--topic", ""},
 		`topic pattern "a*": a * must be a whole segment, as in conversation.*`:                                                                              {"--topic", "a*"},
 		`--since "yesterday" must be a time as in "2026-11-25 14:30" or 2026-11-25T14:30:00Z, or how`:                                                        {"--since", "yesterday"},
-		"limit -1 must not be negative":                                {"--limit", "-1"},
-		"unknown flag: --topics: see 'caddy queue list --help'":        {"--topics", "x"},
-		`unknown command "x" for "caddy queue list": see 'caddy queue`: {"x"},
+		"limit -1 must not be negative":                                  {"--limit", "-1"},
+		"unknown flag: --topics: see 'caddy queue list --help'":          {"--topics", "x"},
+		"got 1 argument: expecting 'caddy queue list': see 'caddy queue": {"x"},
 		"error is refused": {"--error", "refused"}, // by the admin endpoint
 	} {
 		wantError(t, a.queue(t, append([]string{"list"}, args...)...), 2, want)

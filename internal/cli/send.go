@@ -201,7 +201,7 @@ func sendArgs(args []string, body string) (topic, target string, err error) {
 	case len(args) == 1 && body != "":
 		target = args[0]
 	default:
-		return "", "", usagef("got %d arguments: expecting <topic> <url>, or --body <file> <url>", len(args))
+		return "", "", usagef("got %s: expecting <topic> <url>, or --body <file> <url>", count(len(args), "argument"))
 	}
 	if !intercom.IsKnown(topic) && body == "" {
 		return "", "", usagef("topic %q is not known: the nearest topics are %s; to send it anyway, give its body with --body",

@@ -44,7 +44,7 @@ func TestSendAppRequestFails(t *testing.T) {
 		{"no JSON", answering(200, "OK"), []string{"health-check"}, exitFailed, "the answer to health-check is not JSON"},
 		{"no JSON after an uninstall", answering(200, ""), []string{"uninstall"}, exitFine, ""},
 		{"an unknown kind", nil, []string{"initialise"}, exitUsage, `app request "initialise" is not known: the kinds are health-check, initialize, submit and uninstall; did you mean initialize?`},
-		{"a kind is missing", nil, nil, exitUsage, "accepts 2 arg(s), received 1"},
+		{"a kind is missing", nil, nil, exitUsage, "got 1 argument: expecting"},
 		{"a body that is not there", nil, []string{"submit", "--body", "does/not/exist"}, exitUsage, "reading the body"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -149,7 +149,7 @@ func TestVerifyCommand(t *testing.T) {
 		{"unknown", []string{"-", "--signature", hubOf(body, "another")}, exitFailed, "not genuine: no usual mistake explains the signature"},
 		{"malformed", []string{"-", "--signature", "x"}, exitFailed, "malformed: the signature is not sha1= and 40 hexadecimal digits"},
 		{"no signature", []string{"-"}, exitUsage, "with --signature"},
-		{"no body", []string{"--signature", "x"}, exitUsage, "accepts 1 arg(s)"},
+		{"no body", []string{"--signature", "x"}, exitUsage, "got 0 arguments: expecting 'intercom-webhook verify <body>'"},
 		{"a body that is not there", []string{"does/not/exist", "--signature", "x"}, exitUsage, "reading the body: open does/not/exist"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -58,12 +58,15 @@ func newAdminClient(cmd *cobra.Command) (*adminClient, error) {
 	}
 	parsed, err := caddy.ParseNetworkAddress(address)
 	if err != nil || parsed.PortRangeSize() > 1 {
-		return nil, usagef("address %q of the admin endpoint must be as in localhost:2019 or unix//run/caddy-admin.sock", address)
+		return nil, badAdminAddress(address)
 	}
 	c := &adminClient{address: address, origin: "http://" + parsed.JoinHostPort(0), isSocket: parsed.IsUnixNetwork()}
 	if c.isSocket {
 		parsed.Host, _, _ = strings.Cut(parsed.Host, "|") // the permissions of the socket
 		c.origin = "http://127.0.0.1"
+	}
+	if _, err := url.Parse(c.origin); err != nil {
+		return nil, badAdminAddress(address)
 	}
 	dialer := net.Dialer{Timeout: 10 * time.Second}
 	c.http = &http.Client{
@@ -75,6 +78,10 @@ func newAdminClient(cmd *cobra.Command) (*adminClient, error) {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	return c, nil
+}
+
+func badAdminAddress(address string) error {
+	return usagef("address %q of the admin endpoint must be as in localhost:2019 or unix//run/caddy-admin.sock", address)
 }
 
 // get returns the lines of the answer to a GET request. The path begins below adminPath.

@@ -139,6 +139,7 @@ func TestAdminWrongAddress(t *testing.T) {
 	for _, flags := range [][]string{
 		{"--address", "localhost:20-30"},
 		{"--address", "localhost:x"},
+		{"--address", "localhost:2019:1"},
 		{"--config", "/nowhere/caddy.json"},
 	} {
 		if _, err := adminAt(t, flags...); !errors.As(err, new(usageError)) {

@@ -400,7 +400,7 @@ func TestAdminWithSeveralEndpoints(t *testing.T) {
 		"/jobs":            "the config has several queues: name one with the parameter queue; the names are crm and intercom",
 		"/jobs?queue=crmm": `queue "crmm": there is no queue of this name; the names are crm and intercom; did you mean crm?`,
 	} {
-		if a := q.get(path); a.status == http.StatusOK || a.lines[0]["error"] != want {
+		if a := q.get(path); a.status != http.StatusBadRequest || a.lines[0]["error"] != want {
 			t.Errorf("%s: %v, want %s", path, a, want)
 		}
 	}

@@ -67,7 +67,7 @@ func findEndpoint(ctx context.Context, name string) (endpoint, error) {
 	}
 	switch {
 	case len(found) == 0:
-		return endpoint{}, notFound(fmt.Errorf("queue %q: there is no queue of this name; the names are %s", name, option.Choices(name, names)))
+		return endpoint{}, badRequest(fmt.Errorf("queue %q: there is no queue of this name; the names are %s", name, option.Choices(name, names)))
 	case len(found) > 1 && name == "":
 		return endpoint{}, badRequest(fmt.Errorf("the config has several queues: name one with the parameter queue; the names are %s", option.Enumerate(names)))
 	case len(found) > 1:

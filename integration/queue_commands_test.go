@@ -154,7 +154,7 @@ func TestQueueCommands(t *testing.T) {
 	})
 
 	t.Run("pause", func(t *testing.T) {
-		g.queueCommand("pause", "crm").expect(t, 0, "lane crm is paused")
+		g.queueCommand("pause", "crm").expect(t, 0, "paused lane crm")
 		waiting := post("contact.updated")
 		within(t, longPatience, "the lane shows what waits", func() bool {
 			for _, lane := range g.queueLines("status") {
@@ -167,7 +167,7 @@ func TestQueueCommands(t *testing.T) {
 		if crm.count(waiting) != 0 {
 			t.Error("delivered on a paused lane")
 		}
-		g.queueCommand("resume", "crm").expect(t, 0, "lane crm is active")
+		g.queueCommand("resume", "crm").expect(t, 0, "resumed lane crm")
 		takes(crm, waiting)
 	})
 

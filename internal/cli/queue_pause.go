@@ -10,7 +10,7 @@ import (
 )
 
 func newQueuePauseCommand() *cobra.Command {
-	return newLaneCommand("pause", "Pauses a lane: it stores, and delivers nothing", `
+	return newLaneCommand("pause", "paused", "Pauses a lane: it stores, and delivers nothing", `
 Pauses a lane, in all Caddys that share the queue. Its notifications are stored and
 answered with 200 as ever, and wait until the lane is resumed. Deliveries that are running
 end as usual. The pause outlasts restarts and reloads.
@@ -24,7 +24,7 @@ Examples:
 }
 
 func newQueueResumeCommand() *cobra.Command {
-	return newLaneCommand("resume", "Resumes a paused lane", `
+	return newLaneCommand("resume", "resumed", "Resumes a paused lane", `
 Resumes a lane that was paused: what waits there is delivered.
 
 Examples:
@@ -33,7 +33,7 @@ Examples:
 `)
 }
 
-func newLaneCommand(verb, short, long string) *cobra.Command {
+func newLaneCommand(verb, past, short, long string) *cobra.Command {
 	cmd := &cobra.Command{Use: verb + " <lane>", Short: short, Long: long, ValidArgsFunction: completeLane}
 	return onQueue(cmd, cobra.ExactArgs(1), func(ctx context.Context, q *queueRun, args []string) error {
 		if err := q.checkLane(ctx, args[0]); err != nil {
@@ -46,7 +46,7 @@ func newLaneCommand(verb, short, long string) *cobra.Command {
 				return nil
 			}
 			waiting := l.Jobs["available"] + l.Jobs["retryable"]
-			fmt.Fprintf(q.cmd.OutOrStdout(), "lane %s is %s; %s\n", escape(l.Lane), l.State, count(waiting, "job")+" not delivered yet")
+			fmt.Fprintf(q.cmd.OutOrStdout(), "%s lane %s; %s not delivered yet\n", past, escape(l.Lane), count(waiting, "job"))
 			return nil
 		})
 	})

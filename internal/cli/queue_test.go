@@ -211,7 +211,7 @@ total     -          -       -        2          1        0          1,200      
 func TestQueuePause(t *testing.T) {
 	a := newFakeAdmin(t)
 	a.answers["POST lanes/crm/pause"] = []string{`{"queue":"intercom","lane":"crm","state":"paused","jobs":{"available":7,"retryable":2,"completed":9}}`}
-	wantText(t, "output", a.queue(t, "pause", "crm").out, "lane crm is paused; 9 jobs not delivered yet\n")
+	wantText(t, "output", a.queue(t, "pause", "crm").out, "paused lane crm; 9 jobs not delivered yet\n")
 	wantText(t, "lines", a.queue(t, "pause", "crm", "--json", "--queue", "intercom").out, a.answers["POST lanes/crm/pause"][0]+"\n")
 	if asked := a.asked(); asked[3] != "POST lanes/crm/pause?queue=intercom" {
 		t.Errorf("asked %q", asked)

@@ -136,13 +136,13 @@ func (c *change) run(ctx context.Context, q *queueRun, ids []string) error {
 	if rate := q.flags.Float64("rate"); q.flags.Changed("rate") && !(rate >= 0) { // this refuses NaN, too
 		return usagef("rate %v must not be negative", rate)
 	}
-	yes, dryRun := q.flags.Bool("yes"), q.flags.Bool("dry-run")
-	if !yes && !dryRun && !isTerminal(q.cmd.InOrStdin()) {
-		return usagef("there is no terminal to ask on: give --yes to %s without a question, or --dry-run to see what is selected", c.verb)
-	}
 	selections, err := c.selections(ctx, q, ids)
 	if err != nil {
 		return err
+	}
+	yes, dryRun := q.flags.Bool("yes"), q.flags.Bool("dry-run")
+	if !yes && !dryRun && !isTerminal(q.cmd.InOrStdin()) {
+		return usagef("there is no terminal to ask on: give --yes to %s without a question, or --dry-run to see what is selected", c.verb)
 	}
 	options, err := c.options(ctx, q)
 	if err != nil {
@@ -281,7 +281,11 @@ func (c *change) carryOut(ctx context.Context, q *queueRun, selections []selecti
 			return c.notFound(s)
 		}
 	}
-	if !q.json {
+	switch {
+	case q.json:
+	case sum.Total == 0 && !q.flags.Changed("cursor"): // with it, the jobs may be those of the run before
+		c.reportNothing(q, selections)
+	default:
 		c.report(q, sum)
 	}
 	return nil
@@ -298,6 +302,11 @@ func (c *change) report(q *queueRun, sum progressLine) {
 	if sum.Note != "" {
 		fmt.Fprintln(out, escape(sum.Note))
 	}
+}
+
+// reportNothing says that no job was selected, and perhaps why.
+func (c *change) reportNothing(q *queueRun, selections []selection) {
+	fmt.Fprintf(q.cmd.OutOrStdout(), "there is nothing to %s: %s\n", c.verb, cmp.Or(whyNothing(selections[0].parameters), "no job fits"))
 }
 
 // notFound returns the error for an id that selects no job.

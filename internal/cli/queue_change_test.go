@@ -21,6 +21,7 @@ JOBS  TOPIC            LANE     STATE
 1     a\x1bb           support  cancelled
 `[1:]
 
+	wantError(t, a.queue(t, "retry"), 2, "nothing is selected: give ids or filters")
 	wantError(t, a.queue(t, "retry", "--dead"), 2, "there is no terminal to ask on: give --yes to retry without a question, or --dry-run")
 	wantText(t, "dry run", a.queue(t, "retry", "--dead", "--dry-run").out, preview)
 	for _, asked := range a.asked() {
@@ -133,9 +134,9 @@ func TestQueueChangeOfNothing(t *testing.T) {
 	if !strings.HasPrefix(r.out, "there is nothing to drop: the topic contact.crated is not known; the nearest are contact.created") {
 		t.Errorf("got %q", r.out)
 	}
-	if r := a.queue(t, "retry", "--dead", "--yes"); r.err != nil || r.out != "retried 0 jobs\n" {
-		t.Errorf("got %q, error %v", r.out, r.err)
-	}
+	a.answers["POST jobs/erase"] = []string{`{"done":0,"total":0,"skipped":0,"note":"the file no longer has them"}`}
+	wantText(t, "nothing to erase", a.queue(t, "erase", "--workspace", "w", "--yes").out, "there is nothing to erase: no job fits\n")
+	wantText(t, "the end of an erasure", a.queue(t, "erase", "--workspace", "w", "--yes", "--cursor", "c7-9").out, "erased 0 jobs\nthe file no longer has them\n")
 	for _, flag := range []string{"--yes", "--dry-run"} {
 		wantError(t, a.queue(t, "resend", "notif_1", flag), 1, "notif_1: there is no such job in a state that is selected (completed): see")
 		wantError(t, a.queue(t, "erase", "notif_1", flag), 1, "notif_1: there is no such job in any state")

@@ -44,7 +44,7 @@ func (c *change) preview(ctx context.Context, q *queueRun, selections []selectio
 	case q.json:
 		return total, nil
 	case total == 0:
-		fmt.Fprintf(q.cmd.OutOrStdout(), "there is nothing to %s: %s\n", c.verb, cmp.Or(whyNothing(selections[0].parameters), "no job fits"))
+		c.reportNothing(q, selections)
 		return 0, nil
 	case q.flags.Changed("cursor"): // a list does not begin at the cursor of a change
 		fmt.Fprintf(q.cmd.OutOrStdout(), "%s to %s\n", count(total, "job"), c.verb)

@@ -205,20 +205,11 @@ func (d *urlDoctor) checkSlash(ctx context.Context) {
 	}
 }
 
-// seenRequest is a line of the stream of notifications, as far as it is needed.
-type seenRequest struct {
-	Request struct {
-		ClientIP   string `json:"client_ip"`
-		RemoteAddr string `json:"remote_addr"`
-		Body       string `json:"body"`
-	} `json:"request"`
-}
-
 // watch starts to look at what comes to the endpoint, and returns a function that waits for
 // our ping.
-func (d *urlDoctor) watch(ctx context.Context) func() (seenRequest, error) {
+func (d *urlDoctor) watch(ctx context.Context) func() (*notificationRequest, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	found := make(chan seenRequest, 1)
+	found := make(chan *notificationRequest, 1)
 	failed := make(chan error, 1)
 	ready := make(chan struct{})
 	go func() {
@@ -232,13 +223,13 @@ func (d *urlDoctor) watch(ctx context.Context) func() (seenRequest, error) {
 		close(ready)
 		decoder := json.NewDecoder(response.Body)
 		for {
-			var line seenRequest
+			var line listened
 			if err := decoder.Decode(&line); err != nil {
 				failed <- errors.New("the stream of notifications ended early")
 				return
 			}
-			if line.Request.Body == string(d.body) {
-				found <- line
+			if line.Request != nil && line.Request.Body == string(d.body) {
+				found <- line.Request
 				return
 			}
 		}
@@ -250,32 +241,32 @@ func (d *urlDoctor) watch(ctx context.Context) func() (seenRequest, error) {
 	case <-time.After(adminPatience):
 		early = errors.New("the admin endpoint does not answer")
 	}
-	return func() (seenRequest, error) {
+	return func() (*notificationRequest, error) {
 		defer cancel()
 		if early != nil {
-			return seenRequest{}, early
+			return nil, early
 		}
 		select {
-		case line := <-found:
-			return line, nil
+		case request := <-found:
+			return request, nil
 		case err := <-failed:
-			return seenRequest{}, err
+			return nil, err
 		case <-time.After(adminPatience):
-			return seenRequest{}, errors.New("the Caddy of the admin endpoint did not see the ping: it is another Caddy, or its answer did not come from intercom_webhook")
+			return nil, errors.New("the Caddy of the admin endpoint did not see the ping: it is another Caddy, or its answer did not come from intercom_webhook")
 		}
 	}
 }
 
 // checkAddress adds the address that the ping came from, as the endpoint saw it.
-func (d *urlDoctor) checkAddress(seen func() (seenRequest, error), ping sendResult) {
-	line, err := seen()
+func (d *urlDoctor) checkAddress(seen func() (*notificationRequest, error), ping sendResult) {
+	request, err := seen()
 	switch {
 	case err != nil && ping.ok():
 		d.notChecked("address", "the address that the ping was judged by is known to Caddy's admin endpoint only: "+err.Error(), "")
 	case err != nil:
-	case line.Request.ClientIP != "":
-		d.ok("address", "the ping was judged by the address %s", line.Request.ClientIP)
+	case request.ClientIP != "":
+		d.ok("address", "the ping was judged by the address %s", request.ClientIP)
 	default:
-		d.ok("address", "the ping came from the address %s", line.Request.RemoteAddr)
+		d.ok("address", "the ping came from the address %s", request.RemoteAddr)
 	}
 }

@@ -260,24 +260,10 @@ type listened struct {
 	Seconds   float64   `json:"seconds"`
 	Dropped   int       `json:"dropped"`
 
-	Request *listenedRequest `json:"request"`
+	Request *notificationRequest `json:"request"`
 
 	line      json.RawMessage
 	forwarded *forwarded // nil before it is sent on
-}
-
-// listenedRequest is the request of a notification.
-type listenedRequest struct {
-	Header     http.Header `json:"header"`
-	Body       string      `json:"body"`
-	BodyBase64 []byte      `json:"body_base64"`
-}
-
-func (r *listenedRequest) body() []byte {
-	if r.BodyBase64 != nil {
-		return r.BodyBase64
-	}
-	return []byte(r.Body)
 }
 
 // forwardURL checks the URL of --forward-to.

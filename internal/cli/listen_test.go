@@ -138,7 +138,7 @@ func TestListenPrints(t *testing.T) {
 		"lines": {nil, `
 10:11:12.500  conversation.user.created         tulip4      notif_1                                 queued (support), 200 in 2.1ms
 -- 3 missed: they came faster than this could take them
-10:11:12.500  conversation.user.created         tulip4      notif_2\u000a                           queued (support), 200 in 2.1ms
+10:11:12.500  conversation.user.created         tulip4      notif_2\n                               queued (support), 200 in 2.1ms
 `},
 		"bodies": {[]string{"--body"}, `
 10:11:12.500  conversation.user.created         tulip4      notif_1                                 queued (support), 200 in 2.1ms
@@ -146,7 +146,7 @@ func TestListenPrints(t *testing.T) {
   "a": "\u009b1m\u202e"
 }
 -- 3 missed: they came faster than this could take them
-10:11:12.500  conversation.user.created         tulip4      notif_2\u000a                           queued (support), 200 in 2.1ms
+10:11:12.500  conversation.user.created         tulip4      notif_2\n                               queued (support), 200 in 2.1ms
 no JSON
 `},
 		"JSON": {[]string{"--json"}, `
@@ -199,7 +199,7 @@ func TestListenForwards(t *testing.T) {
 	l.waitFor(t, "-> 418 I'm a teapot in ")
 	out := l.waitFor(t, "-> 200 OK in ")
 	l.end(t)
-	if !strings.Contains(out, `: no \u001b[31mtea  bad`) {
+	if !strings.Contains(out, `: no \x1b[31mtea  bad`) {
 		t.Errorf("got:\n%s", out)
 	}
 	target.mu.Lock()

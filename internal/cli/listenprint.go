@@ -1,15 +1,11 @@
 package cli
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf16"
-	"unicode/utf8"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 )
@@ -29,7 +25,7 @@ func (p *listenPrinter) print(n *listened) {
 	case n.Dropped > 0:
 		fmt.Fprintf(p.w, "-- %d missed: they came faster than this could take them\n", n.Dropped)
 	case n.forwarded != nil:
-		fmt.Fprintf(p.w, "%s  -> %s  %s\n", strings.Repeat(" ", len(listenTime)), n.forwarded, escapeJSON(n.name()))
+		fmt.Fprintf(p.w, "%s  -> %s  %s\n", strings.Repeat(" ", len(listenTime)), n.forwarded, escape(n.name()))
 	default:
 		p.printText(n)
 	}
@@ -39,10 +35,10 @@ func (p *listenPrinter) print(n *listened) {
 const listenTime = "15:04:05.000"
 
 func (p *listenPrinter) printText(n *listened) {
-	fmt.Fprintf(p.w, "%s  %-32s  %-10s  %-38s  %s\n", n.At.Local().Format(listenTime),
-		escapeJSON(n.Topic), escapeJSON(orDash(n.Workspace)), escapeJSON(orDash(n.ID)), escapeJSON(n.result()))
+	row := cells(n.Topic, n.Workspace, n.ID, n.result())
+	fmt.Fprintf(p.w, "%s  %-32s  %-10s  %-38s  %s\n", n.At.Local().Format(listenTime), row[0], row[1], row[2], row[3])
 	if p.body && n.Request != nil {
-		fmt.Fprintln(p.w, indentBody(n.Request.body()))
+		fmt.Fprintln(p.w, prettyBody(n.Request.body()))
 	}
 }
 
@@ -84,60 +80,15 @@ func (n *listened) result() string {
 	return fmt.Sprintf("%s, %d in %s%s", text, n.Status, roundTime(took), lateness(took))
 }
 
-func orDash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
-}
-
-// indentBody returns a body, indented if it is JSON.
-func indentBody(body []byte) string {
-	var pretty bytes.Buffer
-	if err := json.Indent(&pretty, body, "", "  "); err != nil {
-		pretty.Reset()
-		pretty.Write(body)
-	}
-	lines := strings.Split(pretty.String(), "\n")
-	for i, line := range lines {
-		lines[i] = escapeJSON(line)
-	}
-	return strings.Join(lines, "\n")
-}
-
-// escapeJSON makes text from outside safe to print on a terminal, in one line. It writes control
-// characters as JSON does, so that JSON keeps its meaning.
-func escapeJSON(text string) string {
-	if !strings.ContainsFunc(text, unprintable) && utf8.ValidString(text) {
-		return text
-	}
-	var safe strings.Builder
-	for _, r := range text {
-		switch {
-		case !unprintable(r):
-			safe.WriteRune(r)
-		case r <= 0xffff:
-			fmt.Fprintf(&safe, `\u%04x`, r)
-		default:
-			high, low := utf16.EncodeRune(r)
-			fmt.Fprintf(&safe, `\u%04x\u%04x`, high, low)
-		}
-	}
-	return safe.String()
-}
-
-// unprintable reports whether a terminal may take a character for something else than text.
-func unprintable(r rune) bool { return !unicode.IsPrint(r) && r != ' ' }
-
 // String says what came of sending a notification on.
 func (f *forwarded) String() string {
 	if f.Error != "" {
-		return escapeJSON(f.Error)
+		return escape(f.Error)
 	}
 	took := time.Duration(f.Seconds * float64(time.Second))
 	text := fmt.Sprintf("%s in %s%s", statusText(f.Status), roundTime(took), lateness(took))
 	if answer := strings.TrimSpace(f.answer); !intercom.Accepts(f.Status) && answer != "" {
-		text += ": " + escapeJSON(answer)
+		text += ": " + escape(answer)
 	}
 	return text
 }

@@ -102,7 +102,7 @@ func onQueue(cmd *cobra.Command, args cobra.PositionalArgs, run func(ctx context
 
 // print prints a line of an answer.
 func (q *queueRun) print(line json.RawMessage) {
-	fmt.Fprintf(q.cmd.OutOrStdout(), "%s\n", line)
+	fmt.Fprintln(q.cmd.OutOrStdout(), escapeJSON(string(line)))
 }
 
 // lineError is the last line of an answer that could not be completed.

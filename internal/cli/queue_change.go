@@ -91,8 +91,8 @@ func newQueueEraseCommand() *cobra.Command {
 		short:   "Deletes jobs of any state so that no trace of them stays in the database",
 		long: `
 Deletes jobs of any state, unless --state says otherwise, and removes what the database's
-own files still have of them. It is for personal data. It says what of them may remain in
-backups and replicas.
+own files still have of them. Deliveries that are running are ended. It is for personal
+data. It says what of them may remain in backups and replicas.
 `,
 		examples: `
 	$ caddy intercom-webhook queue erase notif_6e8f7a52-8be1-4c21-a1a5-5f7ed9b0a6d5
@@ -103,6 +103,10 @@ backups and replicas.
 }
 
 func newChangeCommand(c *change) *cobra.Command {
+	running := ""
+	if c.states != nil {
+		running = "Running jobs are left out. "
+	}
 	cmd := &cobra.Command{
 		Use:   c.verb + " [<notification or job ids...>]",
 		Short: c.short,
@@ -112,8 +116,8 @@ notification, which stands for its copies, too. At least one id or filter is nee
 
 First the command shows how many jobs are selected, with their topics and lanes, and asks
 whether to go on. --yes answers this question, as scripts must; --dry-run ends there.
-Running jobs are left out. The Caddy does the work in small portions, after storing new
-notifications. Ctrl-C stops it, and what is done stays done.
+` + running + `The Caddy does the work in small portions, and storing new notifications
+goes first. Ctrl-C stops it, and what is done stays done.
 
 Examples:
 ` + c.examples,

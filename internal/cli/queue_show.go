@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -15,7 +14,6 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode/utf8"
 
 	"github.com/agnivade/levenshtein"
 	"github.com/spf13/cobra"
@@ -51,9 +49,9 @@ Examples:
 // jobDetails is everything that is known of a job.
 type jobDetails struct {
 	job
-	Attempts   []attempt      `json:"attempts"` // those that failed
-	Request    *queuedRequest `json:"request"`
-	Unreadable string         `json:"unreadable"` // why there is no request
+	Attempts   []attempt            `json:"attempts"` // those that failed
+	Request    *notificationRequest `json:"request"`
+	Unreadable string               `json:"unreadable"` // why there is no request
 }
 
 type attempt struct {
@@ -66,25 +64,6 @@ type attempt struct {
 	Error        string    `json:"error"`
 	Answer       string    `json:"answer"`
 	AnswerBase64 []byte    `json:"answer_base64"` // in place of the answer if it is not text
-}
-
-type queuedRequest struct {
-	Method     string      `json:"method"`
-	URI        string      `json:"uri"`
-	Proto      string      `json:"proto"`
-	Host       string      `json:"host"`
-	RemoteAddr string      `json:"remote_addr"`
-	ReceivedAt time.Time   `json:"received_at"`
-	Header     http.Header `json:"header"`
-	Body       string      `json:"body"`
-	BodyBase64 []byte      `json:"body_base64"` // in place of the body if it is not text
-}
-
-func (r *queuedRequest) body() []byte {
-	if r.BodyBase64 != nil {
-		return r.BodyBase64
-	}
-	return []byte(r.Body)
 }
 
 func runQueueShow(ctx context.Context, q *queueRun, args []string) error {
@@ -198,13 +177,4 @@ func (a *attempt) report(out io.Writer) {
 
 func seconds(s float64) time.Duration {
 	return roundTime(time.Duration(s * float64(time.Second)))
-}
-
-// prettyBody returns a body for a terminal, indented if it is JSON.
-func prettyBody(body []byte) string {
-	var pretty bytes.Buffer
-	if utf8.Valid(body) && json.Indent(&pretty, body, "", "  ") == nil {
-		return escapeLines(pretty.String())
-	}
-	return escapeLines(string(body))
 }

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
@@ -26,11 +28,16 @@ func escape(text string) string {
 	return b.String()
 }
 
-// escapeLines is escape for a text of several lines.
-func escapeLines(text string) string {
+// prettyBody returns a body for a terminal, indented if it is JSON.
+func prettyBody(body []byte) string {
+	text, safe := string(body), escape
+	var pretty bytes.Buffer
+	if utf8.Valid(body) && json.Indent(&pretty, body, "", "  ") == nil {
+		text, safe = pretty.String(), escapeJSON
+	}
 	lines := strings.Split(text, "\n")
 	for i, line := range lines {
-		lines[i] = escape(line)
+		lines[i] = safe(line)
 	}
 	return strings.Join(lines, "\n")
 }

@@ -15,6 +15,10 @@ const (
 	// long would keep the log from being begun anew.
 	scrubPages = 1000
 
+	// cleanAtOnce is how many pages are cleaned in one transaction at least. Each reads the
+	// list of free pages first, which takes longer than maxHold if there are many.
+	cleanAtOnce = 64
+
 	// scrubPause is between two tries to empty the log, which readers may keep.
 	scrubPause = 50 * time.Millisecond
 )
@@ -77,7 +81,8 @@ func (d *sqliteDB) unclean(ctx context.Context, first, last uint32) ([]uint32, e
 // cleanPages cleans pages, if they still have to be.
 func (d *sqliteDB) cleanPages(ctx context.Context, unclean []uint32) (err error) {
 	var pages *sqlitePages
-	return d.inPortions(ctx, len(unclean), func(i int) error {
+	portions := slices.Collect(slices.Chunk(unclean, cleanAtOnce))
+	return d.inPortions(ctx, len(portions), func(i int) error {
 		if pages == nil {
 			pages, err = openPages(func(n uint32) (page []byte, err error) {
 				return page, d.write.queryRow(readPage, []any{n}, &page)
@@ -86,9 +91,15 @@ func (d *sqliteDB) cleanPages(ctx context.Context, unclean []uint32) (err error)
 				return err
 			}
 		}
-		return pages.scrub(unclean[i], func(n uint32, page []byte) error {
-			return d.write.exec("UPDATE sqlite_dbpage SET data = ? WHERE pgno = ?", page, n)
-		})
+		for _, n := range portions[i] {
+			err := pages.scrub(n, func(n uint32, page []byte) error {
+				return d.write.exec("UPDATE sqlite_dbpage SET data = ? WHERE pgno = ?", page, n)
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
 	}, func() {
 		pages = nil // the next transaction may find others free
 	})

@@ -30,6 +30,9 @@ ID    STORED               TOPIC            WORKSPACE  LANE    STATE      ATTEMP
 	r = a.queue(t, "list", "--limit", "0", "--json")
 	wantText(t, "lines", r.out, strings.Join(a.jobs, "\n")+"\n")
 	wantText(t, "notes", r.notes, "")
+
+	a.jobs = []string{"{\"id\":1,\"reason\":\"\u009b1m\"}"}
+	wantText(t, "a line for a terminal", a.queue(t, "list", "--json").out, `{"id":1,"reason":"\u009b1m"}`+"\n")
 }
 
 func TestQueueListFilters(t *testing.T) {

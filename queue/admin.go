@@ -155,6 +155,9 @@ func (a *adminAPI) serveJob(w http.ResponseWriter, r *http.Request) error {
 	if err := allowMethod(w, r, http.MethodGet); err != nil {
 		return err
 	}
+	if notText(name) {
+		return badRequest(errors.New("the id is not text: escape UTF-8 with %, and leave out zero bytes"))
+	}
 	p, err := readParameters(r, laneParameters)
 	if err != nil {
 		return badRequest(err)
@@ -166,7 +169,7 @@ func (a *adminAPI) serveJob(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := e.dispatcher.whileConfigRuns(r.Context())
 	defer cancel()
 	out := newLines(w)
-	queues, err := e.riverQueues(ctx)
+	queues, err := e.queuesOfLane(ctx, "")
 	if err == nil {
 		err = e.dispatcher.findJobs(ctx, queues, name, func(job jobDetails) { out.write(job) })
 	}

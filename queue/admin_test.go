@@ -419,6 +419,10 @@ func TestAdminWithSeveralEndpoints(t *testing.T) {
 	if got := q.get("/jobs").all("notification"); slices.Contains(got, "notif_stranded") {
 		t.Error("the only endpoint of the config has the job of another")
 	}
+	gone := endpoint{q.dispatcher(), "gone", q.dispatcher().current()}
+	if queues, err := gone.queuesOfLane(t.Context(), ""); err != nil || len(queues) == 0 {
+		t.Errorf("an endpoint whose last job is gone has the queues %q, which selects the jobs of all endpoints (%v)", queues, err)
+	}
 	if got := q.get("/jobs?queue=crm").all("notification"); got[0] != "notif_stranded" {
 		t.Errorf("crm has %q", got)
 	}
@@ -437,7 +441,10 @@ func TestAdminRefusals(t *testing.T) {
 		{"GET", "/jobs?stat=discarded", "", 400, `"stat": there is no such parameter; the parameters are queue, lane, state, topic, workspace, notification, id, since, until, error, cursor and limit; did you mean state?`},
 		{"GET", "/jobs?state=discardet", "", 400, `state "discardet": there is no such state; the states are available, running, retryable, completed, discarded and cancelled; did you mean discarded?`},
 		{"GET", "/jobs?topic=conv*", "", 400, `topic pattern "conv*": a * must be a whole segment, as in conversation.*`},
+		{"GET", "/jobs/%00", "", 400, `the id is not text: escape UTF-8 with %, and leave out zero bytes`},
 		{"GET", "/jobs?topic=", "", 400, `"topic" has no value: leave it out, or give it one`},
+		{"GET", "/jobs?workspace=%00", "", 400, `"workspace" is not text: escape UTF-8 with %, and leave out zero bytes`},
+		{"GET", "/jobs?notification=%ff", "", 400, `"notification" is not text: escape UTF-8 with %, and leave out zero bytes`},
 		{"GET", "/jobs?topic=a&topic=b", "", 400, `"topic" is given more than once`},
 		{"GET", "/jobs?lane=suppport", "", 400, `lane "suppport": there is no such lane; the lanes are billing, support and unrouted; did you mean support?`},
 		{"GET", "/jobs?since=yesterday", "", 400, `since "yesterday": give a time as in 2026-11-25T08:00:00Z, or how long ago it is, as in 2h or 3d`},

@@ -157,11 +157,18 @@ func (e endpoint) owns(queue string) bool {
 }
 
 // queuesOfLane returns the River queues of a lane: one, or several if an adopted endpoint has
-// a lane of this name, too. For no name, it returns those of all lanes.
+// a lane of this name, too. For no name, it returns those of all lanes. It never returns none,
+// because a filter without queues selects the jobs of all endpoints.
 func (e endpoint) queuesOfLane(ctx context.Context, lane string) ([]string, error) {
 	queues, err := e.riverQueues(ctx)
-	if err != nil || lane == "" {
-		return queues, err
+	if err != nil {
+		return nil, err
+	}
+	if len(queues) == 0 { // the last job of an endpoint that no config has is gone
+		queues = []string{riverQueue(e.name, unroutedLane)}
+	}
+	if lane == "" {
+		return queues, nil
 	}
 	var lanes, found []string
 	for _, queue := range queues {

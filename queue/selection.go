@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -148,11 +149,19 @@ func (p parameters) check(known []string) error {
 		if len(p[name]) == 0 || slices.Contains(p[name], "") {
 			return fmt.Errorf("%q has no value: leave it out, or give it one", name)
 		}
+		if slices.ContainsFunc(p[name], notText) {
+			return fmt.Errorf("%q is not text: escape UTF-8 with %%, and leave out zero bytes", name)
+		}
 		if len(p[name]) > 1 && name != "state" && name != "id" {
 			return fmt.Errorf("%q is given more than once", name)
 		}
 	}
 	return nil
+}
+
+// notText reports whether a value is not UTF-8, or has a zero byte. PostgreSQL knows neither.
+func notText(value string) bool {
+	return !utf8.ValidString(value) || strings.ContainsRune(value, 0)
 }
 
 // one returns the value of a parameter that may be given once; empty if it is not given.

@@ -3,12 +3,9 @@ package integration
 import (
 	"bytes"
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -25,33 +22,25 @@ import (
 func TestRequestInEarlyDataIsRefused(t *testing.T) {
 	b := newBackend(t, nil)
 	g := newGateway(t)
+	certificate, trusted := newCertificate(t)
 	if err := g.load(setup{
-		address: "https://localhost:" + g.port, behind: "tls internal",
+		address: "https://localhost:" + g.port, behind: certificate,
 		options: "auto_https disable_redirects", servers: "protocols h1 h2 h3",
 		webhook: "route * to " + b.address,
 	}); err != nil {
 		t.Fatal(err)
 	}
-	root, err := os.ReadFile(filepath.Join(g.dir, "pki", "authorities", "local", "root.crt"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	config := &tls.Config{
-		ServerName: "localhost", RootCAs: x509.NewCertPool(), NextProtos: []string{http3.NextProtoH3},
+		ServerName: "localhost", RootCAs: trusted, NextProtos: []string{http3.NextProtoH3},
 		ClientSessionCache: newTicketCache(),
 	}
-	config.RootCAs.AppendCertsFromPEM(root)
 
 	ordinary := &http3.Transport{TLSClientConfig: config}
 	t.Cleanup(func() { ordinary.Close() })
 	before := g.scrape()
-	eventually(t, "the certificate", func() bool { // made in the background
-		status, err := postHTTP3(ordinary, g.port)
-		if err == nil && status != http.StatusOK {
-			t.Fatalf("an ordinary request by HTTP/3 was answered %d, want 200", status)
-		}
-		return err == nil
-	})
+	if status, err := postHTTP3(ordinary, g.port); err != nil || status != http.StatusOK {
+		t.Fatalf("an ordinary request by HTTP/3 was answered %d, %v; want 200", status, err)
+	}
 	select {
 	case <-config.ClientSessionCache.(*ticketCache).filled:
 	case <-time.After(patience):

@@ -4,14 +4,11 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -302,6 +299,7 @@ func TestOtherVersionsOfHTTP(t *testing.T) {
 	cleartext.SetUnencryptedHTTP2(true)
 	encrypted := new(http.Protocols)
 	encrypted.SetHTTP2(true)
+	certificate, trusted := newCertificate(t)
 	for name, c := range map[string]struct {
 		scheme    string
 		transport *http.Transport
@@ -309,8 +307,8 @@ func TestOtherVersionsOfHTTP(t *testing.T) {
 	}{
 		"HTTP/2 in the clear": {"http", &http.Transport{Protocols: cleartext}, setup{servers: "protocols h1 h2c"}},
 		"HTTP/2 over TLS": {
-			"https", &http.Transport{Protocols: encrypted, TLSClientConfig: &tls.Config{ServerName: "localhost", RootCAs: x509.NewCertPool()}},
-			setup{behind: "tls internal", options: "auto_https disable_redirects", servers: "protocols h1 h2"},
+			"https", &http.Transport{Protocols: encrypted, TLSClientConfig: &tls.Config{ServerName: "localhost", RootCAs: trusted}},
+			setup{behind: certificate, options: "auto_https disable_redirects", servers: "protocols h1 h2"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -322,16 +320,6 @@ func TestOtherVersionsOfHTTP(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(c.transport.CloseIdleConnections)
-			if c.scheme == "https" {
-				root, err := os.ReadFile(filepath.Join(g.dir, "pki", "authorities", "local", "root.crt"))
-				if err != nil || !c.transport.TLSClientConfig.RootCAs.AppendCertsFromPEM(root) {
-					t.Fatalf("Caddy has no root certificate: %v", err)
-				}
-				eventually(t, "the certificate", func() bool { // made in the background
-					conn, err := tls.Dial("tcp", "127.0.0.1:"+g.port, c.transport.TLSClientConfig)
-					return err == nil && conn.Close() == nil
-				})
-			}
 			client := &http.Client{Transport: c.transport, Timeout: patience}
 			send := func(content io.Reader, header http.Header) int {
 				t.Helper()

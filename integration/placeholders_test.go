@@ -132,6 +132,7 @@ func replacerKeys(t *testing.T) []string {
 // A route sees the same request with a queue and without one, though with a queue it
 // is rebuilt from what is stored.
 func TestPlaceholdersAreTheSameWithAQueue(t *testing.T) {
+	certificate, trusted := newCertificate(t)
 	keys := slices.Clone(alike)
 	for _, some := range placeholders {
 		keys = append(keys, some...)
@@ -171,13 +172,8 @@ func TestPlaceholdersAreTheSameWithAQueue(t *testing.T) {
 				"http.request.orig_method": "PATCH", "http.request.orig_uri": "/secret%2Fpath/intercom?a=1",
 			},
 		},
-		{"over TLS", "/intercom", setup{options: "local_certs\nskip_install_trust"}, func(g *gateway) net.Conn {
-			var conn *tls.Conn
-			eventually(g.t, "there is a certificate", func() bool {
-				conn = tls.Client(g.dial(), &tls.Config{ServerName: "localhost", InsecureSkipVerify: true})
-				return conn.Handshake() == nil
-			})
-			return conn
+		{"over TLS", "/intercom", setup{options: "auto_https disable_redirects", behind: certificate}, func(g *gateway) net.Conn {
+			return tls.Client(g.dial(), &tls.Config{ServerName: "localhost", RootCAs: trusted})
 		}, map[string]string{"http.request.scheme": "https"}},
 		{
 			"over a Unix socket", "/intercom",

@@ -138,7 +138,7 @@ func TestQueueMoveUsedWrongly(t *testing.T) {
 		without(t, exitUsage, "no queue of this name", append(args, "--config", config, "--queue", "nonesuch")...)
 		without(t, exitUsage, "unknown flag", append(args, "--nonesuch")...)
 	}
-	without(t, exitUsage, "accepts 1 arg(s)", "import", "--config", config)
+	without(t, exitUsage, "got 0 arguments", "import", "--config", config)
 	without(t, exitUsage, "no such file", "import", file+"-not-there", "--config", config)
 	onTerminal(t)
 	without(t, exitUsage, "not for a terminal", "export", "--config", config)

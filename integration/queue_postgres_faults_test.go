@@ -24,10 +24,16 @@ import (
 // Replies of PostgreSQL that say that a transaction is committed. A statement is told
 // by the tag of its result and by the columns of its rows, or by their size.
 var (
-	pgStored   = pgCommitted("SELECT", func(row []byte) bool { return len(row) == 2+4+8+4+sha256.Size }) // id and key
-	pgClaimed  = pgCommitted("SELECT", func(row []byte) bool { return binary.BigEndian.Uint16(row) == 8 })
+	pgStored   = pgCommitted("SELECT", func(row []byte) bool { return len(row) == 2+4+8+4+sha256.Size+4+1 }) // id, key, and whether it is a copy
+	pgClaimed  = pgEndOfClaim
 	pgFinished = pgCommitted("UPDATE", func(row []byte) bool { return binary.BigEndian.Uint16(row) == 1 })
 )
+
+// pgEndOfClaim matches the end of the reply to a claim, alone of which has arguments of jobs
+// in it. The rest of the reply may have come before: it is larger than the server's buffer.
+func pgEndOfClaim(reply []byte) bool {
+	return bytes.Contains(reply, []byte(`"received_at"`)) && bytes.HasSuffix(reply, []byte("Z\x00\x00\x00\x05I")) // ReadyForQuery, idle
+}
 
 func pgCommitted(tag string, hasRow func([]byte) bool) func(reply []byte) bool {
 	return func(reply []byte) bool {

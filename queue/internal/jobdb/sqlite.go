@@ -187,7 +187,7 @@ func (d *sqliteDB) pool(connections int, lock string, cacheKiB int) *sql.DB {
 		"_pragma": {
 			fmt.Sprintf("busy_timeout(%d)", sqliteBusyTimeout), "journal_mode(WAL)", "synchronous(NORMAL)", "fullfsync(1)", "wal_autocheckpoint(0)",
 			fmt.Sprintf("journal_size_limit(%d)", checkpointSize/2),
-			fmt.Sprintf("cache_size(-%d)", cacheKiB), "temp_store(MEMORY)", "secure_delete(ON)",
+			fmt.Sprintf("cache_size(-%d)", cacheKiB), "temp_store(MEMORY)", "secure_delete(FAST)",
 		},
 	}))
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	intercomwebhook "github.com/caddy-intercom/caddy-intercom-webhook"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 )
 
 // managedQueue is a queue that the admin API finds.
@@ -105,7 +106,7 @@ func (q managedQueue) store(topic, lane, id string) {
 	q.Helper()
 	kind := topic
 	if !strings.Contains(topic, "conversation.user") {
-		kind = otherKind
+		kind = intercom.OtherTopics
 	}
 	r := httptest.NewRequest(http.MethodPost, "/intercom?a=b", nil)
 	r.Header.Set("X-Hub-Signature", "sha1=00")

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/jobdb"
 )
 
@@ -116,7 +117,9 @@ func clip(text string, most int) string {
 }
 
 // kinds returns the kinds that jobs of the group can have.
-func (g *deadGroup) kinds() []string { return []string{g.Topic, otherKind, firstVersionKind} }
+func (g *deadGroup) kinds() []string {
+	return []string{g.Topic, intercom.OtherTopics, firstVersionKind}
+}
 
 // String returns a form that a web page can give back, whatever characters are in the group.
 func (g deadGroup) String() string {

@@ -18,6 +18,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	intercomwebhook "github.com/caddy-intercom/caddy-intercom-webhook"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/jobdb"
 )
 
@@ -198,7 +199,7 @@ func TestPageShowsForeignTextAsText(t *testing.T) {
 	}})
 	const script, hidden = "<script>alert(1)</script>", "a\x1b[31m\u202eb"
 	r := httptest.NewRequest(http.MethodPost, "/intercom", nil)
-	if _, err := q.Store(r, intercomwebhook.Notification{Topic: script + hidden, Kind: otherKind, AppID: script, ID: "notif_1", Lane: "support", Body: []byte(`{"x":"` + script + `"}`)}); err != nil {
+	if _, err := q.Store(r, intercomwebhook.Notification{Topic: script + hidden, Kind: intercom.OtherTopics, AppID: script, ID: "notif_1", Lane: "support", Body: []byte(`{"x":"` + script + `"}`)}); err != nil {
 		t.Fatal(err)
 	}
 	q.eventually("support discarded", 1)

@@ -18,9 +18,7 @@ const (
 	// argsAtOnce bounds how many notifications are read at once with their bodies.
 	argsAtOnce = 8
 
-	// The kinds of jobs that are no topics: that of unknown topics, and that of all jobs of
-	// the first version.
-	otherKind        = "other"
+	// firstVersionKind is the kind of all jobs of the first version.
 	firstVersionKind = "intercom_notification"
 )
 
@@ -128,7 +126,7 @@ func kindsOf(pattern string) []string {
 	if pattern == "" || pattern == "*" {
 		return nil
 	}
-	kinds := []string{otherKind, firstVersionKind}
+	kinds := []string{intercom.OtherTopics, firstVersionKind}
 	for _, topic := range intercom.Topics() {
 		if topicpattern.Matches(pattern, topic) {
 			kinds = append(kinds, topic)

@@ -54,10 +54,8 @@ func (d *dispatcher) expire(ctx context.Context) error {
 			if deleted, err = d.expireRows(ctx, expiry); err != nil {
 				return err
 			}
-			select {
-			case <-time.After(time.Since(started)):
-			case <-ctx.Done():
-				return ctx.Err()
+			if err := sleep(ctx, time.Since(started)); err != nil {
+				return err
 			}
 		}
 	}

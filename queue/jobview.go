@@ -115,12 +115,7 @@ func viewRequest(note *notification) *requestView {
 	view := &requestView{
 		Method: note.Request.Method, URI: string(note.Request.URI), Proto: note.Request.Proto,
 		Host: string(note.Request.Host), RemoteAddr: note.Request.RemoteAddr,
-		ReceivedAt: note.ReceivedAt, Header: make(http.Header),
-	}
-	for name, values := range note.Request.Header {
-		for _, value := range values {
-			view.Header[name] = append(view.Header[name], string(value))
-		}
+		ReceivedAt: note.ReceivedAt, Header: note.Request.header(),
 	}
 	view.Body, view.BodyBase64 = note.Body.split()
 	return view

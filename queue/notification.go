@@ -131,6 +131,17 @@ func (n *notification) keylessJob(lane string, options *Options) *jobdb.NewJob {
 	return job
 }
 
+// header returns the headers as net/http has them.
+func (r request) header() http.Header {
+	header := make(http.Header, len(r.Header))
+	for name, values := range r.Header {
+		for _, value := range values {
+			header[name] = append(header[name], string(value))
+		}
+	}
+	return header
+}
+
 // errStoredURI does not wrap the error of url.ParseRequestURI, which has the URI in it.
 var errStoredURI = errors.New("stored request: the URI is not valid")
 
@@ -149,17 +160,12 @@ func (n *notification) request(ctx context.Context) (*http.Request, error) {
 		Proto:      stored.Proto,
 		Host:       string(stored.Host),
 		RemoteAddr: stored.RemoteAddr,
-		Header:     make(http.Header, len(stored.Header)),
+		Header:     stored.header(),
 		Body:       http.NoBody,
 	}
 	r.ProtoMajor, r.ProtoMinor, _ = http.ParseHTTPVersion(stored.Proto)
 	if stored.HTTPS {
 		r.TLS = &tls.ConnectionState{HandshakeComplete: true}
-	}
-	for name, values := range stored.Header {
-		for _, value := range values {
-			r.Header[name] = append(r.Header[name], string(value))
-		}
 	}
 	// Caddy's placeholders panic without a local address.
 	ctx = context.WithValue(ctx, http.LocalAddrContextKey, net.Addr(stored.LocalAddr))

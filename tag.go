@@ -145,16 +145,11 @@ func (t *tag) number(n int64) any {
 
 // MarshalLogObject writes the tag to a log.
 func (t *tag) MarshalLogObject(enc zapcore.ObjectEncoder) error {
-	addString := func(name, value string) {
-		if value != "" {
-			enc.AddString(name, value)
-		}
-	}
-	addString("kind", t.kind)
-	addString("reason", t.reason)
-	addString("topic", t.topic)
-	addString("app_id", t.appID)
-	addString("id", t.id)
+	logging.AddString(enc, "kind", t.kind)
+	logging.AddString(enc, "reason", t.reason)
+	logging.AddString(enc, "topic", t.topic)
+	logging.AddString(enc, "app_id", t.appID)
+	logging.AddString(enc, "id", t.id)
 	if t.kind == kindNotification {
 		enc.AddInt64("created_at", t.createdAt)
 		enc.AddInt64("delivery_attempts", t.deliveryAttempts)

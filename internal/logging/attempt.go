@@ -26,17 +26,12 @@ type Attempt struct {
 
 // MarshalLogObject writes the attempt to a log. It omits what is not known.
 func (a Attempt) MarshalLogObject(enc zapcore.ObjectEncoder) error {
-	addString := func(name, value string) {
-		if value != "" {
-			enc.AddString(name, value)
-		}
-	}
-	addString("id", a.ID)
-	addString("topic", a.Topic)
-	addString("app_id", a.AppID)
-	addString("lane", a.Lane)
+	AddString(enc, "id", a.ID)
+	AddString(enc, "topic", a.Topic)
+	AddString(enc, "app_id", a.AppID)
+	AddString(enc, "lane", a.Lane)
 	enc.AddInt("attempt", a.Number)
-	addString("upstream", a.Upstream)
+	AddString(enc, "upstream", a.Upstream)
 	if a.Status != 0 {
 		enc.AddInt("status", a.Status)
 	}
@@ -45,6 +40,13 @@ func (a Attempt) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 		enc.AddString("error", a.Err.Error())
 	}
 	return nil
+}
+
+// AddString adds a field to a log, unless its value is empty.
+func AddString(enc zapcore.ObjectEncoder, name, value string) {
+	if value != "" {
+		enc.AddString(name, value)
+	}
 }
 
 // Interface guard

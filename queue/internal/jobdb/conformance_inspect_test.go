@@ -40,21 +40,29 @@ func recordIDs(records []Record) []int64 {
 func oneOfEachState(t *testing.T, i *instance) (ids []int64) {
 	t.Helper()
 	for n, state := range ourStates {
-		j := newJob(n)
-		j.Queue, j.Kind, j.Tags = "queue-"+string(state), "kind."+string(state), []string{"workspace", "notification-" + string(state)}
-		j.UniqueKey = []byte(state)
-		id := i.mustStore(t, j)[0]
-		if state != StateAvailable {
-			jobs, _ := i.claim(t, Claim{Queue: j.Queue, Limit: 1})
-			if state != StateRunning {
-				o := jobs[0].outcome(state)
-				o.Delay = time.Hour
-				i.mustFinish(t, o)
-			}
-		}
+		_, id := oneOf(t, i, n, state)
 		ids = append(ids, id)
 	}
 	return ids
+}
+
+// oneOf stores the job number n, and brings it into a state. Its queue, kind, tags and key
+// name the state.
+func oneOf(t *testing.T, i *instance, n int, state State) (j *NewJob, id int64) {
+	t.Helper()
+	j = newJob(n)
+	j.Queue, j.Kind, j.Tags = "queue-"+string(state), "kind."+string(state), []string{"workspace", "notification-" + string(state)}
+	j.UniqueKey = []byte(state)
+	id = i.mustStore(t, j)[0]
+	if state != StateAvailable {
+		jobs, _ := i.claim(t, Claim{Queue: j.Queue, Limit: 1})
+		if state != StateRunning {
+			o := jobs[0].outcome(state)
+			o.Delay = time.Hour
+			i.mustFinish(t, o)
+		}
+	}
+	return j, id
 }
 
 var inspectBehaviours = []behaviour{

@@ -159,18 +159,7 @@ var riverBehaviours = []behaviour{
 	{"River's client reads all jobs", on(func(t *testing.T, d database, i *instance) {
 		client := d.client(t)
 		for _, state := range ourStates {
-			j := newJob(0)
-			j.Queue, j.Kind, j.Tags = "queue-"+string(state), "kind."+string(state), []string{"workspace", "tag-" + string(state)}
-			j.UniqueKey = []byte(state)
-			id := i.mustStore(t, j)[0]
-			if state != StateAvailable {
-				jobs, _ := i.claim(t, Claim{Queue: j.Queue, Limit: 1})
-				if state != StateRunning {
-					o := jobs[0].outcome(state)
-					o.Delay = time.Hour
-					i.mustFinish(t, o)
-				}
-			}
+			j, id := oneOf(t, i, 0, state)
 			read, err := client.JobGet(t.Context(), id)
 			if err != nil {
 				t.Errorf("%s: %v", state, err)

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -229,18 +230,17 @@ func TestQueueBoundsTheMemoryOfLargeBodies(t *testing.T) {
 	if len(stored) == 0 || answers[http.StatusOK]+answers[http.StatusServiceUnavailable] != n {
 		t.Errorf("answers by status: %v, want 200 and 503 only", answers)
 	}
-	p.wantMetric(`queue_jobs{lane="all",state="completed"}`, float64(len(stored)))
-	got := make(map[string]bool)
-	for _, one := range b.all() {
-		id := one.header.Get("X-Intercom-Notification-Id")
-		if !bytes.Equal(one.body, bodies[id]) {
-			t.Errorf("the body of %s has changed", id)
+	// A notification that was answered 503 at the deadline may have been stored after all.
+	within(t, longPatience, "all that was stored has been delivered", func() bool {
+		got := make(map[string]bool)
+		for _, one := range b.all() {
+			got[one.header.Get("X-Intercom-Notification-Id")] = true
 		}
-		got[id] = true
-	}
-	for _, id := range stored {
-		if !got[id] {
-			t.Errorf("%s is lost", id)
+		return !slices.ContainsFunc(stored, func(id string) bool { return !got[id] })
+	})
+	for _, one := range b.all() {
+		if id := one.header.Get("X-Intercom-Notification-Id"); !bytes.Equal(one.body, bodies[id]) {
+			t.Errorf("the body of %s has changed", id)
 		}
 	}
 	most := p.mostMemory()

@@ -73,14 +73,13 @@ func (p *page) has(path string) bool {
 	return path == p.Path || strings.HasPrefix(path, p.Path+"/")
 }
 
-// withPageHeaders keeps browsers from running, loading, storing or framing anything. Without a
-// referrer, browsers would send `Origin: null` with forms, which would then be refused.
+// withPageHeaders keeps browsers from running, loading or storing anything, in addition to what
+// UI.setHeaders forbids. Without a referrer, browsers would send `Origin: null` with forms,
+// which would then be refused.
 func withPageHeaders(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		header := w.Header()
 		header.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'")
-		header.Set("X-Content-Type-Options", "nosniff")
-		header.Set("X-Frame-Options", "DENY")
 		header.Set("Referrer-Policy", "same-origin")
 		header.Set("Cache-Control", "no-store")
 		next.ServeHTTP(w, r)

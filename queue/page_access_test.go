@@ -42,7 +42,7 @@ func TestPageAccess(t *testing.T) {
 	header := p.visit(http.MethodGet, "/queue/intercom", nil, nil).Header()
 	for name, want := range map[string]string{
 		"Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
-		"X-Content-Type-Options":  "nosniff", "Cache-Control": "no-store", "Content-Type": "text/html; charset=utf-8",
+		"X-Content-Type-Options":  "nosniff", "X-Frame-Options": "DENY", "Cache-Control": "no-store", "Content-Type": "text/html; charset=utf-8",
 	} {
 		if got := header.Get(name); got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)
@@ -50,6 +50,21 @@ func TestPageAccess(t *testing.T) {
 	}
 	if w := p.visit(http.MethodGet, "/queue/intercom/style.css", nil, nil); w.Code != http.StatusOK || !strings.HasPrefix(w.Header().Get("Content-Type"), "text/css") {
 		t.Errorf("the style sheet: status %d, %v", w.Code, w.Header())
+	}
+}
+
+func TestRiverIsNotFramedAndItsJobsAreNotCached(t *testing.T) {
+	q, _ := deadLetters(t)
+	for _, prefix := range []string{"", "/queue"} {
+		p := newPageTest(q, prefix)
+		for path, cacheControl := range map[string]string{"/": "", "/jobs": "", "/robots.txt": "", "/api/jobs?state=discarded": "no-store", "/api/jobs/1": "no-store"} {
+			w := p.visit(http.MethodGet, prefix+path, nil, nil)
+			got := w.Header()
+			if w.Code != http.StatusOK || got.Get("X-Frame-Options") != "DENY" || got.Get("Content-Security-Policy") != "frame-ancestors 'none'" ||
+				got.Get("X-Content-Type-Options") != "nosniff" || got.Get("Cache-Control") != cacheControl {
+				t.Errorf("%s%s: status %d, %v", prefix, path, w.Code, got)
+			}
+		}
 	}
 }
 

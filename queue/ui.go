@@ -173,6 +173,7 @@ func (u *UI) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 	case <-r.Context().Done():
 		return r.Context().Err()
 	}
+	u.setHeaders(w.Header(), r.URL.Path)
 	if u.page.has(r.URL.Path) {
 		u.page.ServeHTTP(w, r)
 		return nil
@@ -183,6 +184,18 @@ func (u *UI) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 	}
 	river.ServeHTTP(w, r)
 	return nil
+}
+
+// setHeaders keeps foreign web pages from showing the UI in a frame: a click that they lead
+// onto its buttons is a request of the UI's own origin, which passes the protection of forms.
+// It also keeps notifications, which only the API has, out of the browser's cache.
+func (u *UI) setHeaders(header http.Header, path string) {
+	header.Set("Content-Security-Policy", "frame-ancestors 'none'")
+	header.Set("X-Frame-Options", "DENY")
+	header.Set("X-Content-Type-Options", "nosniff")
+	if strings.HasPrefix(path, u.Prefix+"/api/") {
+		header.Set("Cache-Control", "no-store")
+	}
 }
 
 // isFor reports whether a request is for the UI. The UI and a webhook can both be at the

@@ -50,6 +50,7 @@ type hook struct {
 	unsigned int // of what is not signed; 0 is 401
 	head     int
 	other    int // of other paths; 0 is 404
+	post     int // of a POST to other paths, if not as other; -1 is no answer
 	wait     time.Duration
 }
 
@@ -62,6 +63,10 @@ func (h hook) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	body, _ := io.ReadAll(r.Body)
 	switch {
+	case r.URL.Path != "/hook" && r.Method == http.MethodPost && h.post < 0:
+		panic(http.ErrAbortHandler)
+	case r.URL.Path != "/hook" && r.Method == http.MethodPost:
+		w.WriteHeader(or(h.post, or(h.other, 404)))
 	case r.URL.Path != "/hook":
 		w.WriteHeader(or(h.other, 404))
 	case r.Method == http.MethodHead:
@@ -104,6 +109,10 @@ func TestDoctorOfAURL(t *testing.T) {
 		{"an error", hook{status: 502}, levelBroken, "ping", "tries once more after a minute"},
 		{"anybody can send", hook{unsigned: 200}, levelBroken, "wrong signature", "anybody can send notifications"},
 		{"200 to everything", hook{other: 200}, levelBroken, "slash", "/hook/ answers 200 OK to everything"},
+		{"the endpoint with a slash, too", hook{other: 200, post: 401}, levelOK, "slash", "/hook/ is the endpoint, too"},
+		{"a page at other paths", hook{other: 200, post: 405}, levelBroken, "slash", "/hook/ is answered 200, but a POST is answered 405 Method Not Allowed"},
+		{"redirects at other paths", hook{other: 200, post: 302}, levelBroken, "slash", "a POST is answered 302 Found; with this mistake"},
+		{"no answer at other paths", hook{other: 200, post: -1}, levelBroken, "slash", "a POST gets no answer"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			server := httptest.NewServer(tt.hook)

@@ -198,8 +198,15 @@ func (d *urlDoctor) checkSlash(ctx context.Context) {
 	case head.status == http.StatusOK && unsigned.ok():
 		d.broken("slash", fmt.Sprintf("%s answers %s to everything", u, statusText(unsigned.Status)),
 			"with this mistake in the URL, Intercom finds it valid, and each notification is lost", "end the site with `respond 404`")
-	case head.status == http.StatusOK:
+	case head.status == http.StatusOK && unsigned.Status == http.StatusUnauthorized:
 		d.ok("slash", "%s is the endpoint, too", u)
+	case head.status == http.StatusOK:
+		answer := "is answered " + statusText(unsigned.Status)
+		if unsigned.err != nil {
+			answer = "gets no answer"
+		}
+		d.broken("slash", fmt.Sprintf("HEAD of %s is answered 200, but a POST %s", u, answer),
+			"with this mistake in the URL, Intercom finds it valid, and every notification fails", "end the site with `respond 404`")
 	default:
 		d.ok("slash", "%s is answered %s, so Intercom does not accept it by mistake", u, statusText(head.status))
 	}

@@ -109,6 +109,8 @@ func TestDoctorOfAConfig(t *testing.T) {
 		{"sound", "", "", "ok", "modules; all of them load"},
 		{"secrets are counted", "", "", "ok", "2 found"},
 		{"routes are counted", "", "", "ok", "support 20"},
+		{"routes are counted by workspace", "route conversation.* as", "route conversation.* for tulip4 as", "ok", "default 123, support (for tulip4) 20"},
+		{"other workspaces, which nobody takes", "route * to", "route * for tulip4 as tulip to", "warning", "those of other workspaces"},
 		{"a variable that is not set", "{file.", "{env.NOT_SET_ANYWHERE} {file.", "broken", "client_secret 1 has no value"},
 		{"a file that is not there", "secrets}", "nowhere}", "broken", "no such file"},
 		{"a secret in the config", "client_secret ", "client_secret abc ", "warning", "client_secret 1 is in the config itself"},
@@ -152,21 +154,28 @@ func TestDoctorOfAConfig(t *testing.T) {
 	}
 }
 
-// A route that is never reached does not adapt in a Caddyfile, so it is tested as JSON.
+// A Caddyfile with a route that is never reached does not adapt, so it is tested as JSON.
 func TestDoctorOfAConfigWithARouteInVain(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "caddy.json")
-	config := `{"apps":{"http":{"servers":{"a":{"routes":[{"handle":[{"handler":"intercom_webhook","client_secrets":["abc"],"routes":[
-		{"match":[{"intercom_topic":["*"]}]},{"match":[{"intercom_topic":["user.*"]}]}]}]}]}}}}}`
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
+	for routes, want := range map[string]string{
+		`{"match":[{"intercom_topic":["*"]}]},{"match":[{"intercom_topic":["user.*"]}]}`:                                                            "route 1 can never be reached: earlier routes take all its topics (* covers user.*)",
+		`{"match":[{"intercom_topic":["*"],"intercom_workspace":["tulip4"]}]},{"match":[{"intercom_topic":["*"],"intercom_workspace":["tulip4"]}]}`: "(* for tulip4 covers * for tulip4)",
+	} {
+		config := `{"apps":{"http":{"servers":{"a":{"routes":[{"handle":[{"handler":"intercom_webhook","client_secrets":["abc"],"routes":[` + routes + `]}]}]}}}}}`
+		if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		found, fine := doctor(t, "--config", file)
+		wantFinding(t, found, "broken", want)
+		if fine {
+			t.Errorf("found %+v", found)
+		}
 	}
-	found, _ := doctor(t, "--config", file)
-	wantFinding(t, found, "broken", "the route of lane user is never reached")
 
 	if err := os.WriteFile(file, []byte(`{}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	found, _ = doctor(t, "--config", file)
+	found, _ := doctor(t, "--config", file)
 	wantFinding(t, found, "broken", "there is no intercom_webhook")
 }
 

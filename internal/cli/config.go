@@ -12,9 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/lanename"
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
 
 // config is what the commands need of a config of Caddy. It is only decoded: nothing of it
@@ -86,8 +84,9 @@ type queueUI struct {
 
 // topicRoute is a route for notifications, or a copy.
 type topicRoute struct {
-	Lane  string                       `json:"lane"`
-	Match []map[string]json.RawMessage `json:"match"`
+	Lane   string                       `json:"lane"`
+	Match  []map[string]json.RawMessage `json:"match"`
+	Sample float64                      `json:"sample"` // of a copy, in percent; 0: all
 }
 
 // readConfig reads a config file, as Caddy does.
@@ -202,71 +201,13 @@ func (r topicRoute) patterns() []string {
 	return all
 }
 
-func patternsIn(set map[string]json.RawMessage) []string {
-	var patterns []string
-	_ = json.Unmarshal(set["intercom_topic"], &patterns) // absent, or refused when it is loaded
-	return patterns
-}
+func patternsIn(set map[string]json.RawMessage) []string { return listIn(set, "intercom_topic") }
 
-// fit says how a topic fits a route.
-type fit int
-
-const (
-	fitsNever     fit = iota
-	fitsSometimes     // it depends on other matchers
-	fitsAlways
-)
-
-// takes says how a topic fits the route.
-func (r topicRoute) takes(topic string) fit {
-	if topic == intercom.TopicPing && !slices.Contains(r.patterns(), topic) {
-		return fitsNever // a ping goes only to routes that name it
-	}
-	if len(r.Match) == 0 {
-		return fitsAlways
-	}
-	best := fitsNever
-	for _, set := range r.Match {
-		_, byTopic := set["intercom_topic"]
-		fits := !byTopic || slices.ContainsFunc(patternsIn(set), func(pattern string) bool { return topicpattern.Matches(pattern, topic) })
-		switch {
-		case !fits:
-		case len(set) == 0, len(set) == 1 && byTopic:
-			return fitsAlways
-		default:
-			best = fitsSometimes
-		}
-	}
-	return best
-}
-
-// destination is where the notifications of a topic go.
-type destination struct {
-	Lanes   []string `json:"lanes"`            // of the routes, in their order
-	Certain bool     `json:"certain"`          // whether the last of them takes all that the others leave
-	Copies  []string `json:"copies,omitempty"` // the lanes of the copies
-}
-
-// destinationOf returns where the notifications of a topic go.
-func (e endpointConfig) destinationOf(topic string) destination {
-	d := destination{Lanes: []string{}}
-	for _, r := range e.Routes {
-		fits := r.takes(topic)
-		if fits == fitsNever {
-			continue
-		}
-		d.Lanes = append(d.Lanes, r.Lane)
-		if fits == fitsAlways {
-			d.Certain = true
-			break
-		}
-	}
-	for _, c := range e.Copies {
-		if c.takes(topic) != fitsNever {
-			d.Copies = append(d.Copies, c.Lane)
-		}
-	}
-	return d
+// listIn returns the values of a matcher that is a list.
+func listIn(set map[string]json.RawMessage, matcher string) []string {
+	var list []string
+	_ = json.Unmarshal(set[matcher], &list) // absent, or refused when it is loaded
+	return list
 }
 
 var errNoEndpoint = errors.New("the config has no intercom_webhook: name the config that Caddy runs with")

@@ -199,6 +199,42 @@ func TestDoctorWithoutAnAnswer(t *testing.T) {
 	found.want(t, levelBroken, "reach", "there is no answer")
 }
 
+func TestDoctorCountsTopicsByRoute(t *testing.T) {
+	const enterprise = `{"lane":"enterprise","match":[{"intercom_topic":["*"],"intercom_workspace":["tulip4","rose5"]}]}`
+	for _, tt := range []struct {
+		name   string
+		routes string
+		counts string
+		want   string // a warning; empty: there is none
+	}{
+		{"a route for some workspaces, and one for all others", enterprise + `,{"match":[{"intercom_topic":["ticket.*"]}]},{"match":[{"intercom_topic":["*"]}]}`,
+			"default 109, enterprise (for tulip4 rose5) 123, ticket 14", ""},
+		{"nothing for other workspaces", enterprise,
+			"enterprise (for tulip4 rose5) 123", "the routes take only some notifications of 123 known topics: "},
+		{"some topics for other workspaces", enterprise + `,{"match":[{"intercom_topic":["*.*.*"]}]}`,
+			"enterprise (for tulip4 rose5) 123", "those of other workspaces, or that other matchers leave out, are answered with 200 and lost"},
+		{"other matchers", `{"match":[{"intercom_topic":["ticket.*"],"path":["/some"]}]}`,
+			"ticket? 14", "the routes take only some notifications of 14 known topics: "},
+		{"nothing for other topics", `{"match":[{"intercom_topic":["ticket.*"]}]}`,
+			"ticket 14", "nobody takes 109 known topics: "},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c, err := readConfig(writeFile(t, `{"apps":{"http":{"servers":{"a":{"routes":[{"handle":[{"handler":"intercom_webhook","routes":[`+tt.routes+`]}]}]}}}}}`), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var found findings
+			c.endpoints[0].checkRoutes(&found)
+			found.want(t, levelOK, "routes of", tt.counts)
+			if tt.want != "" {
+				found.want(t, levelWarning, "routes of", tt.want)
+			} else if found.count(levelWarning) > 0 {
+				t.Errorf("found %+v", found)
+			}
+		})
+	}
+}
+
 func TestDoctorUsedWrongly(t *testing.T) {
 	t.Setenv(secretEnv, testSendSecret)
 	for _, tt := range []struct {

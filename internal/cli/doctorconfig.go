@@ -95,28 +95,27 @@ func (e endpointConfig) checkRoutes(f *findings) {
 		f.ok(check, "there are none, so all verified notifications go to the next handler")
 		return
 	}
-	var taken []string
-	for i, r := range e.Routes {
+	for _, r := range e.Routes {
 		for _, pattern := range r.patterns() {
 			if topicpattern.Check(pattern) == nil && !topicpattern.FitsKnownTopic(pattern) {
 				f.warn(check, fmt.Sprintf("pattern %q of lane %s fits no known topic", pattern, r.Lane), "it may be misspelled", "the nearest is "+topicpattern.Nearest(pattern))
 			}
 		}
-		if i > 0 && r.coveredBy(taken) {
-			f.broken(check, "the route of lane "+r.Lane+" is never reached", "earlier routes take all its topics, and the config does not load", "put it before them")
-		}
-		taken = append(taken, r.certain()...)
 	}
 
 	counts := make(map[string]int)
-	var nobody []string
+	var nobody, some []string // topics that no route takes, and those of which the routes leave some
 	for _, topic := range intercom.Topics() {
 		d := e.destinationOf(topic)
+		for _, t := range d.Routes {
+			counts[t.String()]++
+		}
 		switch {
-		case len(d.Lanes) > 0:
-			counts[d.Lanes[0]]++
-		case topic != intercom.TopicPing:
+		case d.Certain, topic == intercom.TopicPing:
+		case len(d.Routes) == 0:
 			nobody = append(nobody, topic)
+		default:
+			some = append(some, topic)
 		}
 	}
 	var lanes []string
@@ -124,13 +123,17 @@ func (e endpointConfig) checkRoutes(f *findings) {
 		lanes = append(lanes, fmt.Sprintf("%s %d", lane, counts[lane]))
 	}
 	f.ok(check, "known topics by lane: %s", cmp.Or(strings.Join(lanes, ", "), "none"))
+	fate := "are answered with 200 and lost"
+	if e.Queue != nil {
+		fate = "become dead letters"
+	}
 	if len(nobody) > 0 {
-		why := "they are answered with 200 and lost"
-		if e.Queue != nil {
-			why = "they become dead letters"
-		}
-		f.warn(check, fmt.Sprintf("nobody takes %d known topics: %s", len(nobody), shortList(nobody)), why,
+		f.warn(check, fmt.Sprintf("nobody takes %d known topics: %s", len(nobody), shortList(nobody)), "they "+fate,
 			"do not subscribe to them, or add `route *` at the end; `topics --config` prints them all")
+	}
+	if len(some) > 0 {
+		f.warn(check, fmt.Sprintf("the routes take only some notifications of %d known topics: %s", len(some), shortList(some)),
+			"those of other workspaces, or that other matchers leave out, "+fate, "add `route *` at the end; `topics --config` prints the routes of each")
 	}
 }
 
@@ -141,39 +144,6 @@ func shortList(names []string) string {
 		return strings.Join(names, ", ")
 	}
 	return strings.Join(names[:most], ", ") + ", …"
-}
-
-// coveredBy reports whether all topics that can fit the route fit one of the patterns.
-func (r topicRoute) coveredBy(taken []string) bool {
-	possible := r.patterns()
-	for _, set := range r.Match {
-		if _, byTopic := set["intercom_topic"]; !byTopic {
-			possible = append(possible, "*")
-		}
-	}
-	if len(r.Match) == 0 {
-		possible = []string{"*"}
-	}
-	return !slices.ContainsFunc(possible, func(pattern string) bool {
-		return !slices.ContainsFunc(taken, func(earlier string) bool { return topicpattern.Covers(earlier, pattern) })
-	})
-}
-
-// certain returns patterns of the topics that always fit the route.
-func (r topicRoute) certain() []string {
-	if len(r.Match) == 0 {
-		return []string{"*"}
-	}
-	var patterns []string
-	for _, set := range r.Match {
-		switch topics := patternsIn(set); {
-		case len(set) == 0:
-			patterns = append(patterns, "*")
-		case len(set) == 1:
-			patterns = append(patterns, topics...)
-		}
-	}
-	return patterns
 }
 
 // checkDelivery looks at queue and timeout.

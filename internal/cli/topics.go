@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -25,11 +26,14 @@ one if newer versions do not have them, and what is unusual about them. The patt
 those of the Caddyfile, as in conversation.* or *.created. Quote them, so that the shell
 leaves the * to this command.
 
-With --config, it prints where the notifications of each topic go: the lane of the route
-that takes them, and the lanes of copies. A ? after a lane means that the route has other
-matchers than the topic, so that it takes only some of them. A - means that nobody takes
-them: without a queue they are answered with 200 and lost, with a queue they become dead
-letters. A ping that no route names is answered by intercom_webhook itself.
+With --config, it prints where the notifications of each topic go: the lanes of the routes
+that take them, in the order of the routes, and the lanes of copies. In brackets are the
+workspaces to whose notifications a route is limited. A ? after a lane means that the route
+takes only some of them, because it has other matchers, or the copy is a sample. A - at the
+end of the lanes means that nobody takes the rest: without a queue it is answered with 200
+and lost, with a queue it becomes dead letters. A ping that no route takes is answered by
+intercom_webhook itself. With --json, routes and copies are lists of objects: lane,
+workspaces (none: all), sometimes (the ?); and certain is true if the routes leave no rest.
 
 Intercom adds topics without notice. Unknown ones work: they are routed by their patterns.
 
@@ -136,10 +140,18 @@ func printDestinations(w io.Writer, topics []intercom.Topic, endpoints []endpoin
 		if len(endpoints) > 1 {
 			fmt.Fprintf(w, "# %s\n", e.place)
 		}
-		table := newTable(w, "TOPIC", "LANE", "COPIES")
+		head := []string{"TOPIC", "LANE"}
+		if len(e.Copies) > 0 {
+			head = append(head, "COPIES")
+		}
+		table := newTable(w, head...)
 		for _, topic := range topics {
 			d := e.destinationOf(topic.Name)
-			table.row(topic.Name, e.describe(topic.Name, d), strings.Join(d.Copies, " "))
+			cells := []string{topic.Name, e.describe(topic.Name, d)}
+			if len(e.Copies) > 0 {
+				cells = append(cells, cmp.Or(strings.Join(lanesOf(d.Copies), ", "), "-"))
+			}
+			table.row(cells...)
 		}
 		if err := table.Flush(); err != nil {
 			return err
@@ -148,21 +160,27 @@ func printDestinations(w io.Writer, topics []intercom.Topic, endpoints []endpoin
 	return nil
 }
 
-// describe returns where the notifications of a topic go, in one word for each route.
+// describe returns where the notifications of a topic go: the routes in their order, and what
+// becomes of those that none of them takes.
 func (e endpointConfig) describe(topic string, d destination) string {
-	switch {
-	case len(e.Routes) == 0:
+	if len(e.Routes) == 0 {
 		return "(the next handler)"
-	case len(d.Lanes) == 0 && topic == intercom.TopicPing:
-		return "(answered here)"
-	case len(d.Lanes) == 0:
-		return "-"
 	}
-	words := slices.Clone(d.Lanes)
-	for i := range words {
-		if i < len(words)-1 || !d.Certain {
-			words[i] += "?"
-		}
+	words := lanesOf(d.Routes)
+	switch {
+	case d.Certain:
+	case topic == intercom.TopicPing:
+		words = append(words, "(answered here)")
+	default:
+		words = append(words, "-")
 	}
-	return strings.Join(words, " ")
+	return strings.Join(words, ", ")
+}
+
+func lanesOf(takers []taker) []string {
+	var lanes []string
+	for _, t := range takers {
+		lanes = append(lanes, t.String())
+	}
+	return lanes
 }

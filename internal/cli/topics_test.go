@@ -43,12 +43,17 @@ func TestTopicsAreCompleted(t *testing.T) {
 // routedConfig is a config whose handler has routes and copies.
 const routedConfig = `{"apps":{"http":{"servers":{"srv0":{"routes":[{"match":[{"host":["hooks.example.com"]}],"handle":[{"handler":"subroute","routes":[
 	{"match":[{"path":["/intercom"]}],"handle":[{"handler":"intercom_webhook","routes":[
-		{"lane":"eu","match":[{"intercom_topic":["conversation.*"],"intercom_workspace":["abc"]}]},
+		{"lane":"eu","match":[{"intercom_topic":["conversation.*"],"intercom_workspace":["tulip4"]}]},
+		{"lane":"key","match":[{"intercom_topic":["*.read"],"intercom_workspace":["tulip4","rose5"]},{"intercom_topic":["article.*"],"intercom_workspace":["lily6"],"path":["/some"]}]},
+		{"lane":"rest","match":[{"intercom_topic":["company.*","ping"],"intercom_workspace":["tulip4"]}]},
 		{"match":[{"intercom_topic":["conversation.*","ticket.*"]}]},
 		{"match":[{"intercom_topic":["ticket.*"]},{"intercom_topic":["user.*"]}]},
 		{"match":[{"intercom_topic":["user.created"]}]},
-		{"match":[{"path":["/never"]}]}
-	],"copies":[{"match":[{"intercom_topic":["ticket.created"]}]}]}]}]}]}]}}}}}`
+		{"match":[{"intercom_topic":["contact.*","article.*"],"path":["/some"]}]}
+	],"copies":[
+		{"match":[{"intercom_topic":["ticket.created"]}]},
+		{"lane":"staging","sample":10,"match":[{"intercom_topic":["ticket.created"],"intercom_workspace":["tulip4"]}]}
+	]}]}]}]}]}}}}}`
 
 func TestTopicsOfAConfig(t *testing.T) {
 	file := writeFile(t, routedConfig)
@@ -59,24 +64,28 @@ func TestTopicsOfAConfig(t *testing.T) {
 	got := make(map[string]string)
 	for line := range strings.Lines(stdout) {
 		topic, to, _ := strings.Cut(strings.TrimSpace(line), " ")
-		got[topic] = strings.TrimSuffix(strings.Join(strings.Fields(to), " "), " -")
+		got[topic] = strings.TrimSuffix(strings.Join(strings.Fields(to), " "), " -") // no copies
 	}
 	for topic, want := range map[string]string{
-		"conversation.user.created": "eu? conversation",
+		"conversation.user.created": "eu (for tulip4), conversation",
+		"conversation.read":         "eu (for tulip4), key (for rose5), conversation",
 		"ticket.closed":             "conversation",
-		"ticket.created":            "conversation copy-ticket-created",
+		"ticket.created":            "conversation copy-ticket-created, staging? (for tulip4)",
 		"user.created":              "ticket",
-		"article.created":           "route?",
-		"ping":                      "(answered here)",
+		"company.created":           "rest (for tulip4), -",
+		"article.created":           "key? (for lily6), contact?, -",
+		"call.started":              "-",
+		"ping":                      "rest (for tulip4), (answered here)",
 	} {
 		if got[topic] != want {
 			t.Errorf("%s goes to %q, want %q", topic, got[topic], want)
 		}
 	}
 
-	stdout, _, _, err = runCommand(t, nil, "topics", "ticket.created", "conversation.read", "--json", "--config", file)
-	want := `{"topic":"conversation.read","endpoint":"hooks.example.com /intercom","lanes":["eu","conversation"],"certain":true}
-{"topic":"ticket.created","endpoint":"hooks.example.com /intercom","lanes":["conversation"],"certain":true,"copies":["copy-ticket-created"]}
+	stdout, _, _, err = runCommand(t, nil, "topics", "ticket.created", "conversation.read", "article.created", "--json", "--config", file)
+	want := `{"topic":"article.created","endpoint":"hooks.example.com /intercom","routes":[{"lane":"key","workspaces":["lily6"],"sometimes":true},{"lane":"contact","sometimes":true}],"certain":false}
+{"topic":"conversation.read","endpoint":"hooks.example.com /intercom","routes":[{"lane":"eu","workspaces":["tulip4"]},{"lane":"key","workspaces":["rose5"]},{"lane":"conversation"}],"certain":true}
+{"topic":"ticket.created","endpoint":"hooks.example.com /intercom","routes":[{"lane":"conversation"}],"certain":true,"copies":[{"lane":"copy-ticket-created"},{"lane":"staging","workspaces":["tulip4"],"sometimes":true}]}
 `
 	if err != nil || stdout != want {
 		t.Errorf("error %v, got %s", err, stdout)

@@ -124,6 +124,7 @@ func TestDoctorOfAConfig(t *testing.T) {
 		{"signatures in the access log", "request>headers>X-Hub-Signature delete", "request>uri delete", "warning", "shows X-Hub-Signature"},
 		{"old lists of addresses", "storage file_system DIR", "storage file_system DIR/empty", "warning", "2026-06-29 (compiled in)"},
 		{"only other addresses", "route * to", "allow static 192.0.2.0/24\nroute * to", "warning", "add `allow intercom`"},
+		{"a route that is never reached", "route conversation.* as", "route * as", "broken", "Caddyfile:17; Caddy does not start with it; correct it"},
 		{"a module that does not load", "respond 404", "reverse_proxy 127.0.0.1:9003 {\ntransport http {\ntls_trust_pool file /nowhere/ca.pem\n}\n}", "broken", "the config does not load"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -154,7 +155,7 @@ func TestDoctorOfAConfig(t *testing.T) {
 	}
 }
 
-// A Caddyfile with a route that is never reached does not adapt, so it is tested as JSON.
+// A Caddyfile with a route that is never reached does not adapt. JSON is refused when it is loaded.
 func TestDoctorOfAConfigWithARouteInVain(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "caddy.json")
 	for routes, want := range map[string]string{

@@ -33,9 +33,10 @@ end the modules of the config are loaded, as caddy validate does, with a tempora
 as storage and without opening the logs.
 
 Each finding is one line: what it is, why it matters, what to do. The exit code is 0 if
-nothing is broken, 1 if something is, and 2 if the arguments are wrong. Warnings do not
-count. With --json, each finding is an object on a line: level (ok, not checked, warning,
-broken), check, what, why, do.
+nothing is broken, 1 if something is, and 2 if the arguments are wrong. A config that does
+not load is broken; one that is not there is a wrong argument. Warnings do not count.
+With --json, each finding is an object on a line: level (ok, not checked, warning, broken),
+check, what, why, do.
 
 If this machine's address is not in allow, a URL answers 403. Then run doctor on the server
 itself, with an address in allow, as in "allow static private_ranges" beside "allow
@@ -74,12 +75,18 @@ func runDoctor(cmd *cobra.Command, args []string) error {
 	defer stop()
 
 	var found findings
+	adapts := true
 	if file != "" {
-		if err := checkConfig(ctx, &found, file, fl.String("adapter")); err != nil {
+		var err error
+		if adapts, err = checkConfig(ctx, &found, file, fl.String("adapter")); err != nil {
 			return err
 		}
 	}
-	if len(args) == 1 {
+	switch {
+	case len(args) == 0:
+	case !adapts:
+		found.notChecked("url", "it was not examined, because the config does not load", "correct the config, or give the URL alone")
+	default:
 		d, err := newURLDoctor(cmd, args[0])
 		if err != nil {
 			return err

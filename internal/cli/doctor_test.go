@@ -199,6 +199,15 @@ func TestDoctorWithoutAnAnswer(t *testing.T) {
 	found.want(t, levelBroken, "reach", "there is no answer")
 }
 
+func TestDoctorOfAConfigThatDoesNotDecode(t *testing.T) {
+	for _, config := range []string{`{`, `{"apps":{"http":{"servers":{"a":{"routes":[{"handle":[{"handler":"intercom_webhook","routes":"*"}]}]}}}}}`} {
+		found, _ := doctor(t, "--config", writeFile(t, config))
+		found.want(t, levelBroken, "config", "it does not load: ")
+		found, _ = doctor(t, "http://"+noAdmin+"/hook", "--config", writeFile(t, config))
+		found.want(t, levelNotChecked, "url", "because the config does not load")
+	}
+}
+
 func TestDoctorCountsTopicsByRoute(t *testing.T) {
 	const enterprise = `{"lane":"enterprise","match":[{"intercom_topic":["*"],"intercom_workspace":["tulip4","rose5"]}]}`
 	for _, tt := range []struct {
@@ -248,6 +257,7 @@ func TestDoctorUsedWrongly(t *testing.T) {
 		{[]string{"http://localhost", "--timeout", "0"}, "timeout 0s must be longer than 0"},
 		{[]string{"http://localhost", "--secret-file", "does/not/exist"}, "reading the client secret"},
 		{[]string{"--config", "does/not/exist"}, "no such file"},
+		{[]string{"--config", "doctor.go", "--adapter", "unknown"}, "unrecognized config adapter: unknown"},
 	} {
 		_, _, code, err := runCommand(t, nil, append([]string{"doctor"}, tt.args...)...)
 		if code != exitUsage || err == nil || !strings.Contains(err.Error(), tt.want) {

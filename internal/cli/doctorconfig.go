@@ -13,16 +13,28 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
 
-// checkConfig adds what is to be said about a config.
-func checkConfig(ctx context.Context, f *findings, file, adapter string) error {
+// What is to be said of a config that does not load.
+const (
+	doesNotLoad = "Caddy does not start with it"
+	correctIt   = "correct it; `caddy validate` says the same"
+)
+
+// checkConfig adds what is to be said about a config. It reports whether the config can be
+// adapted.
+func checkConfig(ctx context.Context, f *findings, file, adapter string) (adapts bool, err error) {
 	c, err := readConfig(file, adapter)
+	if err != nil && !isConfig(file, adapter) {
+		return false, usageError{err}
+	}
 	if err != nil {
-		return usageError{err}
+		f.broken("config", "it does not load: "+err.Error(), doesNotLoad, correctIt)
+		return false, nil
 	}
 	if len(c.endpoints) == 0 {
 		f.broken("config", "there is no intercom_webhook in it", "nothing takes Intercom's notifications", "add it, or name the config that Caddy runs with")
@@ -42,7 +54,13 @@ func checkConfig(ctx context.Context, f *findings, file, adapter string) error {
 	}
 	c.checkAdmin(f)
 	c.checkLoads(f)
-	return nil
+	return true, nil
+}
+
+// isConfig reports whether a file can be read, and the adapter for it is known.
+func isConfig(file, adapter string) bool {
+	_, err := os.ReadFile(file)
+	return (err == nil || file == "-") && (adapter == "" || caddyconfig.GetAdapter(adapter) != nil)
 }
 
 // checkSecrets resolves the secrets. It never shows one.
@@ -213,7 +231,7 @@ func (c *config) checkLoads(f *findings) {
 		err = caddy.Validate(loaded)
 	}
 	if err != nil {
-		f.broken(check, "the config does not load: "+err.Error(), "Caddy does not start with it", "correct it; `caddy validate` says the same")
+		f.broken(check, "the config does not load: "+err.Error(), doesNotLoad, correctIt)
 		return
 	}
 	f.ok(check, "all of them load")

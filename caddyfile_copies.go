@@ -3,6 +3,7 @@ package intercomwebhook
 import (
 	"cmp"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -33,6 +34,8 @@ func (p *routeParser) parseCopy(segment caddyfile.Segment) (Copy, error) {
 }
 
 var copyOptions = []string{"sample", "resign"}
+
+func isCopyOption(name string) bool { return slices.Contains(copyOptions, name) }
 
 // cutOptions reads the options of a copy in its block, and returns the segment without them.
 func (c *Copy) cutOptions(segment caddyfile.Segment) (caddyfile.Segment, error) {

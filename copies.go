@@ -93,7 +93,7 @@ func (h *Handler) copiesOf(r *http.Request, t *tag) (lanes []string) {
 		fits, err := one.takes(r, t)
 		if err != nil {
 			if c := h.floodLogger.Check(zap.ErrorLevel, "notification is not copied: a matcher of the copy failed"); c != nil {
-				c.Write(zap.String("lane", one.lane), zap.Inline(t), zap.Error(err))
+				c.Write(zap.String("lane", h.label(one.lane)), zap.Inline(t), zap.Error(err))
 			}
 		}
 		if fits {

@@ -60,6 +60,14 @@ func (h *Handler) Lanes() []string {
 	return lanes
 }
 
+// label returns the name of a lane in metrics and logs.
+func (h *Handler) label(lane string) string {
+	if h.queue == nil {
+		return lane
+	}
+	return h.queue.LaneLabel(lane)
+}
+
 // ConfigHash implements Endpoint.
 func (h *Handler) ConfigHash() [sha256.Size]byte { return h.configHash }
 
@@ -78,7 +86,7 @@ func (h *Handler) store(r *http.Request, t *tag, body []byte) (outcome string, s
 	// An error of a matcher is not reported here: it comes again at the delivery.
 	if route, err := h.findRoute(r, t, ""); err == nil {
 		n.Lane = route.lane
-		t.result.lane = route.lane
+		t.result.lane, t.result.label = route.lane, h.label(route.lane)
 	}
 	duplicate, err := h.queue.Store(r, n)
 	switch {

@@ -121,9 +121,10 @@ func (h *Handler) startCounters() {
 		return
 	}
 	for _, lane := range h.Lanes() {
-		backendSeconds.WithLabelValues(lane)
+		label := h.label(lane)
+		backendSeconds.WithLabelValues(label)
 		for _, code := range []string{"200", codeError} {
-			backendResponsesTotal.WithLabelValues(lane, code)
+			backendResponsesTotal.WithLabelValues(label, code)
 		}
 		start(h.Topics(lane), outcomes...)
 	}

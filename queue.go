@@ -15,6 +15,10 @@ type Queue interface {
 	// lanes. These are the lanes of the routes and copies.
 	CheckLanes(lanes []string) error
 
+	// LaneLabel returns the name of a lane in metrics and logs, which tells lanes of several
+	// endpoints apart.
+	LaneLabel(lane string) string
+
 	// Attach tells the queue whose notifications it stores and delivers. It is called
 	// once, before Store.
 	Attach(endpoint Endpoint) error

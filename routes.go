@@ -16,6 +16,7 @@ import (
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/lanename"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/logging"
 )
 
 // Route is an ordinary route of Caddy for notifications, with a lane. Usually it has an
@@ -99,15 +100,14 @@ func (r Route) compile() caddyhttp.Handler {
 // result is what came of running a route.
 type result struct {
 	lane     string // empty if no route fits
+	label    string // of the lane in metrics and logs
 	duration time.Duration
 	Delivery
 }
 
 // MarshalLogObject writes the result to the logs.
 func (r result) MarshalLogObject(enc zapcore.ObjectEncoder) error {
-	if r.lane != "" {
-		enc.AddString("lane", r.lane)
-	}
+	logging.AddString(enc, "lane", r.label)
 	if r.Status != 0 {
 		enc.AddInt("backend_status", r.Status)
 	}
@@ -138,11 +138,11 @@ func (h *Handler) run(r *http.Request, t *tag, route *route, err error) result {
 	ran := result{Delivery: Delivery{Err: err}}
 	if route != nil {
 		start := time.Now()
-		ran = result{lane: route.lane, Delivery: newShield().run(route.handler, r)}
+		ran = result{lane: route.lane, label: h.label(route.lane), Delivery: newShield().run(route.handler, r)}
 		ran.duration = time.Since(start)
 		if !errors.Is(ran.Err, ErrUnrouted) {
-			backendResponsesTotal.WithLabelValues(route.lane, codeLabel(ran.Status, ran.Err)).Inc()
-			backendSeconds.WithLabelValues(route.lane).Observe(ran.duration.Seconds())
+			backendResponsesTotal.WithLabelValues(ran.label, codeLabel(ran.Status, ran.Err)).Inc()
+			backendSeconds.WithLabelValues(ran.label).Observe(ran.duration.Seconds())
 		}
 	}
 	if panicked, ok := errors.AsType[*panicError](ran.Err); ok {

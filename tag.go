@@ -160,7 +160,7 @@ func (t *tag) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 // onlyAttempt returns the attempt to deliver a notification without a queue, for logs.
 func (t *tag) onlyAttempt() logging.Attempt {
 	return logging.Attempt{
-		ID: t.id, Topic: t.topic, AppID: t.appID, Lane: t.result.lane, Number: 1,
+		ID: t.id, Topic: t.topic, AppID: t.appID, Lane: t.result.label, Number: 1,
 		Upstream: t.result.Upstream, Status: t.result.Status, Duration: t.result.duration, Err: t.result.Err,
 	}
 }

@@ -94,7 +94,7 @@ func TestTagHasPlaceholders(t *testing.T) {
 func TestTagIsLogged(t *testing.T) {
 	enc := zapcore.NewMapObjectEncoder()
 	tag := &tag{
-		kind: kindNotification, result: result{lane: "crm", Delivery: Delivery{Status: 410}},
+		kind: kindNotification, result: result{lane: "crm", label: "crm", Delivery: Delivery{Status: 410}},
 		envelope: envelope{"user.created", "notif_1", "a1", 1768031794, 2},
 	}
 	if err := tag.MarshalLogObject(enc); err != nil {

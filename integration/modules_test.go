@@ -72,6 +72,8 @@ func (*fakeQueue) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 func (*fakeQueue) CheckLanes([]string) error { return nil }
 
+func (*fakeQueue) LaneLabel(lane string) string { return lane }
+
 func (*fakeQueue) Attach(intercomwebhook.Endpoint) error { return nil }
 
 func (*fakeQueue) Store(r *http.Request, n intercomwebhook.Notification) (duplicate bool, err error) {

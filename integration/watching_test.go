@@ -3,6 +3,7 @@ package integration
 import (
 	"fmt"
 	"maps"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -72,6 +73,30 @@ func TestLabelsAreBounded(t *testing.T) {
 	maps.Copy(got, grown.of("backend_responses_total"))
 	if !maps.Equal(got, want) {
 		t.Errorf("counted %v, want %v", got, want)
+	}
+}
+
+// The lane of an endpoint with another name has one name in all metrics and logs.
+func TestALaneOfANamedQueueHasOneName(t *testing.T) {
+	g := start(t, setup{webhook: "route * as named { respond 200 }\nqueue {\npath " + filepath.Join(t.TempDir(), "queue.db") + "\nname billing\n}"})
+	started := g.scrape()
+	for name := range started {
+		if strings.Contains(name, `lane="named"`) {
+			t.Errorf("%s lacks the name of the queue", name)
+		}
+	}
+	if got, ok := started[`backend_responses_total{code="error",lane="billing|named"}`]; !ok || got != 0 {
+		t.Errorf("the backend's errors do not start at 0")
+	}
+	g.expect(200, good)
+	eventually(t, "the delivery", func() bool {
+		grown := g.scrape().since(started)
+		return grown[`queue_deliveries_total{lane="billing|named",result="delivered"}`] == 1 &&
+			grown[`backend_responses_total{code="200",lane="billing|named"}`] == 1 &&
+			grown[`backend_seconds_count{lane="billing|named"}`] == 1
+	})
+	if lane := g.access("/").tag().text("lane"); lane != "billing|named" {
+		t.Errorf("the access log has the lane %q", lane)
 	}
 }
 

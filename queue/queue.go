@@ -204,6 +204,11 @@ func (b *queueBase) provision(ctx caddy.Context, at location, options *Options) 
 	return err
 }
 
+// LaneLabel implements intercomwebhook.Queue.
+func (b *queueBase) LaneLabel(lane string) string {
+	return riverQueue(b.attachment.options.Name, lane)
+}
+
 // Attach implements intercomwebhook.Queue.
 func (b *queueBase) Attach(target intercomwebhook.Endpoint) error {
 	b.attachment.target = target

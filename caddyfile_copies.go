@@ -86,22 +86,22 @@ var (
 	errNoResign = errors.New("resign: the secret is missing, as in `resign {env.STAGING_SECRET}`")
 )
 
-func parseSample(d *caddyfile.Dispenser) (float64, error) {
+func parseSample(d *caddyfile.Dispenser) (*float64, error) {
 	var text string
 	if d.CountRemainingArgs() == 0 {
-		return 0, d.WrapErr(errNoSample)
+		return nil, d.WrapErr(errNoSample)
 	}
 	if !d.AllArgs(&text) {
-		return 0, d.ArgErr()
+		return nil, d.ArgErr()
 	}
 	percent, err := strconv.ParseFloat(strings.TrimSuffix(text, "%"), 64)
 	if err != nil {
-		return 0, d.Errf("sample %q is not a percentage such as 10%% or 0.5%%", text)
+		return nil, d.Errf("sample %q is not a percentage such as 10%% or 0.5%%", text)
 	}
 	if err := checkSample(percent); err != nil {
-		return 0, d.WrapErr(err)
+		return nil, d.WrapErr(err)
 	}
-	return percent, nil
+	return &percent, nil
 }
 
 func parseSigningSecret(d *caddyfile.Dispenser) (secret string, err error) {

@@ -1,7 +1,6 @@
 package intercomwebhook
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -30,7 +29,7 @@ type Copy struct {
 	// How many of the notifications are copied, in percent: over 0, and at most 100. The
 	// hash of a notification's id decides, so that it is the same when Intercom sends it
 	// again. A notification without an id is always copied. Default: 100.
-	Sample float64 `json:"sample,omitempty"`
+	Sample *float64 `json:"sample,omitempty"`
 
 	// The secret with which the copy is signed in place of Intercom's signature, such as
 	// the client secret of a staging app. Placeholders are expanded as those of
@@ -62,7 +61,10 @@ func provisionCopies(ctx caddy.Context, configured []Copy, lanes laneSet, logger
 }
 
 func (c *Copy) provision(ctx caddy.Context, i int, lanes laneSet, logger *zap.Logger) (one copyRoute, err error) {
-	one.sample = cmp.Or(c.Sample, 100)
+	one.sample = 100
+	if c.Sample != nil {
+		one.sample = *c.Sample
+	}
 	if err := checkSample(one.sample); err != nil {
 		return one, err
 	}

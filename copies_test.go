@@ -148,6 +148,7 @@ func TestBadCopiesAreRefused(t *testing.T) {
 	}
 	for copies, want := range map[string]string{
 		`[{"sample":-1}]`:                         "copy 0: sample must be over 0% and at most 100%, not -1%",
+		`[{"sample":0}]`:                          "copy 0: sample must be over 0% and at most 100%, not 0%",
 		`[{"sample":101}]`:                        "copy 0: sample must be",
 		`[{"resign":"{env.NO_SUCH_SECRET}"}]`:     "copy 0: resign: no value for {env.NO_SUCH_SECRET}",
 		`[{"resign":" "}]`:                        "copy 0: resign is empty",

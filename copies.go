@@ -21,8 +21,9 @@ import (
 // stay as they are.
 //
 // The matchers are evaluated when the notification is stored. Its lane must differ from
-// those of the routes. By default, it is made from the first topic pattern, as for routes,
-// with `copy-` before it.
+// those of the routes and of other copies. By default, it is made from the first topic
+// pattern, as for routes, with `copy-` before it. It gets no number, because stored copies
+// go to the copy that has their lane.
 type Copy struct {
 	Route
 
@@ -51,7 +52,7 @@ func provisionCopies(ctx caddy.Context, configured []Copy, lanes laneSet, logger
 	var copies []copyRoute
 	for i := range configured {
 		c := &configured[i]
-		one, err := c.provision(ctx, i, lanes, logger)
+		one, err := c.provision(ctx, lanes, logger)
 		if err != nil {
 			return nil, fmt.Errorf("copy %d: %w", i, err)
 		}
@@ -60,7 +61,7 @@ func provisionCopies(ctx caddy.Context, configured []Copy, lanes laneSet, logger
 	return copies, nil
 }
 
-func (c *Copy) provision(ctx caddy.Context, i int, lanes laneSet, logger *zap.Logger) (one copyRoute, err error) {
+func (c *Copy) provision(ctx caddy.Context, lanes laneSet, logger *zap.Logger) (one copyRoute, err error) {
 	one.sample = 100
 	if c.Sample != nil {
 		one.sample = *c.Sample
@@ -71,7 +72,7 @@ func (c *Copy) provision(ctx caddy.Context, i int, lanes laneSet, logger *zap.Lo
 	if err := c.Provision(ctx, nil); err != nil {
 		return one, err
 	}
-	if one.route, err = c.ready(i, lanename.CopyPrefix, lanes); err != nil {
+	if one.route, err = c.ready(lanename.Default(lanename.CopyPrefix, c.patterns()), lanes); err != nil {
 		return one, err
 	}
 	if c.Resign != "" {

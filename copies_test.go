@@ -154,6 +154,7 @@ func TestBadCopiesAreRefused(t *testing.T) {
 		`[{"resign":" "}]`:                        "copy 0: resign is empty",
 		`[{"lane":"a"}]`:                          `copy 0: another route or copy already has the lane "a"`,
 		`[{"lane":"x"},{"lane":"x"}]`:             `copy 1: another route or copy already has the lane "x"`,
+		`[{},{"match":[{}]}]`:                     `copy 1: another route or copy already has the lane "copy-route"`,
 		`[{"lane":"X"}]`:                          "copy 0: lane",
 		`[{"match":[{"intercom_topic":["*a"]}]}]`: "copy 0:",
 	} {

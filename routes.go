@@ -56,7 +56,11 @@ func provisionRoutes(ctx caddy.Context, configured []Route, lanes laneSet) ([]ro
 			return nil, fmt.Errorf("route %d %w", i, err)
 		}
 		taken = append(taken, certain...)
-		ready, err := c.ready(i, "", lanes)
+		byDefault := lanename.Default("", c.patterns())
+		if lanes[byDefault] {
+			byDefault = fmt.Sprintf("%s-%d", byDefault, i)
+		}
+		ready, err := c.ready(byDefault, lanes)
 		if err != nil {
 			return nil, fmt.Errorf("route %d: %w", i, err)
 		}
@@ -65,29 +69,23 @@ func provisionRoutes(ctx caddy.Context, configured []Route, lanes laneSet) ([]ro
 	return routes, nil
 }
 
-// ready returns the provisioned route, ready to run. The prefix is for its lane, if it has
-// none and gets one.
-func (r Route) ready(i int, prefix string, lanes laneSet) (route, error) {
-	patterns := r.patterns()
-	name, err := lanes.claim(r.Lane, lanename.Default(prefix, patterns), i)
-	return route{lane: name, matchers: r.MatcherSets, handler: r.compile(), namesPing: slices.Contains(patterns, intercom.TopicPing)}, err
+// ready returns the provisioned route, ready to run. If it has no lane, it gets the default
+// one.
+func (r Route) ready(defaultLane string, lanes laneSet) (route, error) {
+	name := cmp.Or(r.Lane, defaultLane)
+	return route{lane: name, matchers: r.MatcherSets, handler: r.compile(), namesPing: slices.Contains(r.patterns(), intercom.TopicPing)}, lanes.claim(name)
 }
 
 // laneSet has the lanes of the routes and copies so far.
 type laneSet map[string]bool
 
-// claim returns the lane of a route or copy with the number i: the one that is given, or else
-// the default. A default lane that is taken gets the number.
-func (l laneSet) claim(given, byDefault string, i int) (string, error) {
-	name := cmp.Or(given, byDefault)
-	if given == "" && l[name] {
-		name = fmt.Sprintf("%s-%d", name, i)
-	}
+// claim takes a lane for a route or copy.
+func (l laneSet) claim(name string) error {
 	if l[name] {
-		return "", fmt.Errorf("another route or copy already has the lane %q: give one of them another lane", name)
+		return fmt.Errorf("another route or copy already has the lane %q: give one of them another lane", name)
 	}
 	l[name] = true
-	return name, lanename.Check(name)
+	return lanename.Check(name)
 }
 
 // compile returns a handler that runs the handlers of the route. It does not evaluate the

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
 	"strconv"
 
 	"go.uber.org/zap"
@@ -75,8 +76,27 @@ func (h *Handler) ConfigHash() [sha256.Size]byte { return h.configHash }
 // are loaded, because Caddy clears their raw JSON then.
 func (h *Handler) hashConfig() error {
 	config, err := json.Marshal(h) //nolint:gosec // only the hash is kept
-	h.configHash = sha256.Sum256(config)
+	h.configHash = sha256.Sum256(renumberGroups(config))
 	return err
+}
+
+// generatedGroup is the group of routes that exclude each other, such as those of handle
+// directives, as the Caddyfile adapter writes it. In a string of JSON, quotes have a
+// backslash before them, so it does not occur there.
+var generatedGroup = regexp.MustCompile(`"group":"group\d+"`)
+
+// renumberGroups numbers the generated groups from 0. The Caddyfile adapter counts them over
+// all sites, so the numbers of one handler depend on what is before it in the file.
+func renumberGroups(config []byte) []byte {
+	numbers := make(map[string]int)
+	return generatedGroup.ReplaceAllFunc(config, func(group []byte) []byte {
+		number, known := numbers[string(group)]
+		if !known {
+			number = len(numbers)
+			numbers[string(group)] = number
+		}
+		return fmt.Appendf(nil, `"group":"group%d"`, number)
+	})
 }
 
 // store puts a notification into the queue, and returns the outcome and the status for

@@ -71,11 +71,12 @@ func (c *Copy) cutOptions(segment caddyfile.Segment) (caddyfile.Segment, error) 
 	return append(rest, segment[len(segment)-1]), nil
 }
 
-// misspelt returns the option of a copy that is meant with a name that is no directive and
-// has a similar spelling, or else an empty string.
+// misspelt returns the option of a copy that is meant with a name that is neither a directive
+// nor a named matcher and has a similar spelling, or else an empty string.
 func misspelt(name string) string {
 	nearest := intercom.Nearest(name, []string{copyOptions[0], copyOptions[1]}, 1)[0]
-	if _, err := caddy.GetModule("http.handlers." + name); err == nil || levenshtein.ComputeDistance(name, nearest) > 2 {
+	_, err := caddy.GetModule("http.handlers." + name)
+	if err == nil || strings.HasPrefix(name, "@") || levenshtein.ComputeDistance(name, nearest) > 2 {
 		return ""
 	}
 	return nearest

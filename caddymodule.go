@@ -336,7 +336,8 @@ func (h *Handler) deliver(r *http.Request, t *tag) (outcome string, status int) 
 	t.result = h.run(r, t, route, err)
 	if errors.Is(t.result.Err, ErrUnrouted) {
 		// An error answer would count against the whole subscription.
-		h.logger.Warn("notification is lost", zap.Inline(t.onlyAttempt()))
+		h.logger.Warn("notification is lost: no route answers it; add a route, such as route *, or an answer to the route that fits",
+			zap.Inline(t.onlyAttempt()))
 		return outcomeUnrouted, http.StatusOK
 	}
 	status = shieldedStatus(t.result.Delivery)

@@ -100,9 +100,9 @@ func TestUnroutedIsAcceptedAndMissed(t *testing.T) {
 			if got := g.scrape().since(before).of("notifications_total"); len(got) != 1 || !strings.Contains(fmt.Sprint(got), `outcome="unrouted"`) {
 				t.Errorf("counted %v, want 1 unrouted", got)
 			}
-			lines := g.warnings("notification is lost")
-			if len(lines) != 1 || lines[0].text("topic") != "ticket.created" || lines[0].text("id") != "notif_lost" {
-				t.Errorf("warnings %v, want one with the topic and the id", lines)
+			lines := g.warnings("notification is lost: no route answers it; add a route, such as route *")
+			if len(lines) != 1 || lines[0].text("topic") != "ticket.created" || lines[0].text("id") != "notif_lost" || !strings.HasPrefix(lines[0].text("error"), "unrouted: no ") {
+				t.Errorf("warnings %v, want one with the topic, the id and the reason", lines)
 			}
 		})
 	}

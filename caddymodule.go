@@ -87,7 +87,8 @@ type Handler struct {
 	MaxSize int64 `json:"max_size,omitempty"`
 
 	// How long the backend may take, counted from the arrival of the request. After
-	// that, the answer is 504. Intercom waits for 5 s. Default: 4.5s.
+	// that, the answer is 504. With a queue, how long storing may take; after that, the
+	// answer is 503. Intercom waits for 5 s. Default: 4.5s.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 
 	// The routes for notifications. Only the first route whose matchers fit handles a
@@ -246,7 +247,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 
 	a := &answer{w: w}
-	defer a.giveAtDeadline(deadline, r.ProtoMajor)()
+	late := http.StatusGatewayTimeout
+	if h.queue != nil {
+		late = http.StatusServiceUnavailable // it could not store the notification in time
+	}
+	defer a.giveAtDeadline(deadline, late, r.ProtoMajor)()
 	var outcome string
 	var status int
 	switch {

@@ -178,8 +178,11 @@ func watchAnswer(status int, logger *zap.Logger, emitter *events.Emitter) {
 func (h *Handler) observe(t *tag, outcome string, status int, received, answered time.Time) {
 	waited := answered.Sub(received)
 	answerSeconds.Observe(waited.Seconds())
-	if status == http.StatusGatewayTimeout {
-		outcome = outcomeTimeout // whatever the handlers did after the answer
+	switch { // whatever the handlers or the queue did after the answer
+	case status == http.StatusGatewayTimeout:
+		outcome = outcomeTimeout
+	case status == http.StatusServiceUnavailable && h.queue != nil:
+		outcome = outcomeUnqueued
 	}
 	notificationsTotal.WithLabelValues(intercom.Label(t.topic), outcome).Inc()
 	watchAnswer(status, h.logger, h.events)

@@ -281,17 +281,17 @@ func (a *answer) give(status int) (int, time.Time) {
 	return a.status, a.at
 }
 
-// giveAtDeadline answers 504 when the deadline has passed, even if the handlers do not obey
-// it, because Intercom waits only 5 s. (With HTTP/2 and 3, the stream still ends only when
-// the handlers return.) The caller must call the returned function before ServeHTTP
-// returns.
-func (a *answer) giveAtDeadline(deadline time.Time, protoMajor int) (release func()) {
+// giveAtDeadline answers with the status when the deadline has passed, even if the handlers or
+// the queue do not obey it, because Intercom waits only 5 s. (With HTTP/2 and 3, the stream
+// still ends only when they return.) The caller must call the returned function before
+// ServeHTTP returns.
+func (a *answer) giveAtDeadline(deadline time.Time, status, protoMajor int) (release func()) {
 	clock := time.AfterFunc(time.Until(deadline), func() {
 		a.once.Do(func() {
-			if protoMajor == 1 { // the connection cannot be reused until the handlers return
+			if protoMajor == 1 { // the connection cannot be reused until they return
 				a.w.Header()["Connection"] = []string{"close"}
 			}
-			a.write(http.StatusGatewayTimeout)
+			a.write(status)
 			_ = http.NewResponseController(a.w).Flush()
 		})
 	})

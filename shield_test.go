@@ -248,7 +248,7 @@ func TestIntercomGetsOneAnswer(t *testing.T) {
 	for range 100 {
 		w := &countingWriter{header: make(http.Header)}
 		a := &answer{w: w}
-		release := a.giveAtDeadline(time.Now().Add(time.Microsecond), 1)
+		release := a.giveAtDeadline(time.Now().Add(time.Microsecond), http.StatusGatewayTimeout, 1)
 		status, at := a.give(http.StatusOK)
 		release()
 		if w.writes != 1 || w.status != status || at.IsZero() || w.header.Get("Content-Length") != "0" {
@@ -261,7 +261,7 @@ func TestAnswerIsGivenWhenDue(t *testing.T) {
 	for protoMajor, connection := range map[int]string{1: "close", 2: ""} {
 		w := &countingWriter{header: make(http.Header), written: make(chan struct{})}
 		a := &answer{w: w}
-		release := a.giveAtDeadline(time.Now(), protoMajor)
+		release := a.giveAtDeadline(time.Now(), http.StatusGatewayTimeout, protoMajor)
 		<-w.written
 		if status, _ := a.give(http.StatusOK); status != http.StatusGatewayTimeout || w.header.Get("Connection") != connection {
 			t.Errorf("HTTP/%d: answered %d with %v", protoMajor, status, w.header)

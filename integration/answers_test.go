@@ -434,3 +434,28 @@ func TestQueueThatCannotStoreIsAnError(t *testing.T) {
 		t.Errorf("the log has errors %v, want the queue's one", lines)
 	}
 }
+
+// It must not look like a slow backend, even if it stores the notification after all.
+func TestQueueThatHangsIsAnsweredForInTime(t *testing.T) {
+	resetStore(false)
+	hangs := make(chan struct{})
+	store.hangs = hangs
+	g := start(t, setup{webhook: "timeout 300ms\nqueue fake\nroute * { respond 200 }"})
+	before := g.scrape()
+	conn := g.dial()
+	write(t, conn, head(hubHeader+": "+hubSignature(body, secret)+"\n", body))
+	writeBytes(t, conn, body)
+
+	if answer := read(t, conn); answer.status != 503 { // the queue is still at it
+		t.Errorf("answered %d, want 503", answer.status)
+	}
+	close(hangs)
+	g.access("/hook?a=1")
+	grown := g.scrape().since(before).of("notifications_total")
+	if len(grown) != 1 || !strings.Contains(fmt.Sprint(grown), `outcome="unqueued"`) {
+		t.Errorf("counted %v, want one unqueued", grown)
+	}
+	if got := inStore(); len(got) != 1 {
+		t.Errorf("the queue stored %d notifications, want the late one", len(got))
+	}
+}

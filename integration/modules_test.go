@@ -39,6 +39,7 @@ type fakeQueue struct{}
 var store struct {
 	sync.Mutex
 	full   bool
+	hangs  chan struct{} // until it is closed, storing does not end; nil: it does
 	stored []received
 }
 
@@ -46,7 +47,7 @@ var store struct {
 func resetStore(full bool) {
 	store.Lock()
 	defer store.Unlock()
-	store.full, store.stored = full, nil
+	store.full, store.hangs, store.stored = full, nil, nil
 }
 
 func inStore() []received {
@@ -86,6 +87,9 @@ func (*fakeQueue) Store(r *http.Request, n intercomwebhook.Notification) (duplic
 	}
 	store.Lock()
 	defer store.Unlock()
+	if store.hangs != nil {
+		<-store.hangs
+	}
 	if store.full {
 		return false, errors.New("disk is full")
 	}

@@ -22,6 +22,9 @@ func (p *routeParser) parseCopy(segment caddyfile.Segment) (Copy, error) {
 	if err != nil {
 		return Copy{}, err
 	}
+	if slices.ContainsFunc(head.topics, isCopyOption) || slices.ContainsFunc(head.workspaces, isCopyOption) {
+		return Copy{}, p.firstLine(segment).WrapErr(errMisplacedOption)
+	}
 	if err := p.claimLane(cmp.Or(head.lane, lanename.Default(lanename.CopyPrefix, head.topics))); err != nil {
 		return Copy{}, p.firstLine(segment).WrapErr(err)
 	}
@@ -83,6 +86,8 @@ func misspelt(name string) string {
 }
 
 var (
+	errMisplacedOption = errors.New("`sample <percent>` and `resign <secret>` are options of copy: put them into its block, each on a line of its own")
+
 	errNoSample = errors.New("sample: the percentage is missing, as in `sample 10%`")
 	errNoResign = errors.New("resign: the secret is missing, as in `resign {env.STAGING_SECRET}`")
 )

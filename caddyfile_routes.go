@@ -124,7 +124,7 @@ func (p *routeParser) parseProxy(segment caddyfile.Segment) (*reverseproxy.Handl
 		return nil, d.Err("`for <workspaces...>` must come before `to`")
 	case slices.ContainsFunc(upstreams, isCopyOption):
 		// As upstreams, they would have no effect, and logs would show the secret.
-		return nil, d.Err("`sample <percent>` and `resign <secret>` are options of copy: put them into its block, each on a line of its own")
+		return nil, d.WrapErr(errMisplacedOption)
 	}
 	d.Reset()
 	proxy := new(reverseproxy.Handler)

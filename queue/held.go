@@ -95,7 +95,7 @@ func (h *heldJobs) room() int {
 func (h *heldJobs) add(job *heldJob) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.jobs[job.id] = job
+	h.put(job)
 }
 
 // addUnreserved adds a job and counts its bytes, which are not reserved.
@@ -103,6 +103,15 @@ func (h *heldJobs) addUnreserved(job *heldJob) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.bytes += job.size
+	h.put(job)
+}
+
+// put adds a job whose bytes are counted. It forgets an earlier claim of the same job: a
+// released job can be claimed again before this process knows that its release is written.
+func (h *heldJobs) put(job *heldJob) {
+	if earlier := h.jobs[job.id]; earlier != nil {
+		h.forget(earlier)
+	}
 	h.jobs[job.id] = job
 }
 

@@ -64,20 +64,19 @@ func (l *lane) claimOnce() (again bool) {
 	// The end of the lane does not interrupt a claim: the jobs would be claimed, but not held.
 	ctx, cancel := context.WithTimeout(context.Background(), claimTimeout)
 	defer cancel()
-	claim.Token = l.dispatcher.held.newToken()
-	defer l.dispatcher.held.settle(claim.Token)
 	jobs, more, err := l.dispatcher.db.Claim(ctx, claim)
-	if err != nil {
-		l.dispatcher.log().Debug("claiming jobs failed, and will be tried again", zap.String("lane", l.queue), zap.Error(err))
-		return false
-	}
 	held := make([]*heldJob, len(jobs))
 	for i, job := range jobs {
 		held[i] = &heldJob{
 			id: job.ID, token: job.Token, queue: job.Queue, workspace: job.Workspace, attempt: job.Attempt,
 			claimed: time.Now(), age: job.Age, size: len(job.Args), args: job.Args,
 		}
-		l.dispatcher.held.addUnreserved(held[i])
+	}
+	l.dispatcher.held.settleClaim(claim, held)
+	l.dispatcher.wakeRefused()
+	if err != nil {
+		l.dispatcher.log().Debug("claiming jobs failed, and will be tried again", zap.String("lane", l.queue), zap.Error(err))
+		return false
 	}
 	if more {
 		l.mu.Lock()
@@ -88,22 +87,24 @@ func (l *lane) claimOnce() (again bool) {
 	return more
 }
 
-// nextClaim returns what to claim now, if anything. It resets mayHaveMore, which claimOnce
-// sets again if the database says so.
+// nextClaim returns what to claim now, if anything, and reserves memory for it. It resets
+// mayHaveMore, which claimOnce sets again if the database says so.
 func (l *lane) nextClaim() (claim jobdb.Claim, wanted bool) {
 	if !l.dispatcher.mayDeliver() {
 		return jobdb.Claim{}, false
 	}
-	room := l.dispatcher.held.room()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	ahead := l.ahead()
 	missing := ahead + max(0, l.workers-l.running) - l.ready.claimed(ahead)
-	if !l.mayHaveMore || l.paused || l.retired || len(l.leftToOthers) >= maxLeftToOthers || missing*2 < ahead || missing <= 0 || room <= 0 {
+	if !l.mayHaveMore || l.paused || l.retired || len(l.leftToOthers) >= maxLeftToOthers || missing*2 < ahead || missing <= 0 {
+		return jobdb.Claim{}, false
+	}
+	claim = jobdb.Claim{Queue: l.queue, Limit: missing}
+	if !l.dispatcher.held.reserveClaim(&claim) {
 		return jobdb.Claim{}, false
 	}
 	l.mayHaveMore = false
-	claim = jobdb.Claim{Queue: l.queue, Limit: missing, MaxBytes: room}
 	for id := range l.leftToOthers {
 		claim.Except = append(claim.Except, id)
 	}

@@ -129,10 +129,11 @@ func (f *finisher) write(ctx context.Context) bool {
 	}
 	f.dispatcher.held.remove(batch)
 	f.wakeLanes(batch)
+	f.dispatcher.wakeRefused()
 	return true
 }
 
-// wakeLanes makes the lanes of the jobs claim and deliver: memory is free again, and jobs
+// wakeLanes makes the lanes of the jobs claim and deliver: places are free again, and jobs
 // that were released can be claimed.
 func (f *finisher) wakeLanes(batch []finishedJob) {
 	released := make(map[string]bool)

@@ -19,7 +19,7 @@ type heldJob struct {
 	attempt   int
 	claimed   time.Time
 	age       time.Duration // at the time of the claim
-	size      int           // in bytes, counted against heldMemory
+	size      int           // in bytes, counted in memory
 
 	note *notification // nil until it is unpacked
 	args []byte        // nil once it is unpacked
@@ -36,28 +36,23 @@ type heldJobs struct {
 	last    jobdb.Token          // the newest one
 	pending map[jobdb.Token]bool // claims that wait for the reply of the database
 	jobs    map[int64]*heldJob
-	bytes   int // of the held jobs and the reserved ones
+	memory  memory
 }
-
-// heldMemory bounds how many bytes the held jobs of all lanes have together.
-const heldMemory = 32 << 20
 
 // reconcileInterval is how often the rows that are marked as running are compared with the
 // held jobs.
 const reconcileInterval = 2 * time.Second
 
 func newHeldJobs() *heldJobs {
-	return &heldJobs{pending: make(map[jobdb.Token]bool), jobs: make(map[int64]*heldJob)}
+	return &heldJobs{pending: make(map[jobdb.Token]bool), jobs: make(map[int64]*heldJob), memory: newMemory()}
 }
 
-// newToken returns the token for a new claim. The caller must call settle once the reply is
-// there and the claimed jobs are added, or the claim has failed.
+// newToken returns the token for jobs that are claimed while they are stored. The caller must
+// call settle once the reply is there and the claimed jobs are added, or storing has failed.
 func (h *heldJobs) newToken() jobdb.Token {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.last++
-	h.pending[h.last] = true
-	return h.last
+	return h.nextToken()
 }
 
 func (h *heldJobs) settle(token jobdb.Token) {
@@ -66,43 +61,64 @@ func (h *heldJobs) settle(token jobdb.Token) {
 	delete(h.pending, token)
 }
 
-// reserve reserves bytes for a job. It returns false if there is not enough memory left;
-// but if nothing is held, a job of any size gets its bytes.
-func (h *heldJobs) reserve(size int) bool {
+// reserveClaim fills in the token and the bytes of a claim, and reserves the bytes. It returns false
+// if the lane has no memory left. The caller must call settleClaim once the reply is there.
+func (h *heldJobs) reserveClaim(claim *jobdb.Claim) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.bytes > 0 && h.bytes+size > heldMemory {
-		return false
+	bytes, ok := h.memory.reserveClaim(claim.Queue)
+	if ok {
+		claim.Token, claim.MaxBytes = h.nextToken(), bytes
 	}
-	h.bytes += size
-	return true
+	return ok
 }
 
-func (h *heldJobs) unreserve(size int) {
+// settleClaim adds the claimed jobs, of which there are none if the claim has failed. Their
+// bytes replace those that reserveClaim has reserved.
+func (h *heldJobs) settleClaim(claim jobdb.Claim, jobs []*heldJob) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.bytes -= size
+	h.memory.add(claim.Queue, -claim.MaxBytes)
+	for _, job := range jobs {
+		h.memory.add(job.queue, job.size)
+		h.put(job)
+	}
+	delete(h.pending, claim.Token)
 }
 
-// room returns how many bytes are left; it can be negative.
-func (h *heldJobs) room() int {
+func (h *heldJobs) nextToken() jobdb.Token {
+	h.last++
+	h.pending[h.last] = true
+	return h.last
+}
+
+// reserve reserves bytes for a job that is being stored. It returns false if its lane has no
+// memory left for it.
+func (h *heldJobs) reserve(queue string, size int) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return heldMemory - h.bytes
+	return h.memory.reserve(queue, size)
+}
+
+func (h *heldJobs) unreserve(queue string, size int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.memory.add(queue, -size)
+}
+
+// takeRefused reports whether a lane was refused memory since the last call.
+func (h *heldJobs) takeRefused() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	refused := h.memory.refused
+	h.memory.refused = false
+	return refused
 }
 
 // add adds a job whose bytes are reserved.
 func (h *heldJobs) add(job *heldJob) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.put(job)
-}
-
-// addUnreserved adds a job and counts its bytes, which are not reserved.
-func (h *heldJobs) addUnreserved(job *heldJob) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.bytes += job.size
 	h.put(job)
 }
 
@@ -127,7 +143,7 @@ func (h *heldJobs) remove(outcomes []finishedJob) {
 func (h *heldJobs) forget(job *heldJob) {
 	if h.jobs[job.id] == job {
 		delete(h.jobs, job.id)
-		h.bytes -= job.size
+		h.memory.add(job.queue, -job.size)
 	}
 }
 

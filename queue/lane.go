@@ -114,7 +114,7 @@ func (l *lane) reserve(job *jobdb.NewJob) bool {
 	}
 	room += max(0, l.workers-l.running)
 	workspace := workspaceOf(job)
-	if l.paused || l.retired || !l.ready.mayReserve(workspace, room) || !l.dispatcher.held.reserve(len(job.Args)) {
+	if l.paused || l.retired || !l.ready.mayReserve(workspace, room) || !l.dispatcher.held.reserve(l.queue, len(job.Args)) {
 		return false
 	}
 	l.ready.reserve(workspace)
@@ -122,7 +122,7 @@ func (l *lane) reserve(job *jobdb.NewJob) bool {
 }
 
 func (l *lane) unreserve(job *jobdb.NewJob) {
-	l.dispatcher.held.unreserve(len(job.Args))
+	l.dispatcher.held.unreserve(l.queue, len(job.Args))
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.ready.unreserve(workspaceOf(job))

@@ -34,6 +34,17 @@ func (d *dispatcher) claimOnAllLanes() {
 	}
 }
 
+// wakeRefused makes all lanes claim if one of them was refused memory. It must be called when
+// memory is free again.
+func (d *dispatcher) wakeRefused() {
+	if !d.held.takeRefused() {
+		return
+	}
+	for _, lane := range d.allLanes() {
+		lane.refill(false)
+	}
+}
+
 // updateLanes starts, resizes and retires lanes, so that this instance works on the lanes of
 // the current config and on the orphans that it takes over. It does not wait for deliveries.
 func (d *dispatcher) updateLanes() {

@@ -114,11 +114,12 @@ func (d *dispatcher) sendHeartbeat(ctx context.Context) {
 // dropLost forgets the jobs that other instances have taken over while the heartbeat was
 // late.
 func (d *dispatcher) dropLost(ctx context.Context) error {
+	asked := time.Now()
 	rows, err := d.db.OwnRunning(ctx)
 	if err != nil {
 		return err
 	}
-	if gone := d.held.dropLost(rows); len(gone) > 0 {
+	if gone := d.held.dropLost(rows, asked); len(gone) > 0 {
 		for _, lane := range d.allLanes() {
 			lane.forget(gone)
 		}

@@ -147,10 +147,10 @@ func (h *heldJobs) forget(job *heldJob) {
 	}
 }
 
-// dropLost removes the jobs that are not among rows, which are those that the database has
-// as held by this process. It keeps jobs that are being delivered. It returns the ids of
-// those removed.
-func (h *heldJobs) dropLost(rows []jobdb.Running) map[int64]bool {
+// dropLost removes the jobs that are not among rows, which are those that the database had
+// as held by this process when it was asked. It keeps jobs that were claimed later, and those
+// that are being delivered. It returns the ids of those removed.
+func (h *heldJobs) dropLost(rows []jobdb.Running, asked time.Time) map[int64]bool {
 	still := make(map[int64]jobdb.Token, len(rows))
 	for _, row := range rows {
 		still[row.ID] = row.Token
@@ -159,7 +159,7 @@ func (h *heldJobs) dropLost(rows []jobdb.Running) map[int64]bool {
 	defer h.mu.Unlock()
 	gone := make(map[int64]bool)
 	for id, job := range h.jobs {
-		if still[id] != job.token && !job.begun() {
+		if still[id] != job.token && job.claimed.Before(asked) && !job.begun() {
 			gone[id] = true
 			h.forget(job)
 		}

@@ -1,7 +1,9 @@
 package queue
 
 import (
+	"maps"
 	"testing"
+	"time"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/jobdb"
 )
@@ -18,5 +20,22 @@ func TestAJobThatIsClaimedAgainIsCountedOnce(t *testing.T) {
 	h.remove([]finishedJob{{job: again}})
 	if h.memory.total != 0 {
 		t.Errorf("%d bytes are held in the end, want 0", h.memory.total)
+	}
+}
+
+func TestOnlyWhatAnotherInstanceHasTakenOverIsForgotten(t *testing.T) {
+	asked := time.Now()
+	h := newHeldJobs()
+	begun := &heldJob{id: 3, token: 3, claimed: asked.Add(-time.Second)}
+	begun.begin(func(error) {})
+	h.settleClaim(jobdb.Claim{}, []*heldJob{
+		{id: 1, token: 1, claimed: asked.Add(-time.Second)},
+		{id: 2, token: 2, claimed: asked.Add(-time.Second)},
+		begun,
+		{id: 4, token: 4, claimed: asked.Add(time.Millisecond)}, // while the database answered
+	})
+	gone := h.dropLost([]jobdb.Running{{ID: 1, Token: 1}}, asked)
+	if want := map[int64]bool{2: true}; !maps.Equal(gone, want) {
+		t.Errorf("forgot %v, want %v", gone, want)
 	}
 }

@@ -240,7 +240,9 @@ func (d *dispatcher) whileConfigRuns(ctx context.Context) (context.Context, cont
 // started, and returns when the running deliveries have ended. When the context ends it
 // interrupts them; interrupted deliveries do not count as attempts.
 func (d *dispatcher) stopDelivering(ctx context.Context) {
-	d.stopping.Store(true)
+	d.mu.Lock()
+	d.stopping.Store(true) // under the lock, so that updateLanes makes no lane that is not retired here
+	d.mu.Unlock()
 	for _, lane := range d.allLanes() {
 		lane.retire()
 	}

@@ -48,11 +48,15 @@ func (d *dispatcher) wakeRefused() {
 // updateLanes starts, resizes and retires lanes, so that this instance works on the lanes of
 // the current config and on the orphans that it takes over. It does not wait for deliveries.
 func (d *dispatcher) updateLanes() {
-	if d.ready() != nil || d.stopping.Load() {
+	if d.ready() != nil {
 		return
 	}
 	set := d.current()
 	d.mu.Lock()
+	if d.stopping.Load() {
+		d.mu.Unlock()
+		return
+	}
 	wanted := make(map[string]int)
 	for name, a := range set {
 		for _, queue := range a.queues(name) {

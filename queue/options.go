@@ -113,9 +113,12 @@ func (o *Options) check() error {
 }
 
 // CheckLanes returns an error if an option is for a lane that no route or copy has, or if the name
-// of a lane is too long for a River queue.
+// of a lane is too long for a River queue or reserved.
 func (o *Options) CheckLanes(lanes []string) error {
 	for _, lane := range lanes {
+		if lane == unroutedLane {
+			return fmt.Errorf("lane %q: the name is reserved for what fits no route: give the route or copy another one with `as`", lane)
+		}
 		if queue := riverQueue(cmp.Or(o.Name, defaultName), lane); len(queue) > maxQueueLength {
 			return fmt.Errorf("lane %q: the name is too long: together with the name of the queue it may have %d characters at most", lane, maxQueueLength-1)
 		}

@@ -2,7 +2,8 @@ package queue
 
 import "strings"
 
-// unroutedLane is the lane of notifications that fit no route when they arrive.
+// unroutedLane is the lane of notifications that fit no route when they arrive. Every instance
+// works on it, whatever its routes are, so no route or copy may have it.
 const unroutedLane = "unrouted"
 
 // riverQueue returns the name of the River queue of a lane. For the endpoint with the

@@ -44,7 +44,10 @@ func (d *dispatcher) deliver(l *lane, job *heldJob) jobdb.Outcome {
 	if _, wanted := splitRiverQueue(job.queue); lane != wanted && d.refreshFleet(ctx, job.claimed) != nil {
 		return jobdb.Outcome{State: jobdb.StateAvailable}
 	}
-	if d.belongsToAnotherConfig(job.queue, lane, note.To) {
+	// Two configs may leave a job to each other for as long as both live, unless it is to go to
+	// one lane. So a job over its age is left to nobody.
+	overdue := note.To == "" && job.ageNow() >= time.Duration(a.options.MaxAge)
+	if !overdue && d.belongsToAnotherConfig(job.queue, lane, note.To) {
 		l.leaveToOthers(job.id)
 		return jobdb.Outcome{State: jobdb.StateAvailable}
 	}

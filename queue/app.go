@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -180,7 +182,27 @@ func (a *app) byDatabase() (map[string]attachments, error) {
 				one.location.name, one.options.Name)
 		}
 	}
+	for _, set := range sets {
+		if err := set.checkAdopted(); err != nil {
+			return nil, err
+		}
+	}
 	return sets, nil
+}
+
+// checkAdopted returns an error if two handlers adopt the same endpoint.
+func (s attachments) checkAdopted() error {
+	adopted := make(map[string]string) // the name of the handler, by endpoint
+	for _, name := range slices.Sorted(maps.Keys(s)) {
+		for _, endpoint := range s[name].options.Adopt {
+			if other, already := adopted[endpoint]; already {
+				return fmt.Errorf("queue %s: the handlers %q and %q both adopt %q: let one of them adopt it",
+					s[name].location.name, other, name, endpoint)
+			}
+			adopted[endpoint] = name
+		}
+	}
+	return nil
 }
 
 // Stop implements caddy.App. If no other config uses a database, Stop waits until the

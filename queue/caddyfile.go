@@ -83,6 +83,7 @@ var commonOptions = []string{
 // has; its value is checked by checkOwn, which may be nil, and stored in own.
 func (o *Options) unmarshal(d *caddyfile.Dispenser, ownName string, own *string, checkOwn func(string) error) error {
 	seen := make(map[string]bool)
+	adopt := *d // where adopt is, for errors that depend on a name behind it
 	for d.NextBlock(0) {
 		name := d.Val()
 		if name != "lane" && seen[name] {
@@ -105,7 +106,10 @@ func (o *Options) unmarshal(d *caddyfile.Dispenser, ownName string, own *string,
 			}
 			err = at(d, checkName(o.Name))
 		case "adopt":
-			err = o.unmarshalAdopt(d)
+			if o.Adopt = d.RemainingArgs(); len(o.Adopt) == 0 {
+				return d.ArgErr()
+			}
+			adopt = *d
 		case "workers":
 			o.Workers, err = parseNumber(d, maxWorkers)
 		case "lane":
@@ -127,20 +131,7 @@ func (o *Options) unmarshal(d *caddyfile.Dispenser, ownName string, own *string,
 			return err
 		}
 	}
-	return nil
-}
-
-func (o *Options) unmarshalAdopt(d *caddyfile.Dispenser) error {
-	o.Adopt = d.RemainingArgs()
-	if len(o.Adopt) == 0 {
-		return d.ArgErr()
-	}
-	for _, name := range o.Adopt {
-		if err := checkName(name); err != nil {
-			return d.WrapErr(err)
-		}
-	}
-	return nil
+	return at(&adopt, o.checkAdopt())
 }
 
 func (o *Options) unmarshalLane(d *caddyfile.Dispenser) error {

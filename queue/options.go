@@ -29,7 +29,8 @@ type Options struct {
 	Lanes map[string]Lane `json:"lanes,omitempty"`
 
 	// Names of endpoints that no handler has any more, such as the name that this one had
-	// before. This handler delivers their notifications. Default: none.
+	// before. This handler delivers their notifications. Only one handler of a database may
+	// adopt a name. Default: none.
 	Adopt []string `json:"adopt,omitempty"`
 
 	// How long a backend may take to answer, 1ms to 1h. Default: 30s.
@@ -96,9 +97,7 @@ func (o *Options) check() error {
 		option.CheckDuration("keep_delivered", time.Duration(o.KeepDelivered), 10*option.Year),
 		option.CheckDuration("keep_dead", time.Duration(o.KeepDead), 10*option.Year),
 	}
-	for _, name := range o.Adopt {
-		checks = append(checks, checkName(name))
-	}
+	checks = append(checks, o.checkAdopt())
 	for name, lane := range o.Lanes {
 		if err := checkNumber("workers", lane.Workers, maxWorkers); err != nil {
 			checks = append(checks, fmt.Errorf("lane %s: %w", name, err))
@@ -107,6 +106,21 @@ func (o *Options) check() error {
 	for _, err := range checks {
 		if err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// checkAdopt returns an error if an adopted name is not valid, the endpoint's own, or given twice.
+func (o *Options) checkAdopt() error {
+	for i, name := range o.Adopt {
+		switch {
+		case checkName(name) != nil:
+			return checkName(name)
+		case name == cmp.Or(o.Name, defaultName):
+			return fmt.Errorf("adopt %s: this is the queue's own name; name only endpoints that no handler has any more", name)
+		case slices.Contains(o.Adopt[:i], name):
+			return fmt.Errorf("adopt %s: the name is given twice", name)
 		}
 	}
 	return nil

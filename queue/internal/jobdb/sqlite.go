@@ -104,7 +104,7 @@ func (d *sqliteDB) open(ctx context.Context) error {
 	if err := d.write.exec("UPDATE river_job SET state = 'available' WHERE state = 'scheduled'"); err != nil {
 		return err
 	}
-	if d.log, err = openLog(d.path); err != nil {
+	if d.log, err = openLog(d.path, d.file); err != nil {
 		return err
 	}
 	if _, err := d.Rescue(ctx); err != nil {
@@ -239,7 +239,8 @@ func (d *sqliteDB) Close() error {
 	d.maintained.Wait()
 	var errs []error
 	if d.log != nil {
-		errs = append(errs, d.log.close())
+		// SQLite makes a checkpoint of its own and deletes the log
+		errs = append(errs, d.rewriteLogged(context.Background()), d.log.close())
 	}
 	if d.write != nil {
 		errs = append(errs, d.write.close())

@@ -13,11 +13,16 @@ import (
 // writeAheadLog makes what is committed durable.
 type writeAheadLog struct {
 	databasePath string
-	database     os.FileInfo
+	database     *os.File
 	file         *os.File
 
 	mu     sync.Mutex // one fsync at a time, because Linux reports an error only once
 	failed bool
+
+	// backfilling is held from the beginning of a checkpoint until the database file has
+	// been synchronized after it.
+	backfilling sync.Mutex
+	incomplete  bool // what checkpoints have moved may not be on the disk; needs backfilling
 }
 
 const (
@@ -34,16 +39,12 @@ var (
 )
 
 // openLog opens the write-ahead log of a database that is in use.
-func openLog(databasePath string) (*writeAheadLog, error) {
-	info, err := os.Stat(databasePath)
-	if err != nil {
-		return nil, err
-	}
+func openLog(databasePath string, database *os.File) (*writeAheadLog, error) {
 	file, err := os.OpenFile(databasePath+"-wal", os.O_RDWR, 0) //nolint:gosec // named by the config
 	if err != nil {
 		return nil, err
 	}
-	return &writeAheadLog{databasePath: databasePath, database: info, file: file}, nil
+	return &writeAheadLog{databasePath: databasePath, database: database, file: file}, nil
 }
 
 // sync returns when all that was committed before is on the disk. After a failure it
@@ -75,7 +76,11 @@ func (l *writeAheadLog) check() error {
 	if theirs, err := os.Stat(l.file.Name()); err != nil || !os.SameFile(log, theirs) {
 		return errReplaced
 	}
-	if theirs, err := os.Stat(l.databasePath); err != nil || !os.SameFile(l.database, theirs) {
+	database, err := l.database.Stat()
+	if err != nil {
+		return err
+	}
+	if theirs, err := os.Stat(l.databasePath); err != nil || !os.SameFile(database, theirs) {
 		return errReplaced
 	}
 	return nil
@@ -134,36 +139,4 @@ func (d *sqliteDB) maintainOnce(ctx context.Context) error {
 		return d.checkpoint(ctx)
 	}
 	return nil
-}
-
-// mend writes the whole log into the database and begins it anew. If that succeeds, with
-// the syncs that it includes, everything committed is on the disk.
-func (d *sqliteDB) mend(ctx context.Context) error {
-	if err := d.writeLock.lock(ctx, storing); err != nil {
-		return err
-	}
-	defer d.writeLock.unlock()
-	var busy, frames, moved int
-	if err := d.write.queryRow("PRAGMA wal_checkpoint(TRUNCATE)", nil, &busy, &frames, &moved); err != nil {
-		return err
-	}
-	if busy != 0 {
-		return errors.New("checkpoint: the database is busy")
-	}
-	d.log.mended()
-	d.logger.Info("the queue's database is on the disk again, and stores again", zap.String("path", d.path))
-	return nil
-}
-
-// checkpoint moves the log into the database. Most of that is done while others write;
-// they wait only for the rest. The next transaction begins the log anew then.
-func (d *sqliteDB) checkpoint(ctx context.Context) error {
-	if _, err := d.read.ExecContext(ctx, "PRAGMA wal_checkpoint(PASSIVE)"); err != nil {
-		return err
-	}
-	if err := d.writeLock.lock(ctx, delivering); err != nil {
-		return err
-	}
-	defer d.writeLock.unlock()
-	return d.write.exec("PRAGMA wal_checkpoint(PASSIVE)")
 }

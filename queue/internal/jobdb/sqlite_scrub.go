@@ -110,10 +110,14 @@ func (d *sqliteDB) cleanPages(ctx context.Context, unclean []uint32) (err error)
 // is done while others write. It never waits for readers while others wait for it.
 func (d *sqliteDB) emptyLog(ctx context.Context) error {
 	for {
-		if _, err := d.read.ExecContext(ctx, "PRAGMA wal_checkpoint(PASSIVE)"); err != nil {
+		if err := d.backfillUnlocked(ctx); err != nil {
 			return err
 		}
-		busy, err := d.truncateLog(ctx)
+		var busy bool
+		err := d.backfill(func() (err error) {
+			busy, err = d.truncateLog(ctx)
+			return err
+		})
 		if err != nil || !busy {
 			return err
 		}

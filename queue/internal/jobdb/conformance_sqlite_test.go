@@ -25,6 +25,11 @@ func TestSQLiteConforms(t *testing.T) {
 			{"errors cut as JSONB", "errors", "x'fb'"},
 			{"metadata cut as JSONB", "metadata", "x'fc'"},
 			{"attempted_by cut as JSONB", "attempted_by", "x'fb'"},
+			{"attempted_by that are an object", "attempted_by", "'{}'"},
+			{"attempted_by that are a string", "attempted_by", `'"x"'`},
+			{"metadata with another age", "metadata", `'{"age_from": {"a": 1}}'`},
+			{"metadata with an age that is no time", "metadata", `'{"age_from": "x"}'`},
+			{"a time that is none", "created_at", "'x'"},
 		},
 	})
 }
@@ -80,7 +85,7 @@ func (f *sqliteFile) rows(t *testing.T) []row {
 	found, err := f.own(t).QueryContext(t.Context(), `SELECT id, queue, kind, state,
 		CASE WHEN json_valid(args, 9) THEN json(args) ELSE '' END,
 		coalesce(hex(unique_key), ''),
-		CASE WHEN json_valid(attempted_by, 9) THEN json(attempted_by) ELSE '[]' END,
+		CASE WHEN json_valid(attempted_by, 9) THEN CASE json_type(attempted_by) WHEN 'array' THEN json(attempted_by) ELSE '[]' END ELSE '[]' END,
 		CASE WHEN json_valid(tags, 9) THEN json(tags) ELSE '[]' END,
 		attempt, max_attempts,
 		CASE WHEN errors IS NULL THEN 0 WHEN json_valid(errors, 9) THEN json_array_length(errors) ELSE -1 END,

@@ -107,12 +107,13 @@ func (d *sqliteDB) claimAll(portion []candidate, claim Claim) ([]Job, error) {
 		return nil, err
 	}
 	rows, err := d.write.query(`UPDATE river_job SET state = 'running', attempt = attempt + 1, attempted_at = datetime('now', 'subsec'),
-		attempted_by = json_insert(CASE WHEN json_array_length(attempted_by) >= ?3 THEN json_remove(attempted_by, '$[0]') ELSE coalesce(attempted_by, '[]') END, '$[#]', ?2),
+		attempted_by = json_insert(CASE WHEN json_type(attempted_by) IS NOT 'array' THEN '[]'
+			WHEN json_array_length(attempted_by) >= ?3 THEN json_remove(attempted_by, '$[0]') ELSE attempted_by END, '$[#]', ?2),
 		metadata = CASE WHEN state = 'available' AND (attempt > 0 OR scheduled_at <> created_at) AND metadata ->> '$.age_from' IS NOT scheduled_at
 			THEN json_remove(json_set(metadata, '$.age_from', scheduled_at), '$.cancel_attempted_at') ELSE metadata END
 		WHERE id IN (SELECT value FROM json_each(?1)) AND +state IN ('available', 'retryable')
 		RETURNING id, CASE typeof(args) WHEN 'text' THEN args ELSE json(args) END, attempt,
-			unixepoch('now', 'subsec') - unixepoch(coalesce(metadata ->> '$.age_from', created_at), 'subsec'), `+sqliteWorkspace,
+			unixepoch('now', 'subsec') - coalesce(unixepoch(metadata ->> '$.age_from', 'subsec'), unixepoch(created_at, 'subsec'), unixepoch('now', 'subsec')), `+sqliteWorkspace,
 		string(list), d.token(claim.Token), maxAttemptedBy)
 	if err != nil {
 		return nil, err

@@ -16,8 +16,8 @@ const readable = `(attempted_by IS NULL OR json_valid(attempted_by, 6)) AND json
 
 // OwnRunning implements DB.
 func (d *sqliteDB) OwnRunning(ctx context.Context) ([]Running, error) {
-	rows, err := d.read.QueryContext(ctx, `SELECT id, attempted_by ->> '$[#-1]', metadata ->> '$.cancel_attempted_at' IS NOT NULL
-		FROM river_job WHERE state = 'running' AND attempted_by IS NOT NULL AND `+readable)
+	rows, err := d.read.QueryContext(ctx, `SELECT id, coalesce(attempted_by ->> '$[#-1]', ''), metadata ->> '$.cancel_attempted_at' IS NOT NULL
+		FROM river_job WHERE state = 'running' AND `+readable)
 	if err != nil {
 		return nil, err
 	}

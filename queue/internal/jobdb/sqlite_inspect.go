@@ -113,7 +113,7 @@ func (d *sqliteDB) Count(ctx context.Context, state State) (map[string]int64, er
 // Oldest implements DB.
 func (d *sqliteDB) Oldest(ctx context.Context) (map[string]time.Duration, error) {
 	// ids are given in the order of time, and stand in the index
-	rows, err := d.read.QueryContext(ctx, `SELECT queue, unixepoch('now', 'subsec') - unixepoch(created_at, 'subsec') FROM river_job WHERE id IN (
+	rows, err := d.read.QueryContext(ctx, `SELECT queue, coalesce(unixepoch('now', 'subsec') - unixepoch(created_at, 'subsec'), 0) FROM river_job WHERE id IN (
 		SELECT min(id) FROM river_job WHERE state IN ('available', 'pending', 'retryable', 'running', 'scheduled') GROUP BY state, queue)`)
 	if err != nil {
 		return nil, err

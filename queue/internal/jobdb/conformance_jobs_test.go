@@ -352,7 +352,7 @@ var claimBehaviours = []behaviour{
 	{"a claim keeps to its bytes", on(func(t *testing.T, d database, i *instance) {
 		jobs := newJobs(12)
 		for n, j := range jobs {
-			j.Args = fmt.Appendf(nil, `{"n": %d, "body": "%s"}`, n, strings.Repeat("<", 64<<10))
+			j.Args = fmt.Appendf(nil, `{"n": %d, "body": "%s"}`, n, strings.Repeat("語<<<", 64<<10/len("語<<<")))
 		}
 		i.mustStore(t, jobs...)
 		for _, j := range claimN(t, i, 6) {

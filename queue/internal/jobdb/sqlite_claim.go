@@ -19,10 +19,10 @@ type candidate struct {
 }
 
 const (
-	sqliteDue = `SELECT id, length(args), priority, ` + sqliteWorkspace + ` FROM river_job
+	sqliteDue = `SELECT id, octet_length(args), priority, ` + sqliteWorkspace + ` FROM river_job
 		WHERE state = 'retryable' AND queue = ? AND priority IN (1, 2, 3, 4) AND scheduled_at <= datetime('now', 'subsec') LIMIT ?`
 
-	sqliteOldest = `SELECT id, length(args), priority, ` + sqliteWorkspace + ` FROM river_job
+	sqliteOldest = `SELECT id, octet_length(args), priority, ` + sqliteWorkspace + ` FROM river_job
 		WHERE state = 'available' AND queue = ? ORDER BY priority, scheduled_at, id LIMIT ?`
 )
 

@@ -36,7 +36,7 @@ const (
 		SELECT name FROM behind WHERE name IS NOT NULL UNION ALL SELECT name FROM before WHERE name <= ?4 LIMIT ?5`
 
 	// sqliteShares lists the oldest jobs of each of some workspaces.
-	sqliteShares = `SELECT job.id, length(job.args), job.priority, turn.value
+	sqliteShares = `SELECT job.id, octet_length(job.args), job.priority, turn.value
 		FROM json_each(?4) AS turn CROSS JOIN river_job AS job ON job.id IN (
 			SELECT id` + sqliteWaiting + ` AND ` + sqliteWorkspace + ` = turn.value ORDER BY scheduled_at, id LIMIT ?5
 		)

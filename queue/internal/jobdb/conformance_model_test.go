@@ -125,22 +125,18 @@ func (m *model) errorf(j *modelJob, format string, args ...any) {
 
 // end ends a claim in the model.
 func (j *modelJob) end(state State) {
+	if j.cancelRequested && state.Unfinished() {
+		state = StateCancelled
+	}
 	j.state, j.cancelRequested = state, false
 }
 
-// release ends a claim that is no attempt. A cancel that was asked for meanwhile may be
-// carried out at once.
+// release ends a claim that is no attempt.
 func (j *modelJob) release(m *model, why string) {
 	j.attempt--
 	j.claims = j.claims[:len(j.claims)-1]
-	state := j.from
-	if j.cancelRequested {
-		if r := find(m.t, m.d, j.id); r.state == StateCancelled {
-			state = StateCancelled
-		}
-	}
-	j.end(state)
-	j.note(m, "%s to %s", why, state)
+	j.end(j.from)
+	j.note(m, "%s to %s", why, j.state)
 }
 
 func (m *model) next() {
@@ -403,7 +399,7 @@ func (m *model) ended(w *worker, o Outcome) {
 		j.release(m, "released")
 	} else {
 		j.end(o.State)
-		j.note(m, "%s by %s#%d", o.State, w.Instance(), o.Token)
+		j.note(m, "%s by %s#%d", j.state, w.Instance(), o.Token)
 	}
 	if o.Error != nil {
 		j.errors++

@@ -385,19 +385,42 @@ var riverBehaviours = []behaviour{
 			i.mustFinish(t, j.outcome(StateCancelled))
 		}
 	})},
-	{"a cancel that a person asked for outlives the claim", on(func(t *testing.T, d database, i *instance) {
-		id := i.mustStore(t, newJob(0))[0]
-		j := i.mustClaim(t, id)
-		if err := (clientUser{d.client(t), t.Context()}).cancel(id); err != nil {
+	{"what a person asked to cancel does not wait again", func(t *testing.T, e engine) {
+		for _, state := range []State{StateAvailable, StateRetryable} {
+			t.Run("after it ended as "+string(state), func(t *testing.T) {
+				d := e.create(t)
+				i := d.open(t)
+				ids := i.mustStore(t, newJobs(2)...)
+				var outcomes []Outcome
+				for _, j := range claimN(t, i, 2) {
+					outcomes = append(outcomes, j.outcome(state))
+				}
+				if err := (clientUser{d.client(t), t.Context()}).cancel(ids[0]); err != nil {
+					t.Fatal(err)
+				}
+				i.mustFinish(t, outcomes...) // before the worker saw it
+				attempts := map[State]int{StateAvailable: 0, StateRetryable: 1}[state]
+				wantState(t, d, ids[0], StateCancelled, attempts)
+				wantState(t, d, ids[1], state, attempts)
+			})
+		}
+	}},
+	{"what a person asked to cancel is not delivered after its process ended", func(t *testing.T, e engine) {
+		if e.shared {
+			return // only after half a minute, see TestPostgresLiveness
+		}
+		d := e.create(t)
+		i := d.open(t)
+		ids := i.mustStore(t, newJobs(2)...)
+		claimN(t, i, 2)
+		if err := (clientUser{d.client(t), t.Context()}).cancel(ids[0]); err != nil {
 			t.Fatal(err)
 		}
-		i.mustFinish(t, j.outcome(StateAvailable)) // a stop, before the worker saw it
-		if find(t, d, id).state == StateCancelled {
-			return // as good
-		}
-		i.mustClaim(t, id)
-		wantCancelRequested(t, i, id, true)
-	})},
+		i.die()
+		d.open(t)
+		wantState(t, d, ids[0], StateCancelled, 0)
+		wantState(t, d, ids[1], StateAvailable, 0)
+	}},
 	{"persons pause queues", on(func(t *testing.T, d database, i *instance) {
 		for who, p := range persons(t, d, i) {
 			names := []string{who[len(who)-2:] + "-one", who[len(who)-2:] + "-two"}

@@ -222,7 +222,8 @@ type Outcome struct {
 
 	// State is the job's next state: completed, retryable, discarded or cancelled. Or it
 	// is available, which releases the job: the claim counts as no attempt, and the job
-	// goes back to the state that it was claimed from.
+	// goes back to the state that it was claimed from. A job that a person has asked to
+	// cancel meanwhile is cancelled instead of released or retryable.
 	State State
 
 	Delay time.Duration // until the next attempt of a retryable job

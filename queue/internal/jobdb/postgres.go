@@ -213,7 +213,7 @@ func (d *postgresDB) sql(statement string) string {
 	text := statement
 	for _, replacer := range []*strings.Replacer{
 		strings.NewReplacer("{release}", postgresRelease, "{instances}", "{s}"+postgresInstances, "{workspace}", postgresWorkspace),
-		strings.NewReplacer("{holder}", "j.attempted_by[array_upper(j.attempted_by, 1)]",
+		strings.NewReplacer("{cancel asked}", postgresCancelAsked, "{holder}", "j.attempted_by[array_upper(j.attempted_by, 1)]",
 			"{scheduled}", postgresUTC("j.scheduled_at"), "{updated}", postgresUTC("updated_at")),
 		strings.NewReplacer("{s}", d.name("")),
 	} {
@@ -240,11 +240,16 @@ func postgresUTC(time string) string {
 // must not empty it, as it does unlogged tables: all would look gone.
 const postgresInstances = "intercom_webhook_instance"
 
+// postgresCancelAsked is the condition that a person has asked for the end of a job while it
+// ran. River ends it then as cancelled when it would wait again, and so do we.
+const postgresCancelAsked = `j.metadata ? 'cancel_attempted_at'`
+
 // postgresRelease gives a job back: its claim was no attempt. It goes back to the state
 // that it was claimed from. One that a person had retried was claimed from available, and
 // has the time of that in its metadata.
 const postgresRelease = `
-	state = CASE WHEN j.attempt <= 1 OR j.metadata ->> 'age_from' = {scheduled} THEN 'available' ELSE 'retryable' END::{s}river_job_state,
+	finalized_at = CASE WHEN {cancel asked} THEN now() END,
+	state = CASE WHEN {cancel asked} THEN 'cancelled' WHEN j.attempt <= 1 OR j.metadata ->> 'age_from' = {scheduled} THEN 'available' ELSE 'retryable' END::{s}river_job_state,
 	attempt = greatest(j.attempt - 1, 0),
 	attempted_by = j.attempted_by[:array_upper(j.attempted_by, 1) - 1]`
 

@@ -182,7 +182,7 @@ func postgresAge(claimed, created pgtype.Timestamptz, ageFrom *string) time.Dura
 	return max(claimed.Time.Sub(from), 0)
 }
 
-const postgresOwnRunning = `SELECT j.id, {holder}, j.metadata ? 'cancel_attempted_at' FROM {s}river_job AS j
+const postgresOwnRunning = `SELECT j.id, {holder}, {cancel asked} FROM {s}river_job AS j
 	WHERE j.state = 'running' AND starts_with({holder}, $1)`
 
 // OwnRunning implements DB.

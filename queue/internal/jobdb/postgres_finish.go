@@ -27,10 +27,10 @@ const (
 
 	postgresEnd = `
 		UPDATE {s}river_job AS j SET
-			state = outcome.state::{s}river_job_state,
+			state = CASE WHEN outcome.state = 'retryable' AND {cancel asked} THEN 'cancelled' ELSE outcome.state END::{s}river_job_state,
 			scheduled_at = CASE WHEN outcome.state = 'retryable' THEN now() + outcome.delay * interval '1 microsecond' ELSE j.scheduled_at END,
 			attempted_at = least(j.attempted_at, now()), -- also if the clock was set back: see Reclock
-			finalized_at = CASE WHEN outcome.state <> 'retryable' THEN now() END,
+			finalized_at = CASE WHEN outcome.state <> 'retryable' OR {cancel asked} THEN now() END,
 			errors = CASE WHEN outcome.error IS NULL THEN j.errors ELSE array_append(j.errors, outcome.error) END
 		FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::jsonb[]) AS outcome(id, holder, state, delay, error)
 		WHERE j.id = outcome.id AND j.state = 'running' AND {holder} = outcome.holder

@@ -102,7 +102,8 @@ func (d *sqliteDB) finish(o Outcome) (applied bool, err error) {
 		result, err = d.write.execResult(`UPDATE river_job SET`+released+whereHeld, held...)
 	case o.State == StateRetryable:
 		// attempted_at is no later than now, also if the clock was set back: see Reclock
-		result, err = d.write.execResult(`UPDATE river_job SET state = 'retryable', scheduled_at = datetime('now', 'subsec', ?4),
+		result, err = d.write.execResult(`UPDATE river_job SET state = CASE WHEN `+cancelAsked+` THEN 'cancelled' ELSE 'retryable' END,
+			finalized_at = CASE WHEN `+cancelAsked+` THEN datetime('now', 'subsec') END, scheduled_at = datetime('now', 'subsec', ?4),
 			attempted_at = min(attempted_at, datetime('now', 'subsec')), `+appendError+whereHeld,
 			append(held, failure, offset(o.Delay))...)
 	case !o.State.Unfinished():

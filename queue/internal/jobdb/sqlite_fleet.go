@@ -5,10 +5,15 @@ import (
 	"time"
 )
 
-// released is what a release sets: the claim is no attempt. A wish to cancel the job stays,
-// and is met at its next claim.
+// cancelAsked is the condition that a person has asked for the end of a job while it ran.
+// River ends it then as cancelled when it would wait again, and so do we.
+const cancelAsked = `metadata ->> '$.cancel_attempted_at' IS NOT NULL`
+
+// released is what a release sets: the claim is no attempt.
 const released = ` attempt = attempt - 1, attempted_by = json_remove(attempted_by, '$[#-1]'),
-	state = CASE WHEN attempt <= 1 OR metadata ->> '$.age_from' = scheduled_at THEN 'available' ELSE 'retryable' END`
+	finalized_at = CASE WHEN ` + cancelAsked + ` THEN datetime('now', 'subsec') END,
+	state = CASE WHEN ` + cancelAsked + ` THEN 'cancelled'
+		WHEN attempt <= 1 OR metadata ->> '$.age_from' = scheduled_at THEN 'available' ELSE 'retryable' END`
 
 // readable leaves out rows that would break the statement. They are met when they are
 // claimed or finished.
@@ -16,7 +21,7 @@ const readable = `(attempted_by IS NULL OR json_valid(attempted_by, 6)) AND json
 
 // OwnRunning implements DB.
 func (d *sqliteDB) OwnRunning(ctx context.Context) ([]Running, error) {
-	rows, err := d.read.QueryContext(ctx, `SELECT id, coalesce(attempted_by ->> '$[#-1]', ''), metadata ->> '$.cancel_attempted_at' IS NOT NULL
+	rows, err := d.read.QueryContext(ctx, `SELECT id, coalesce(attempted_by ->> '$[#-1]', ''), `+cancelAsked+`
 		FROM river_job WHERE state = 'running' AND `+readable)
 	if err != nil {
 		return nil, err

@@ -171,32 +171,44 @@ func (d *postgresDB) exec(ctx context.Context, sql string, args ...any) (changed
 }
 
 // patient runs one statement that may take longer than the server's statement_timeout.
-// Both statements of the batch are one transaction, and one message to the server.
 func (d *postgresDB) patient(ctx context.Context, read func(pgx.BatchResults) error, sql string, args ...any) error {
-	return d.use(ctx, d.working, func(conn *pgx.Conn) error {
-		var batch pgx.Batch
-		batch.Queue("SELECT set_config('statement_timeout', '0', true)")
-		batch.Queue(sql, args...)
-		results := conn.SendBatch(ctx, &batch)
-		if _, err := results.Exec(); err != nil {
-			return errors.Join(err, results.Close())
-		}
-		if err := read(results); err != nil {
-			return errors.Join(err, results.Close())
-		}
-		return results.Close()
-	})
+	return d.use(ctx, d.working, func(conn *pgx.Conn) error { return postgresPatient(ctx, conn, read, sql, args...) })
 }
 
 func (d *postgresDB) patientRows(ctx context.Context, scan func(pgx.Rows) error, sql string, args ...any) error {
-	return d.patient(ctx, func(results pgx.BatchResults) error {
+	return d.patient(ctx, postgresScan(scan), sql, args...)
+}
+
+// postgresBatcher is a connection or a transaction.
+type postgresBatcher interface {
+	SendBatch(ctx context.Context, batch *pgx.Batch) pgx.BatchResults
+}
+
+// postgresPatient runs a statement without statement_timeout. Both statements of the batch are
+// in one transaction, and in one message to the server.
+func postgresPatient(ctx context.Context, db postgresBatcher, read func(pgx.BatchResults) error, sql string, args ...any) error {
+	var batch pgx.Batch
+	batch.Queue("SELECT set_config('statement_timeout', '0', true)")
+	batch.Queue(sql, args...)
+	results := db.SendBatch(ctx, &batch)
+	if _, err := results.Exec(); err != nil {
+		return errors.Join(err, results.Close())
+	}
+	if err := read(results); err != nil {
+		return errors.Join(err, results.Close())
+	}
+	return results.Close()
+}
+
+func postgresScan(scan func(pgx.Rows) error) func(pgx.BatchResults) error {
+	return func(results pgx.BatchResults) error {
 		rows, err := results.Query()
 		if err != nil {
 			return err
 		}
 		defer rows.Close()
 		return scan(rows)
-	}, sql, args...)
+	}
 }
 
 func (d *postgresDB) changed(jobs int64) {

@@ -128,7 +128,7 @@ func (d *postgresDB) Claim(ctx context.Context, claim Claim) (jobs []Job, more b
 		inTurns, args = 1, append(args, d.turns.after(claim.Queue))
 	}
 	var unread []Outcome
-	err = d.query(ctx, func(rows pgx.Rows) error {
+	err = d.patientRows(ctx, func(rows pgx.Rows) error {
 		jobs, unread, more, err = d.claimed(rows, claim)
 		return err
 	}, d.sql(postgresClaims[inTurns][rand.N(2)]), args...) //nolint:gosec // nobody gains by knowing which kind is the first

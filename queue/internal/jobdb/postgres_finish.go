@@ -48,8 +48,8 @@ const (
 // postgresUnwritable stands in the place of an error that PostgreSQL refuses.
 var postgresUnwritable = []byte(`{"at": "1970-01-01T00:00:00Z", "attempt": 0, "error": "the error of this attempt could not be stored", "trace": ""}`)
 
-// Finish implements DB. All outcomes are written in the order of the ids, so that no two
-// transactions wait for each other.
+// Finish implements DB. The outcomes of a transaction are written in the order of the ids, so
+// that no two transactions wait for each other.
 func (d *postgresDB) Finish(ctx context.Context, outcomes []Outcome) (applied []int64, err error) {
 	var completed, released, others []Outcome
 	for _, outcome := range outcomes {
@@ -72,13 +72,15 @@ func (d *postgresDB) Finish(ctx context.Context, outcomes []Outcome) (applied []
 		{others, d.end},
 	} {
 		slices.SortFunc(step.outcomes, func(a, b Outcome) int { return cmp.Compare(a.ID, b.ID) })
-		ids, err := d.finish(ctx, step.outcomes, step.write)
-		if err != nil {
-			return nil, fmt.Errorf("finishing: %w", err)
+		for portion := range slices.Chunk(step.outcomes, maxPortion) {
+			ids, err := d.finish(ctx, portion, step.write)
+			if err != nil {
+				return applied, fmt.Errorf("finishing: %w", err)
+			}
+			d.changed(int64(len(ids)))
+			applied = append(applied, ids...)
 		}
-		applied = append(applied, ids...)
 	}
-	d.changed(int64(len(applied)))
 	return applied, nil
 }
 
@@ -155,7 +157,7 @@ func (d *postgresDB) end(ctx context.Context, outcomes []Outcome) ([]int64, erro
 
 // ids runs a statement that returns ids.
 func (d *postgresDB) ids(ctx context.Context, statement string, args ...any) (ids []int64, err error) {
-	err = d.query(ctx, func(rows pgx.Rows) (err error) {
+	err = d.patientRows(ctx, func(rows pgx.Rows) (err error) {
 		ids, err = pgx.CollectRows(rows, pgx.RowTo[int64])
 		return err
 	}, d.sql(statement), args...)

@@ -188,9 +188,7 @@ func (c *postgresColumns) params() []any {
 }
 
 // insert inserts the jobs of an order, and those in their With, with one statement.
-func (d *postgresDB) insert(ctx context.Context, db interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-}, jobs []*NewJob, order []int, stored []Stored) error {
+func (d *postgresDB) insert(ctx context.Context, db postgresBatcher, jobs []*NewJob, order []int, stored []Stored) error {
 	var leaders, others postgresColumns
 	for _, place := range order {
 		job := jobs[place]
@@ -199,30 +197,38 @@ func (d *postgresDB) insert(ctx context.Context, db interface {
 			others.add(other, job.UniqueKey, d.instance)
 		}
 	}
-	rows, err := db.Query(ctx, d.sql(postgresStore), slices.Concat(leaders.params(), others.params(), []any{d.instance, len(order)})...)
+	var ids []int64 // of others
+	err := postgresPatient(ctx, db, postgresScan(func(rows pgx.Rows) (err error) {
+		ids, err = inserted(rows, leaders.keys, order, stored)
+		return err
+	}), d.sql(postgresStore), slices.Concat(leaders.params(), others.params(), []any{d.instance, len(order)})...)
 	if err != nil {
 		return err
 	}
-	defer rows.Close()
+	return d.assign(jobs, order, stored, ids)
+}
+
+// inserted reads what came of the jobs of an order, which have these keys, and returns the ids
+// of those in their With.
+func inserted(rows pgx.Rows, keys [][]byte, order []int, stored []Stored) (others []int64, err error) {
 	// Rows come in the order of the jobs, without the duplicates and what is with them.
 	next := 0
-	var ids []int64 // of others
 	for rows.Next() {
 		var id int64
 		var key []byte
 		var other bool
 		if err := rows.Scan(&id, &key, &other); err != nil {
-			return err
+			return nil, err
 		}
 		if other {
-			ids = append(ids, id)
+			others = append(others, id)
 			continue
 		}
-		for ; next < len(order) && !bytes.Equal(leaders.keys[next], key); next++ {
+		for ; next < len(order) && !bytes.Equal(keys[next], key); next++ {
 			stored[order[next]] = Stored{Duplicate: true}
 		}
 		if next == len(order) {
-			return errPostgresRows
+			return nil, errPostgresRows
 		}
 		stored[order[next]] = Stored{ID: id}
 		next++
@@ -230,10 +236,7 @@ func (d *postgresDB) insert(ctx context.Context, db interface {
 	for ; next < len(order); next++ {
 		stored[order[next]] = Stored{Duplicate: true}
 	}
-	if err := rows.Err(); err != nil {
-		return err
-	}
-	return d.assign(jobs, order, stored, ids)
+	return others, rows.Err()
 }
 
 var errPostgresRows = errors.New("PostgreSQL returned other jobs than were stored")

@@ -512,3 +512,45 @@ func TestPostgresOwnRunning(t *testing.T) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }
+
+// Each statement that works on jobs may take longer than the server's statement_timeout:
+// a trigger makes each of them do so.
+func TestPostgresWorksWithAShortStatementTimeout(t *testing.T) {
+	schema, pool := pgSchema(t, pgShared)
+	p := &pgTest{postgresDB: pgOpen(t, pgShared+"?options=-c%20statement_timeout%3D500ms", schema), TB: t, pool: pool}
+	p.run(`CREATE FUNCTION {s}slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.7); RETURN NULL; END $$`)
+	p.run(`CREATE TRIGGER slow AFTER INSERT OR UPDATE ON {s}river_job EXECUTE FUNCTION {s}slow()`)
+	p.store(pgJob("talk", `{}`, "key", 0))
+	jobs, _, err := p.Claim(t.Context(), Claim{Queue: "talk", Token: p.next(), Limit: 1, MaxBytes: 1})
+	if err != nil || len(jobs) != 1 {
+		t.Fatalf("claimed %v (%v)", jobs, err)
+	}
+	for _, state := range []State{StateAvailable, StateRetryable, StateCompleted} {
+		if _, err := p.Finish(t.Context(), []Outcome{jobs[0].outcome(state)}); err != nil {
+			t.Errorf("finishing as %s: %v", state, err)
+		}
+	}
+}
+
+// A transaction that finishes many thousands of jobs would hold their rows for long.
+func TestPostgresFinishesInPortions(t *testing.T) {
+	p := newPgTest(t)
+	p.run(`CREATE TABLE {s}statements (jobs bigint)`)
+	p.run(`CREATE FUNCTION {s}note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO {s}statements SELECT count(*) FROM ended; RETURN NULL; END $$`)
+	p.run(`CREATE TRIGGER note AFTER UPDATE ON {s}river_job REFERENCING NEW TABLE AS ended EXECUTE FUNCTION {s}note()`)
+	token := p.next()
+	var jobs []*NewJob
+	for range 2*maxPortion + 1 {
+		jobs = append(jobs, pgJob("talk", `{}`, "", token))
+	}
+	var outcomes []Outcome
+	for _, stored := range p.store(jobs...) {
+		outcomes = append(outcomes, Outcome{ID: stored.ID, Token: token, State: StateCompleted})
+	}
+	if applied := p.finish(outcomes...); len(applied) != len(jobs) {
+		t.Errorf("%d of %d outcomes were applied", len(applied), len(jobs))
+	}
+	if got := p.text("SELECT string_agg(jobs::text, ' ' ORDER BY jobs DESC) FROM {s}statements"); got != "200 200 1" {
+		t.Errorf("statements of %s rows", got)
+	}
+}

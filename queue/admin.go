@@ -84,7 +84,7 @@ func (*adminAPI) serveLanes(w http.ResponseWriter, r *http.Request) error {
 // servePause pauses or resumes a lane: /lanes/<lane>/pause or /resume.
 func (*adminAPI) servePause(w http.ResponseWriter, r *http.Request) error {
 	lane, action, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, lanesPath+"/"), "/")
-	if action != "pause" && action != "resume" {
+	if lane == "" || action != "pause" && action != "resume" { // no name would mean all lanes
 		return notFound(fmt.Errorf("%s: there is no such path; a lane has %s/<lane>/pause and %[2]s/<lane>/resume", r.URL.Path, lanesPath))
 	}
 	if err := allowMethod(w, r, http.MethodPost); err != nil {
@@ -154,6 +154,9 @@ func (a *adminAPI) serveJob(w http.ResponseWriter, r *http.Request) error {
 	}
 	if err := allowMethod(w, r, http.MethodGet); err != nil {
 		return err
+	}
+	if name == "" { // it would select all jobs
+		return notFound(fmt.Errorf("%s: there is no such path; a job has %s/<notification or job id>", r.URL.Path, jobsPath))
 	}
 	if notText(name) {
 		return badRequest(errors.New("the id is not text: escape UTF-8 with %, and leave out zero bytes"))

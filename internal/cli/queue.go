@@ -80,6 +80,9 @@ func onQueue(cmd *cobra.Command, args cobra.PositionalArgs, run func(ctx context
 	cmd.Flags().Bool("json", false, "Print the objects of the answer, one a line")
 	cmd.Args = usageArgs(args)
 	cmd.RunE = runE(func(cmd *cobra.Command, args []string) error {
+		if slices.Contains(args, "") {
+			return usagef("an argument is empty: is the variable set that it comes from?")
+		}
 		admin, err := newAdminClient(cmd)
 		if err != nil {
 			return err

@@ -196,8 +196,12 @@ func (c *change) selections(ctx context.Context, q *queueRun, ids []string) ([]s
 		}
 	}
 	q.scope(filter)
-	if cursor := q.flags.String("cursor"); cursor != "" {
-		if len(ids) > 0 {
+	if q.flags.Changed("cursor") {
+		cursor := q.flags.String("cursor")
+		switch {
+		case cursor == "":
+			return nil, emptyFlag("cursor")
+		case len(ids) > 0:
 			return nil, usagef("--cursor is for a selection by filters: leave the ids out")
 		}
 		filter.Set("cursor", cursor)

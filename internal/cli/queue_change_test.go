@@ -91,6 +91,11 @@ func TestQueueChangeWrongUse(t *testing.T) {
 		"--cursor is for a selection by filters": {"retry", "1", "--cursor", "c1-2", "--yes"},
 		"did you mean crm?":                      {"retry", "--dead", "--to", "crn", "--yes"},
 		"--to is empty":                          {"retry", "--dead", "--to", "", "--yes"},
+		"--id is empty: leave it out":            {"drop", "--dead", "--id", "", "--yes"},
+		"--state is empty: leave it out":         {"drop", "--lane", "crm", "--state", "", "--yes"},
+		"--state is empty":                       {"drop", "--dead", "--state", "", "--yes"},
+		"--cursor is empty":                      {"drop", "--dead", "--cursor", "", "--yes"},
+		"an argument is empty":                   {"drop", "1", "", "--yes"},
 		"rate -1 must not be negative":           {"retry", "--dead", "--rate", "-1", "--yes"},
 		"unknown flag: --to":                     {"drop", "--dead", "--to", "crm", "--yes"},
 	} {

@@ -57,7 +57,7 @@ func (q *queueRun) filter(ctx context.Context) (url.Values, error) {
 		}
 		value := q.flags.String(name)
 		if value == "" {
-			return nil, usagef("--%s is empty: leave it out, or give it a value", name)
+			return nil, emptyFlag(name)
 		}
 		parameters.Set(name, value)
 	}
@@ -66,9 +66,13 @@ func (q *queueRun) filter(ctx context.Context) (url.Values, error) {
 		if err != nil {
 			return nil, err
 		}
-		if len(values) > 0 {
-			parameters[name] = values
+		if !q.flags.Changed(name) {
+			continue
 		}
+		if len(values) == 0 { // an empty text is an empty list
+			return nil, emptyFlag(name)
+		}
+		parameters[name] = values
 	}
 	if q.flags.Bool("dead") {
 		if parameters.Has("state") {
@@ -96,6 +100,12 @@ func (q *queueRun) filter(ctx context.Context) (url.Values, error) {
 		}
 	}
 	return parameters, q.checkLane(ctx, parameters.Get("lane"))
+}
+
+// emptyFlag returns the error for a flag with an empty text, such as a variable that is not
+// set. Ignored, it would select more than is meant.
+func emptyFlag(name string) error {
+	return usagef("--%s is empty: leave it out, or give it a value", name)
 }
 
 // scope adds to parameters the queue that they are about, if one is named.

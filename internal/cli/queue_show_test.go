@@ -84,6 +84,7 @@ func TestQueueShowUnknown(t *testing.T) {
 	}
 	wantError(t, a.queue(t, "show", "notif_24567891"), 1, "there is no such job; did you mean notif_24567890?")
 	wantError(t, a.queue(t, "show", "notif_1"), 1, "there is no such job; did you mean notif_14567890?")
+	wantError(t, a.queue(t, "show", ""), 2, "an argument is empty")
 	if r := a.queue(t, "show", "a/../b?c"); r.code != 1 || strings.Contains(r.err.Error(), "did you mean") {
 		t.Errorf("exit code %d, error %v", r.code, r.err)
 	}

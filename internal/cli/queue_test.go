@@ -225,6 +225,7 @@ func TestQueuePause(t *testing.T) {
 		t.Errorf("asked %q", asked)
 	}
 	wantError(t, a.queue(t, "pause", "crn"), 2, "did you mean crm?")
+	wantError(t, a.queue(t, "pause", ""), 2, "an argument is empty")
 	wantError(t, a.queue(t, "resume"), 2, "got 0 arguments: expecting 'caddy queue resume <lane>'")
 	a.lanes = nil
 	wantError(t, a.queue(t, "resume", "crm"), 2, "there are no lanes")

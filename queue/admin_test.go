@@ -501,6 +501,28 @@ func TestAdminWithoutQueue(t *testing.T) {
 	}
 }
 
+// The tags of a job are its workspace and its notification, and the database matches either.
+func TestAdminTellsWorkspacesFromNotifications(t *testing.T) {
+	q, _ := deadLetters(t)
+	q.store("conversation.user.created", "support", "") // has only the tag of its workspace
+	q.eventually("support discarded", 4)
+	for path, want := range map[string][]string{
+		"/jobs?notification=tulip4": nil,
+		"/jobs?workspace=notif_1":   nil,
+		"/jobs?workspace=tulip4":    {"", "notif_3", "notif_2", "notif_1"},
+	} {
+		if got := q.get(path).all("notification"); !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", path, got, want)
+		}
+	}
+	if a := q.get("/jobs/tulip4"); a.status != http.StatusNotFound {
+		t.Errorf("a workspace is shown as a notification: %v", a.lines)
+	}
+	q.want(q.post("/jobs/erase?notification=tulip4"), 0, 0, 0)
+	q.want(q.post("/jobs/erase?workspace=notif_1"), 0, 0, 0)
+	q.want(q.post("/jobs/erase?workspace=tulip4"), 4, 4, 0)
+}
+
 func TestAdminShowsMalformedRows(t *testing.T) {
 	q, _ := deadLetters(t)
 	q.damage(`UPDATE river_job SET args = 'nonsense', tags = jsonb('[]'), errors = jsonb('["nonsense"]') WHERE id = 2`)

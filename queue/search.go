@@ -45,6 +45,20 @@ func labelsOf(record *jobdb.Record) labels {
 // hasTopic reports whether the kind of a job is its topic.
 func hasTopic(record *jobdb.Record) bool { return intercom.IsKnown(record.Kind) }
 
+// fits reports whether a job has the labels that the selection asks for. The database does
+// not know which of a job's tags is the workspace, and which the notification.
+func (s *selection) fits(job *foundJob) bool {
+	switch {
+	case s.filter.Workspace != "" && job.workspace != s.filter.Workspace,
+		s.filter.Notification != "" && job.notification != s.filter.Notification:
+		return false
+	case s.group != nil:
+		return groupOf(job) == *s.group
+	default:
+		return s.topic == "" || topicpattern.Matches(s.topic, job.topic)
+	}
+}
+
 // hasLabels reports whether the kind and the tags of a job have all its labels.
 func hasLabels(record *jobdb.Record) bool { return hasTopic(record) && len(record.Tags) == 2 }
 
@@ -79,8 +93,8 @@ func (d *dispatcher) eachRecord(ctx context.Context, filter jobdb.Filter, page j
 
 // search looks at a bounded number of jobs. It returns the selected ones among them, and the
 // id from which to go on; 0 after the last one. It reads the arguments of a job only if the
-// job is selected by its topic and has none as its kind, or if enough says that the kind and
-// the tags are not enough.
+// job is selected by its topic and has none as its kind, or by a tag and does not have both,
+// or if enough says that the kind and the tags are not enough.
 func (d *dispatcher) search(ctx context.Context, s selection, page jobdb.Page, enough func(*jobdb.Record) bool) (found []foundJob, next int64, err error) {
 	filter := s.filter
 	filter.Kinds = kindsOf(s.topic)
@@ -94,11 +108,13 @@ func (d *dispatcher) search(ctx context.Context, s selection, page jobdb.Page, e
 	if s.group != nil { // before arguments are read
 		records = slices.DeleteFunc(records, func(record jobdb.Record) bool { return groupReason(&record) != s.group.Reason })
 	}
+	byTag := filter.Workspace != "" || filter.Notification != ""
 	var ids []int64
 	for i := range records {
-		found = append(found, foundJob{records[i], labelsOf(&records[i])})
-		if !enough(&records[i]) || filter.Kinds != nil && !hasTopic(&records[i]) {
-			ids = append(ids, records[i].ID)
+		record := &records[i]
+		found = append(found, foundJob{*record, labelsOf(record)})
+		if !enough(record) || filter.Kinds != nil && !hasTopic(record) || byTag && len(record.Tags) != 2 {
+			ids = append(ids, record.ID)
 		}
 	}
 	stored, err := d.storedLabels(ctx, ids)
@@ -110,15 +126,7 @@ func (d *dispatcher) search(ctx context.Context, s selection, page jobdb.Page, e
 			found[i].labels = l
 		}
 	}
-	if filter.Kinds != nil {
-		found = slices.DeleteFunc(found, func(job foundJob) bool {
-			if s.group != nil {
-				return groupOf(&job) != *s.group
-			}
-			return !topicpattern.Matches(s.topic, job.topic)
-		})
-	}
-	return found, next, nil
+	return slices.DeleteFunc(found, func(job foundJob) bool { return !s.fits(&job) }), next, nil
 }
 
 // kindsOf returns the kinds that jobs with a topic of the pattern can have; nil for all.
@@ -185,9 +193,10 @@ func (d *dispatcher) findJobs(ctx context.Context, queues []string, id string, d
 	for _, filter := range filtersFor(id) {
 		filter.Queues = queues
 		err := d.eachRecord(ctx, filter, jobdb.Page{Limit: argsAtOnce, Args: true, Errors: true}, func(record *jobdb.Record) {
-			if !seen[record.ID] {
+			job := detail(record)
+			if !seen[record.ID] && (filter.Notification == "" || job.Notification == id) {
 				seen[record.ID] = true
-				do(detail(record))
+				do(job)
 			}
 		})
 		if err != nil {

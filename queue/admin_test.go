@@ -342,6 +342,26 @@ func TestAdminErasesWhatIsBeingDelivered(t *testing.T) {
 	}
 }
 
+func TestAdminTellsWhatItCouldNotErase(t *testing.T) {
+	before := eraseWait
+	eraseWait = 0
+	t.Cleanup(func() { eraseWait = before })
+	began, end := make(chan struct{}), make(chan struct{})
+	q := manageTestQueue(t, Options{}, deliverFunc{&fakeTarget{lanes: []string{"support"}}, func(*http.Request) intercomwebhook.Delivery {
+		close(began)
+		<-end
+		return intercomwebhook.Delivery{}
+	}})
+	t.Cleanup(func() { close(end) })
+	q.store("a.b", "support", "notif_1")
+	<-began
+	erased := q.post("/jobs/erase?workspace=tulip4")
+	q.want(erased, 0, 1, 1)
+	if running := q.last(erased)["running"]; running != 1.0 {
+		t.Errorf("running is %v", running)
+	}
+}
+
 func TestAdminLanes(t *testing.T) {
 	q, _ := deadLetters(t)
 	lanes := q.get("/lanes")

@@ -43,6 +43,7 @@ type progress struct {
 	Done    int64  `json:"done"`
 	Total   int64  `json:"total"`
 	Skipped *int64 `json:"skipped,omitempty"` // at the end: those that were running, or gone
+	Running int64  `json:"running,omitempty"` // at the end of erase: those of them that still run
 	Note    string `json:"note,omitempty"`
 }
 
@@ -50,8 +51,6 @@ const (
 	progressInterval = time.Second
 	changeTimeout    = 10 * time.Second // of one portion
 
-	// eraseWait is how long erase waits for running deliveries to end.
-	eraseWait      = 30 * time.Second
 	eraseRetryWait = 250 * time.Millisecond
 
 	searchAtOnce = 2000 // jobs that are found at once
@@ -59,6 +58,9 @@ const (
 	// maxFoundAge is how long ago, about, a job was found at most when it is changed.
 	maxFoundAge = 5 * time.Second
 )
+
+// eraseWait is how long erase waits for running deliveries to end. Tests shorten it.
+var eraseWait = 30 * time.Second
 
 // work is a change that is being made.
 type work struct {
@@ -277,10 +279,7 @@ func (w *work) finishErasing(ctx context.Context) error {
 	if err := d.db.Scrub(ctx); err != nil {
 		return fmt.Errorf("the notifications are deleted, but the database's files may still have them: run it again: %w", err)
 	}
-	w.done.Note = d.location.stillHas
-	if n := len(w.running); n > 0 {
-		w.done.Note = fmt.Sprintf("%d are still being delivered: run it again when these deliveries have ended. %s", n, w.done.Note)
-	}
+	w.done.Note, w.done.Running = d.location.stillHas, int64(len(w.running))
 	return nil
 }
 

@@ -91,8 +91,9 @@ func newQueueEraseCommand() *cobra.Command {
 		short:   "Deletes jobs of any state so that no trace of them stays in the database",
 		long: `
 Deletes jobs of any state, unless --state says otherwise, and removes what the database's
-own files still have of them. Deliveries that are running are ended. It is for personal
-data. It says what of them may remain in backups and replicas.
+own files still have of them. Deliveries that are running are ended; if some do not end
+within 30 seconds, their jobs stay, and the exit code is 1. It is for personal data. It
+says what of them may remain in backups and replicas.
 `,
 		examples: `
 	$ caddy intercom-webhook queue erase notif_6e8f7a52-8be1-4c21-a1a5-5f7ed9b0a6d5
@@ -244,12 +245,13 @@ type progressLine struct {
 	Done    int    `json:"done"`
 	Total   int    `json:"total"`
 	Skipped int    `json:"skipped"` // running, or gone
+	Running int    `json:"running"` // those of them that could not be erased, as they still run
 	Note    string `json:"note"`
 }
 
 // plus returns the progress of two requests, of which the other is the later one.
 func (p progressLine) plus(other progressLine) progressLine {
-	return progressLine{p.Done + other.Done, p.Total + other.Total, p.Skipped + other.Skipped, cmp.Or(other.Note, p.Note)}
+	return progressLine{p.Done + other.Done, p.Total + other.Total, p.Skipped + other.Skipped, p.Running + other.Running, cmp.Or(other.Note, p.Note)}
 }
 
 // carryOut changes the jobs of the selections, one selection after the other.
@@ -295,6 +297,9 @@ func (c *change) carryOut(ctx context.Context, q *queueRun, selections []selecti
 		c.reportNothing(q, selections)
 	default:
 		c.report(q, sum)
+	}
+	if sum.Running > 0 {
+		return fmt.Errorf("not %s, as they are still being delivered: %s: run the command again when these deliveries have ended", c.past, count(sum.Running, "job"))
 	}
 	return nil
 }

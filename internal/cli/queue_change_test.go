@@ -115,6 +115,10 @@ func TestQueueChangeReports(t *testing.T) {
 	wantText(t, "output", r.out, "erased 2 jobs, skipped 2: running now, or gone\nreplicas keep\\x1b it\n")
 	wantText(t, "notes", r.notes, "")
 	wantText(t, "lines", a.queue(t, "erase", "--workspace", "w", "--yes", "--json").out, strings.Join(a.answers["POST jobs/erase"], "\n")+"\n")
+	a.answers["POST jobs/erase"] = []string{`{"done":1,"total":2,"skipped":1,"running":1,"note":"replicas keep it"}`}
+	r = a.queue(t, "erase", "--workspace", "w", "--yes")
+	wantText(t, "output of an incomplete erasure", r.out, "erased 1 job, skipped 1: running now, or gone\nreplicas keep it\n")
+	wantError(t, r, 1, "not erased, as they are still being delivered: 1 job: run the command again")
 	wantText(t, "lines of a dry run", a.queue(t, "drop", "--dead", "--dry-run", "--json").out, `{"done":0,"total":0}`+"\n")
 
 	for name, test := range map[string]struct {

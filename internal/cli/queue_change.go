@@ -288,7 +288,7 @@ func (c *change) carryOut(ctx context.Context, q *queueRun, selections []selecti
 		case err != nil:
 			return err
 		case s.id != "" && now.Total == 0:
-			return c.notFound(s)
+			return c.notFound(ctx, q, s)
 		}
 	}
 	switch {
@@ -322,11 +322,12 @@ func (c *change) reportNothing(q *queueRun, selections []selection) {
 	fmt.Fprintf(q.cmd.OutOrStdout(), "there is nothing to %s: %s\n", c.verb, cmp.Or(whyNothing(selections[0].parameters), "no job fits"))
 }
 
-// notFound returns the error for an id that selects no job.
-func (c *change) notFound(s selection) error {
+// notFound returns the error for an id that selects no job, with the id that is perhaps meant.
+func (c *change) notFound(ctx context.Context, q *queueRun, s selection) error {
 	states := "in any state"
 	if s.parameters.Has("state") {
 		states = "in a state that is selected (" + option.Enumerate(s.parameters["state"]) + ")"
 	}
-	return fmt.Errorf("%s: there is no such job %s: see 'caddy intercom-webhook queue show %s'", escape(s.id), states, escape(s.id))
+	err := fmt.Errorf("%s: there is no such job %s: see 'caddy intercom-webhook queue show %s'", escape(s.id), states, escape(s.id))
+	return q.withNearestID(ctx, err, s.id)
 }

@@ -152,6 +152,18 @@ func TestQueueChangeOfNothing(t *testing.T) {
 	}
 }
 
+func TestQueueChangeOfUnknownID(t *testing.T) {
+	a := newFakeAdmin(t)
+	a.jobs = []string{`{"id":1,"notification":"notif_14567890"}`}
+	a.answers["POST jobs/drop"] = []string{`{"done":0,"total":0,"skipped":0}`}
+	for _, flag := range []string{"--yes", "--dry-run"} {
+		wantError(t, a.queue(t, "drop", "notif_14567891", flag), 1, "queue show notif_14567891'; did you mean notif_14567890?")
+	}
+	if r := a.queue(t, "drop", "notif_14567890", "--yes"); r.code != 1 || strings.Contains(r.err.Error(), "did you mean") {
+		t.Errorf("one in another state: exit code %d, error %v", r.code, r.err)
+	}
+}
+
 func TestQueuePreviewOfMany(t *testing.T) {
 	a := newFakeAdmin(t)
 	for i := range 30 {

@@ -36,7 +36,7 @@ func (c *change) preview(ctx context.Context, q *queueRun, selections []selectio
 			return 0, err
 		}
 		if s.id != "" && selected == 0 {
-			return 0, c.notFound(s)
+			return 0, c.notFound(ctx, q, s)
 		}
 		total += selected
 	}

@@ -81,22 +81,28 @@ func runQueueShow(ctx context.Context, q *queueRun, args []string) error {
 	})
 	var answer *adminError
 	if errors.As(err, &answer) && answer.status == http.StatusNotFound {
-		if nearest := q.nearestID(ctx, args[0]); nearest != "" {
-			return fmt.Errorf("%w; did you mean %s?", err, nearest)
-		}
+		return q.withNearestID(ctx, err, args[0])
+	}
+	return err
+}
+
+// withNearestID adds to the error for an id the one that is probably meant, if there is one.
+func (q *queueRun) withNearestID(ctx context.Context, err error, id string) error {
+	if nearest := q.nearestID(ctx, id); nearest != "" {
+		return fmt.Errorf("%w; did you mean %s?", err, nearest)
 	}
 	return err
 }
 
 // nearestID returns the id among those of the newest notifications that is probably meant by
-// one that does not exist; empty if there is none.
+// one that is not among them; empty if there is none.
 func (q *queueRun) nearestID(ctx context.Context, id string) string {
 	var known []string
 	_, err := q.jobs(ctx, make(url.Values), maxPage, func(j job, _ json.RawMessage) error {
 		known = append(known, j.Notification)
 		return nil
 	})
-	if err != nil || len(known) == 0 {
+	if err != nil || len(known) == 0 || slices.Contains(known, id) {
 		return ""
 	}
 	if start := slices.IndexFunc(known, func(other string) bool { return strings.HasPrefix(other, id) }); start >= 0 {

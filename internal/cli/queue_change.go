@@ -254,11 +254,13 @@ func (p progressLine) plus(other progressLine) progressLine {
 	return progressLine{p.Done + other.Done, p.Total + other.Total, p.Skipped + other.Skipped, p.Running + other.Running, cmp.Or(other.Note, p.Note)}
 }
 
-// carryOut changes the jobs of the selections, one selection after the other.
+// carryOut changes the jobs of the selections, one selection after the other. An id that
+// selects no job does not keep the others from being changed.
 func (c *change) carryOut(ctx context.Context, q *queueRun, selections []selection, options url.Values) error {
 	bar := newProgress(q.cmd.ErrOrStderr(), c.past)
 	defer bar.clear()
 	var sum progressLine
+	var left []error // why jobs are not changed
 	for _, s := range selections {
 		parameters := maps.Clone(s.parameters)
 		maps.Copy(parameters, options)
@@ -284,24 +286,24 @@ func (c *change) carryOut(ctx context.Context, q *queueRun, selections []selecti
 		case ctx.Err() != nil:
 			return fmt.Errorf("stopped: at least %s of %s are %s, the others are as they were", comma(sum.Done), count(sum.Total, "job"), c.past)
 		case err != nil && sum.Total > 0:
-			return fmt.Errorf("%s of %s are %s, then: %w", comma(sum.Done), count(sum.Total, "job"), c.past, err)
+			return errors.Join(append(left, fmt.Errorf("%s of %s are %s, then: %w", comma(sum.Done), count(sum.Total, "job"), c.past, err))...)
 		case err != nil:
-			return err
+			return errors.Join(append(left, err)...)
 		case s.id != "" && now.Total == 0:
-			return c.notFound(ctx, q, s)
+			left = append(left, c.notFound(ctx, q, s))
 		}
 	}
 	switch {
-	case q.json:
+	case q.json || len(left) == len(selections):
 	case sum.Total == 0 && !q.flags.Changed("cursor"): // with it, the jobs may be those of the run before
 		c.reportNothing(q, selections)
 	default:
 		c.report(q, sum)
 	}
 	if sum.Running > 0 {
-		return fmt.Errorf("not %s, as they are still being delivered: %s: run the command again when these deliveries have ended", c.past, count(sum.Running, "job"))
+		left = append(left, fmt.Errorf("not %s, as they are still being delivered: %s: run the command again when these deliveries have ended", c.past, count(sum.Running, "job")))
 	}
-	return nil
+	return errors.Join(left...)
 }
 
 // report prints what a change has done.

@@ -3,7 +3,10 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -150,6 +153,24 @@ func TestQueueChangeOfNothing(t *testing.T) {
 		wantError(t, a.queue(t, "resend", "notif_1", flag), 1, "notif_1: there is no such job in a state that is selected (completed): see")
 		wantError(t, a.queue(t, "erase", "notif_1", flag), 1, "notif_1: there is no such job in any state")
 	}
+}
+
+func TestQueueChangeGoesOnAfterAnUnknownID(t *testing.T) {
+	known := newFakeAdmin(t)
+	known.addJobs(1)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if id := r.URL.Query().Get("id"); id == "2" || id == "4" {
+			fmt.Fprintln(w, `{"done":0,"total":0,"skipped":0}`)
+			return
+		}
+		known.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	a := &fakeAdmin{address: server.Listener.Addr().String()}
+	r := a.queue(t, "drop", "1", "2", "3", "4", "--yes")
+	wantText(t, "output", r.out, "dropped 2 jobs\n")
+	wantError(t, r, 1, "2: there is no such job")
+	wantError(t, r, 1, "4: there is no such job")
 }
 
 func TestQueueChangeOfUnknownID(t *testing.T) {

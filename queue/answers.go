@@ -38,15 +38,20 @@ func newLines(w http.ResponseWriter) *lines {
 // write writes a line, and sends it at once.
 func (l *lines) write(line any) { writeEach(l, []any{line}) }
 
-// writeEach writes a line for each element, and sends them at once. That the client is gone
+// writeEach writes a line for each element, and sends them at once. Without an element it
+// sends nothing, so that an error can still be the whole answer. That the client is gone
 // shows in the context of the request.
 func writeEach[T any](l *lines, elements []T) {
+	if len(elements) == 0 {
+		return
+	}
 	_ = l.controller.SetWriteDeadline(time.Now().Add(writeTimeout))
 	for _, element := range elements {
 		l.begun = true
 		_ = l.encoder.Encode(element)
 	}
 	_ = l.controller.Flush()
+	_ = l.controller.SetWriteDeadline(time.Time{}) // the end of the answer may come much later
 }
 
 // fail ends an answer with an error: as the last line, or as the whole answer if there is no

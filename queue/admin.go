@@ -49,7 +49,8 @@ func (a *adminAPI) Routes() []caddy.AdminRoute {
 	}
 }
 
-// serveLanes lists the lanes of all endpoints, or of one.
+// serveLanes lists the lanes of all endpoints, or of one. If a database does not answer, the
+// lanes in the others are there all the same.
 func (*adminAPI) serveLanes(w http.ResponseWriter, r *http.Request) error {
 	if err := allowMethod(w, r, http.MethodGet); err != nil {
 		return err
@@ -67,17 +68,19 @@ func (*adminAPI) serveLanes(w http.ResponseWriter, r *http.Request) error {
 		all = []endpoint{one}
 	}
 	var lanes []laneStatus
+	var failed []error
 	for _, e := range all {
-		if err := e.ready(); err != nil {
-			return err
-		}
-		queues, err := e.riverQueues(r.Context())
+		own, err := e.laneStatuses(r.Context())
 		if err != nil {
-			return unavailable(err)
+			failed = append(failed, fmt.Errorf("queue %q: %w", e.name, err))
 		}
-		lanes = append(lanes, e.dispatcher.laneStatuses(queues)...)
+		lanes = append(lanes, own...)
 	}
-	writeEach(newLines(w), lanes)
+	out := newLines(w)
+	writeEach(out, lanes)
+	if err := errors.Join(failed...); err != nil {
+		return out.fail(r.Context(), err, lastLine{})
+	}
 	return nil
 }
 

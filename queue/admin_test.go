@@ -388,6 +388,20 @@ func TestAdminLanes(t *testing.T) {
 	q.eventually("billing completed", 3)
 }
 
+func TestAdminLanesWithADatabaseThatIsAway(t *testing.T) {
+	q, _ := deadLetters(t)
+	away := manageTestQueue(t, Options{Name: "away"}, &fakeTarget{lanes: []string{"crm"}}).dispatcher()
+	away.openErr.Store(new(errors.New("connection refused")))
+	t.Cleanup(func() { away.openErr.Store(nil) })
+	a := q.get("/lanes")
+	if last := q.last(a); len(a.lines) != 4 || last["error"] != `queue "away": the database cannot be reached: connection refused` {
+		t.Errorf("got %v", a.lines)
+	}
+	if a := q.get("/lanes?queue=away"); a.status != http.StatusServiceUnavailable {
+		t.Errorf("the lanes of that database: %v", a)
+	}
+}
+
 func TestAdminLaneThatNoConfigHas(t *testing.T) {
 	q, _ := deadLetters(t)
 	q.dispatcher().attach(attachments{"intercom": newTestAttachment(q.dispatcher(), Options{}, &fakeTarget{lanes: []string{"sales"}})})

@@ -47,6 +47,20 @@ func (d *dispatcher) laneStatuses(queues []string) []laneStatus {
 	return statuses
 }
 
+// laneStatuses returns the state of the lanes of the endpoint.
+func (e endpoint) laneStatuses(ctx context.Context) ([]laneStatus, error) {
+	if err := e.dispatcher.ready(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	queues, err := e.riverQueues(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return e.dispatcher.laneStatuses(queues), nil
+}
+
 func (d *dispatcher) laneCondition(queue string) laneCondition {
 	l, own := d.lane(queue), slices.Contains(d.presence().Queues, queue)
 	d.mu.RLock()

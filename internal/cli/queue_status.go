@@ -44,9 +44,9 @@ Examples:
 }
 
 func runQueueStatus(ctx context.Context, q *queueRun, _ []string) error {
-	lanes, lines, err := q.admin.lanes(ctx, q.flags.String("queue"))
-	if err != nil {
-		return err
+	lanes, lines, failed := q.admin.lanes(ctx, q.flags.String("queue"))
+	if failed != nil && len(lanes) == 0 {
+		return failed
 	}
 	if q.json {
 		for _, line := range lines {
@@ -56,9 +56,9 @@ func runQueueStatus(ctx context.Context, q *queueRun, _ []string) error {
 		return err
 	}
 	if q.flags.Bool("check") {
-		return checkLanes(lanes)
+		return errors.Join(failed, checkLanes(lanes))
 	}
-	return nil
+	return failed
 }
 
 // printLanes prints a table with a line for each lane, and one for all of them.

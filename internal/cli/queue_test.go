@@ -195,6 +195,14 @@ total    -       -        2          1        7          1,200      2          1
 	wantText(t, "lines", a.queue(t, "status", "--json").out, strings.Join(a.lanes, "\n")+"\n")
 	wantError(t, a.queue(t, "status", "--check"), 1, "lane down: crm; 3 dead letters: see 'caddy intercom-webhook queue list --dead'")
 
+	a.answers["GET lanes"] = append(a.lanes[:1:1], `{"error":"queue \"other\": the database cannot be reached"}`)
+	r = a.queue(t, "status", "--json")
+	wantText(t, "lines of the database that answers", r.out, a.lanes[0]+"\n")
+	wantError(t, r, 1, `queue "other": the database cannot be reached`)
+	wantError(t, a.queue(t, "status", "--check"), 1, `queue "other": the database cannot be reached`)
+	wantError(t, a.queue(t, "pause", "crm"), 1, `queue "other": the database cannot be reached`)
+	delete(a.answers, "GET lanes")
+
 	a.lanes = append(a.lanes[:1], `{"queue":"other","lane":"a\u001b[2Jb","state":"paused","jobs":{},"oldest_seconds":0}`)
 	r = a.queue(t, "status", "--check")
 	wantText(t, "two queues", r.out, `

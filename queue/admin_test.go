@@ -192,6 +192,9 @@ func TestAdminListsJobs(t *testing.T) {
 			t.Errorf("%s: status %d, %v, want %q", query, a.status, a.lines, want)
 		}
 	}
+	if got := q.ask(http.MethodGet, "/jobs?state=discarded", `{"topic":"tomorrow.*"}`).all("notification"); !slices.Equal(got, []string{"notif_3"}) {
+		t.Errorf("with a filter in the body: %q", got)
+	}
 	a := q.get("/jobs?notification=notif_3")
 	job := q.last(a)
 	for field, want := range map[string]any{

@@ -52,22 +52,20 @@ var (
 // parameters are those of a request, by name, as they are written.
 type parameters map[string][]string
 
-// readParameters reads the query of a request and, if it is not a GET, the JSON object in its
-// body. It refuses all but the known ones.
+// readParameters reads the query of a request, and the JSON object in its body. It refuses
+// all but the known ones.
 func readParameters(r *http.Request, known []string) (parameters, error) {
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return nil, errors.New("the query is malformed: separate parameters by &, and escape other characters than letters and digits with %")
 	}
 	p := parameters(query)
-	if r.Method != http.MethodGet {
-		body, err := io.ReadAll(io.LimitReader(r.Body, maxParametersSize+1))
-		if err != nil {
-			return nil, fmt.Errorf("reading the body: %w", err)
-		}
-		if err := p.addJSON(body); err != nil {
-			return nil, err
-		}
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxParametersSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the body: %w", err)
+	}
+	if err := p.addJSON(body); err != nil {
+		return nil, err
 	}
 	return p, p.check(known)
 }

@@ -98,7 +98,11 @@ func (p *pageChanges) start(e endpoint, c change, as *pageChange) error {
 	}
 	as.Began, as.Running, as.ended = time.Now(), true, make(chan struct{})
 	p.list = slices.Insert(p.list, 0, as)
-	p.list = p.list[:min(len(p.list), maxShownChanges)]
+	place := 0
+	p.list = slices.DeleteFunc(p.list, func(c *pageChange) bool { // what runs is never forgotten
+		place++
+		return place > maxShownChanges && !c.Running
+	})
 	ctx, cancel := e.dispatcher.whileConfigRuns(p.ctx)
 	p.running.Go(func() {
 		defer cancel()

@@ -276,6 +276,24 @@ func TestPageBoundsItsGroups(t *testing.T) {
 	p.want(p.push("/intercom/change", url.Values{"verb": {"retry"}, "group": {groups(page)["conversation.user.created: failure 77"]}}), "1 of 1 done.")
 }
 
+// A long change was forgotten after 20 later ones, and so more than 4 could run.
+func TestPageRemembersWhatRuns(t *testing.T) {
+	q, _ := deadLetters(t)
+	p := newPageChanges(t.Context())
+	long := &pageChange{Running: true}
+	for range maxShownChanges + 1 {
+		p.list = append(p.list, new(pageChange))
+	}
+	p.list = append(p.list, long)
+	if err := p.start(endpoint{q.dispatcher(), "intercom", q.dispatcher().current()}, change{verb: verbRetry, dryRun: true}, new(pageChange)); err != nil {
+		t.Fatal(err)
+	}
+	p.wait()
+	if n := len(p.list); n != maxShownChanges+1 || p.list[n-1] != long {
+		t.Errorf("%d changes are remembered, and the one that runs is not the oldest of them", n)
+	}
+}
+
 func TestPageChangesEndWithTheConfig(t *testing.T) {
 	q, target := deadLetters(t)
 	target.set("support", false)

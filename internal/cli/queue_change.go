@@ -36,7 +36,7 @@ func newQueueRetryCommand() *cobra.Command {
 		long: `
 Tries jobs again, now: dead letters (discarded and cancelled) unless --state says
 otherwise, and of those that are named one by one, also those that wait for their next
-attempt. Their attempts and their age count anew.
+attempt. Each has at least one more attempt, and its age starts anew.
 `,
 		examples: `
 	$ caddy intercom-webhook queue retry notif_6e8f7a52-8be1-4c21-a1a5-5f7ed9b0a6d5

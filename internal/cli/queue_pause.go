@@ -15,7 +15,8 @@ Pauses a lane, in all Caddys that share the queue. Its notifications are stored 
 answered with 200 as ever, and wait until the lane is resumed. Deliveries that are running
 end as usual. The pause outlasts restarts and reloads.
 
-Notifications still become dead letters when they have waited longer than max_age.
+After the lane is resumed, notifications that are older than max_age become dead letters
+at their next failed attempt.
 
 Examples:
 

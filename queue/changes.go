@@ -49,7 +49,7 @@ type progress struct {
 
 const (
 	progressInterval = time.Second
-	changeTimeout    = 10 * time.Second // of one portion
+	changeTimeout    = 10 * time.Second // of one batch
 
 	eraseRetryWait = 250 * time.Millisecond
 
@@ -72,7 +72,7 @@ type work struct {
 	reported time.Time
 }
 
-// change makes a change in small portions, and pauses after each for as long as it took, so
+// change makes a change in small batches, and pauses after each for as long as it took, so
 // that storing and delivering go first. It calls report about once a second, and at the end.
 // The selection is fixed at the start: jobs that are stored later are not changed. After an
 // error, change returns where to go on.
@@ -194,7 +194,7 @@ func (w *work) count(ctx context.Context) error {
 }
 
 func (w *work) changeAll(ctx context.Context) error {
-	most, page := maxPortion, searchAtOnce
+	most, page := maxChangeBatch, searchAtOnce
 	if w.to != "" {
 		most = sendAtOnce
 	}
@@ -204,27 +204,27 @@ func (w *work) changeAll(ctx context.Context) error {
 	p := newPace(most, w.rate)
 	return w.eachPage(ctx, page, func(ids []int64) error {
 		for len(ids) > 0 {
-			portion := ids[:min(p.size, len(ids))]
+			batch := ids[:min(p.size, len(ids))]
 			began := time.Now()
-			done, err := w.changePortion(ctx, portion)
+			done, err := w.changeBatch(ctx, batch)
 			w.done.Done += int64(done)
 			if err != nil {
-				w.cursor.from = portion[0]
+				w.cursor.from = batch[0]
 				return err
 			}
-			w.cursor.from = portion[len(portion)-1] + 1
+			w.cursor.from = batch[len(batch)-1] + 1
 			w.tell()
-			if err := p.wait(ctx, len(portion), time.Since(began), w.endpoint.dispatcher.store.recentLatency()); err != nil {
+			if err := p.wait(ctx, len(batch), time.Since(began), w.endpoint.dispatcher.store.recentLatency()); err != nil {
 				return err
 			}
-			ids = ids[len(portion):]
+			ids = ids[len(batch):]
 		}
 		return nil
 	})
 }
 
-// changePortion changes jobs, and returns how many it has changed.
-func (w *work) changePortion(ctx context.Context, ids []int64) (done int, err error) {
+// changeBatch changes jobs, and returns how many it has changed.
+func (w *work) changeBatch(ctx context.Context, ids []int64) (done int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, changeTimeout)
 	defer cancel()
 	d := w.endpoint.dispatcher
@@ -267,7 +267,7 @@ func (w *work) finishErasing(ctx context.Context) error {
 			return err
 		}
 		var still []int64
-		for ids := range slices.Chunk(w.running, maxPortion) {
+		for ids := range slices.Chunk(w.running, maxChangeBatch) {
 			rest, err := w.deleteEnded(ctx, ids)
 			if err != nil {
 				return err

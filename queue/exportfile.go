@@ -21,9 +21,9 @@ const (
 	// maxExportLine bounds a line, in bytes. JSON makes up to six bytes of one of a body.
 	maxExportLine = 128 << 20
 
-	// A portion has so many jobs at most, and ends with the job that exceeds the bytes.
-	importPortionJobs  = 500
-	importPortionBytes = 8 << 20
+	// A batch has so many jobs at most, and ends with the job that exceeds the bytes.
+	importBatchJobs  = 500
+	importBatchBytes = 8 << 20
 )
 
 // exportHeader is the first line of an export.
@@ -119,37 +119,37 @@ func (r *exportReader) header() (header exportHeader, err error) {
 	return header, nil
 }
 
-// importPortion is jobs to be imported together, and their lines, by id.
-type importPortion struct {
+// importBatch is jobs to be imported together, and their lines, by id.
+type importBatch struct {
 	jobs  []jobdb.ExportedJob
 	lines map[int64]int
 }
 
-// portion reads as many jobs as may be in memory. The error is io.EOF if these are the last
+// batch reads as many jobs as may be in memory. The error is io.EOF if these are the last
 // ones. If it is another, the jobs are those before the line that is wrong.
-func (r *exportReader) portion() (p importPortion, err error) {
-	p.lines = make(map[int64]int)
-	for size := 0; len(p.jobs) < importPortionJobs && size < importPortionBytes; {
+func (r *exportReader) batch() (b importBatch, err error) {
+	b.lines = make(map[int64]int)
+	for size := 0; len(b.jobs) < importBatchJobs && size < importBatchBytes; {
 		text, err := r.readLine()
 		if err != nil {
-			return p, err
+			return b, err
 		}
 		var line struct {
 			jobdb.ExportedJob
 			Exported *int `json:"exported"`
 		}
 		if err := decodeStrictly(text, &line); err != nil {
-			return p, r.errorf("%w", err)
+			return b, r.errorf("%w", err)
 		}
 		if line.Exported != nil {
-			return p, r.readEnd(*line.Exported)
+			return b, r.readEnd(*line.Exported)
 		}
 		r.jobs++
 		size += len(text)
-		p.jobs = append(p.jobs, line.ExportedJob)
-		p.lines[line.ID] = r.line
+		b.jobs = append(b.jobs, line.ExportedJob)
+		b.lines[line.ID] = r.line
 	}
-	return p, nil
+	return b, nil
 }
 
 // readEnd returns io.EOF if the export is whole and nothing follows it.

@@ -40,7 +40,7 @@ func readExport(r *exportReader) (header exportHeader, jobs []jobdb.ExportedJob,
 		return header, nil, err
 	}
 	for {
-		p, err := r.portion()
+		p, err := r.batch()
 		jobs = append(jobs, p.jobs...)
 		if err != nil {
 			return header, jobs, err
@@ -50,7 +50,7 @@ func readExport(r *exportReader) (header exportHeader, jobs []jobdb.ExportedJob,
 
 func TestExportIsRead(t *testing.T) {
 	var written []jobdb.ExportedJob
-	for id := range int64(importPortionJobs + 1) {
+	for id := range int64(importBatchJobs + 1) {
 		written = append(written, exportedJob(id+1))
 	}
 	text := exportOf(t, written...)

@@ -122,8 +122,8 @@ func (d *database) open(ctx context.Context) (jobdb.DB, error) {
 	return db, nil
 }
 
-// exportPortion is how many jobs are read at once.
-const exportPortion = 500
+// exportBatch is how many jobs are read at once.
+const exportBatch = 500
 
 // Export implements cli.QueueDatabase.
 func (d *database) Export(ctx context.Context, to io.Writer, report func(cli.QueueMove)) (done cli.QueueMove, err error) {
@@ -150,7 +150,7 @@ func (d *database) Export(ctx context.Context, to io.Writer, report func(cli.Que
 		return done, err
 	}
 	for from := int64(0); ; {
-		jobs, next, err := db.Export(ctx, from, exportPortion)
+		jobs, next, err := db.Export(ctx, from, exportBatch)
 		if err != nil {
 			return done, err
 		}
@@ -184,12 +184,12 @@ func (d *database) Import(ctx context.Context, from io.Reader, report func(cli.Q
 	}
 	defer func() { err = cmp.Or(err, db.Close()) }()
 	for ended := false; !ended; {
-		portion, err := r.portion()
+		batch, err := r.batch()
 		if ended = errors.Is(err, io.EOF); ended {
 			err = nil
 		}
 		// what precedes a line that is wrong is imported
-		if err := cmp.Or(d.importPortion(ctx, db, portion, &done), err); err != nil {
+		if err := cmp.Or(d.importBatch(ctx, db, batch, &done), err); err != nil {
 			return done, err
 		}
 		report(done)
@@ -200,10 +200,10 @@ func (d *database) Import(ctx context.Context, from io.Reader, report func(cli.Q
 // maxRefusals is how many refused jobs are told of.
 const maxRefusals = 10
 
-// importPortion imports some jobs, and adds to done what came of them.
-func (d *database) importPortion(ctx context.Context, db jobdb.DB, portion importPortion, done *cli.QueueMove) error {
-	done.Jobs += len(portion.jobs)
-	imported, there, err := db.Import(ctx, portion.jobs)
+// importBatch imports some jobs, and adds to done what came of them.
+func (d *database) importBatch(ctx context.Context, db jobdb.DB, batch importBatch, done *cli.QueueMove) error {
+	done.Jobs += len(batch.jobs)
+	imported, there, err := db.Import(ctx, batch.jobs)
 	done.Imported += int(imported)
 	done.There += int(there)
 	refused := make(map[int64]bool)
@@ -211,7 +211,7 @@ func (d *database) importPortion(ctx context.Context, db jobdb.DB, portion impor
 		for _, job := range refusal.Jobs {
 			refused[job.ID] = true
 			if done.Refused++; done.Refused <= maxRefusals {
-				done.Refusals = append(done.Refusals, fmt.Sprintf("line %d: job %d was refused: %v", portion.lines[job.ID], job.ID, job.Err))
+				done.Refusals = append(done.Refusals, fmt.Sprintf("line %d: job %d was refused: %v", batch.lines[job.ID], job.ID, job.Err))
 			}
 		}
 		err = nil
@@ -219,7 +219,7 @@ func (d *database) importPortion(ctx context.Context, db jobdb.DB, portion impor
 	if err != nil {
 		return fmt.Errorf("queue %s: %w", d.location.name, err)
 	}
-	for _, job := range portion.jobs {
+	for _, job := range batch.jobs {
 		if refused[job.ID] {
 			continue
 		}

@@ -27,13 +27,13 @@ func TestPace(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				began := time.Now()
-				p := newPace(maxPortion, c.rate)
+				p := newPace(maxChangeBatch, c.rate)
 				for left := c.n; left > 0; {
 					n := min(left, p.size)
 					took := time.Duration(n) * c.cost
 					time.Sleep(took)
-					if took > 4*portionTime {
-						t.Errorf("a portion takes %s", took)
+					if took > 4*changeBatchTime {
+						t.Errorf("a batch takes %s", took)
 					}
 					if err := p.wait(t.Context(), n, took, c.latency); err != nil {
 						t.Fatal(err)

@@ -117,7 +117,7 @@ notification, which stands for its copies, too. At least one id or filter is nee
 
 First the command shows how many jobs are selected, with their topics and lanes, and asks
 whether to go on. --yes answers this question, as scripts must; --dry-run ends there.
-` + running + `The Caddy does the work in small portions, and storing new notifications
+` + running + `The Caddy does the work in small batches, and storing new notifications
 goes first. Ctrl-C stops it, and what is done stays done.
 
 Examples:

@@ -32,7 +32,7 @@ If no handler of the config has or adopts it, a warning says so, because then no
 delivers them. The lanes may be others: what a lane has that is no more goes where the
 routes of the config lead.
 
-The jobs are stored in portions. Each is durable before the next one begins. On a terminal,
+The jobs are stored in batches. Each is durable before the next one begins. On a terminal,
 a line shows the progress. At the end there is a summary by state; with --json, it is one
 object. The exit code is 0 if all jobs are there, 1 if not, and 2 if the command was used
 wrongly.

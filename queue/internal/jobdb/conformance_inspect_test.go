@@ -194,7 +194,7 @@ var inspectBehaviours = []behaviour{
 		}
 	}},
 	{"many are retried and deleted at once, except what is claimed", on(func(t *testing.T, d database, i *instance) {
-		n := 3 * maxPortion
+		n := 3 * maxRows
 		ids := i.mustStore(t, newJobs(n)...)
 		jobs := claimN(t, i, n)
 		var outcomes []Outcome
@@ -243,15 +243,15 @@ var inspectBehaviours = []behaviour{
 	})},
 	{"args of a list are bounded", on(func(t *testing.T, _ database, i *instance) {
 		var jobs []*NewJob
-		for n := range listPortion + 10 {
+		for n := range listBatch + 10 {
 			j := newJob(n)
-			j.Args = fmt.Appendf(nil, `{"n": %d, "body": "%s"}`, n, bytes.Repeat([]byte("x"), listBytes/listPortion))
+			j.Args = fmt.Appendf(nil, `{"n": %d, "body": "%s"}`, n, bytes.Repeat([]byte("x"), listBytes/listBatch))
 			jobs = append(jobs, j)
 		}
 		ids := i.mustStore(t, jobs...)
 		found, next, err := i.List(t.Context(), Filter{}, Page{Limit: len(jobs), Args: true})
-		if err != nil || len(found) != listPortion || next != ids[listPortion] {
-			t.Errorf("listed %d jobs, and goes on at %d (%v), want %d", len(found), next, err, listPortion)
+		if err != nil || len(found) != listBatch || next != ids[listBatch] {
+			t.Errorf("listed %d jobs, and goes on at %d (%v), want %d", len(found), next, err, listBatch)
 		}
 		for n, r := range found {
 			if len(r.Args) < len(jobs[n].Args)-2 {

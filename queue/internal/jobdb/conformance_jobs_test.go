@@ -659,7 +659,7 @@ var finishBehaviours = []behaviour{
 			t.Errorf("running: %+v", running)
 		}
 	})},
-	{"expired jobs are deleted, in portions", on(func(t *testing.T, d database, i *instance) {
+	{"expired jobs are deleted, in batches", on(func(t *testing.T, d database, i *instance) {
 		states := ourStates
 		ids := make(map[State][]int64)
 		for _, queue := range []string{"mine", "other"} {

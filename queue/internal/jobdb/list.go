@@ -18,9 +18,9 @@ const (
 	// the ids of all jobs: most of them are wanted, or the list is long anyway.
 	listSparse = 200_000
 
-	// listBytes and listPortion bound the memory for args.
-	listBytes   = 4 << 20
-	listPortion = 50
+	// listBytes and listBatch bound the memory for args.
+	listBytes = 4 << 20
+	listBatch = 50
 )
 
 // lister is what an engine does for List.
@@ -96,22 +96,22 @@ func candidates(ctx context.Context, l lister, filter Filter, page Page) (ids []
 func withArgs(ctx context.Context, l lister, found []Record, next int64) ([]Record, int64, error) {
 	size := 0
 	for i, r := range found {
-		if i%listPortion == 0 {
+		if i%listBatch == 0 {
 			if size > listBytes {
 				return found[:i], r.ID, nil
 			}
-			portion := found[i:min(i+listPortion, len(found))]
-			ids := make([]int64, len(portion))
-			for k := range portion {
-				ids[k] = portion[k].ID
+			batch := found[i:min(i+listBatch, len(found))]
+			ids := make([]int64, len(batch))
+			for k := range batch {
+				ids[k] = batch[k].ID
 			}
 			args, err := l.args(ctx, ids)
 			if err != nil {
 				return nil, 0, err
 			}
-			for k := range portion {
-				if text := args[portion[k].ID]; json.Valid(text) {
-					portion[k].Args = text
+			for k := range batch {
+				if text := args[batch[k].ID]; json.Valid(text) {
+					batch[k].Args = text
 					size += len(text)
 				}
 			}

@@ -64,11 +64,11 @@ func export(ctx context.Context, e exporter, from int64, limit int) (jobs []Expo
 		ids, next = ids[:limit], ids[limit]
 	}
 	size := 0
-	for portion := range slices.Chunk(ids, listPortion) {
+	for batch := range slices.Chunk(ids, listBatch) {
 		if size > listBytes {
-			return jobs, portion[0], nil
+			return jobs, batch[0], nil
 		}
-		found, err := e.exported(ctx, portion)
+		found, err := e.exported(ctx, batch)
 		if err != nil {
 			return nil, 0, err
 		}
@@ -224,8 +224,8 @@ func homeOrigins(ctx context.Context, e exporter, jobs []ExportedJob) (map[strin
 		}
 	}
 	origins := make(map[string]bool)
-	for portion := range slices.Chunk(ids, listPortion) {
-		found, err := e.exported(ctx, portion)
+	for batch := range slices.Chunk(ids, listBatch) {
+		found, err := e.exported(ctx, batch)
 		if err != nil {
 			return nil, err
 		}

@@ -57,10 +57,10 @@ func (d *postgresDB) Delete(ctx context.Context, ids []int64) ([]int64, error) {
 	return deleted, nil
 }
 
-// change runs a statement that takes ids, in portions, so that no lock is held for long.
+// change runs a statement that takes ids, in batches, so that no lock is held for long.
 func (d *postgresDB) change(ctx context.Context, statement string, ids []int64) (changed []int64, err error) {
-	for portion := range slices.Chunk(ids, maxPortion) {
-		done, err := d.ids(ctx, statement, portion)
+	for batch := range slices.Chunk(ids, maxRows) {
+		done, err := d.ids(ctx, statement, batch)
 		if err != nil {
 			return changed, err
 		}

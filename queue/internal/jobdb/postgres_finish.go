@@ -72,8 +72,8 @@ func (d *postgresDB) Finish(ctx context.Context, outcomes []Outcome) (applied []
 		{others, d.end},
 	} {
 		slices.SortFunc(step.outcomes, func(a, b Outcome) int { return cmp.Compare(a.ID, b.ID) })
-		for portion := range slices.Chunk(step.outcomes, maxPortion) {
-			ids, err := d.finish(ctx, portion, step.write)
+		for batch := range slices.Chunk(step.outcomes, maxRows) {
+			ids, err := d.finish(ctx, batch, step.write)
 			if err != nil {
 				return applied, fmt.Errorf("finishing: %w", err)
 			}

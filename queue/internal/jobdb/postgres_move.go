@@ -79,14 +79,14 @@ func (d *postgresDB) Import(ctx context.Context, jobs []ExportedJob) (imported, 
 	}
 	// in this order, two instances that import the same never wait for each other for ever
 	slices.SortFunc(prepared, func(a, b importedJob) int { return bytes.Compare(a.key, b.key) })
-	for portion := range slices.Chunk(prepared, listPortion) {
-		inserted, refusedNow, err := d.importAll(ctx, portion)
+	for batch := range slices.Chunk(prepared, listBatch) {
+		inserted, refusedNow, err := d.importAll(ctx, batch)
 		if err != nil {
 			return imported, duplicates, fmt.Errorf("importing jobs: %w", err)
 		}
 		d.changed(inserted)
 		imported += inserted
-		duplicates += int64(len(portion)-len(refusedNow)) - inserted
+		duplicates += int64(len(batch)-len(refusedNow)) - inserted
 		refused = append(refused, refusedNow...)
 	}
 	return imported, duplicates, refusedError(refused)

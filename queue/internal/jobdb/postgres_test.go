@@ -533,14 +533,14 @@ func TestPostgresWorksWithAShortStatementTimeout(t *testing.T) {
 }
 
 // A transaction that finishes many thousands of jobs would hold their rows for long.
-func TestPostgresFinishesInPortions(t *testing.T) {
+func TestPostgresFinishesInBatches(t *testing.T) {
 	p := newPgTest(t)
 	p.run(`CREATE TABLE {s}statements (jobs bigint)`)
 	p.run(`CREATE FUNCTION {s}note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO {s}statements SELECT count(*) FROM ended; RETURN NULL; END $$`)
 	p.run(`CREATE TRIGGER note AFTER UPDATE ON {s}river_job REFERENCING NEW TABLE AS ended EXECUTE FUNCTION {s}note()`)
 	token := p.next()
 	var jobs []*NewJob
-	for range 2*maxPortion + 1 {
+	for range 2*maxRows + 1 {
 		jobs = append(jobs, pgJob("talk", `{}`, "", token))
 	}
 	var outcomes []Outcome

@@ -23,7 +23,7 @@ func (d *sqliteDB) Delete(ctx context.Context, ids []int64) (deleted []int64, er
 // durable.
 func (d *sqliteDB) change(ctx context.Context, ids []int64, statement string, others ...string) (changed []int64, err error) {
 	var pending []int64
-	err = d.inPortions(ctx, len(ids), func(i int) error {
+	err = d.inBatches(ctx, len(ids), func(i int) error {
 		result, err := d.write.execResult(statement, ids[i])
 		if err != nil {
 			return err

@@ -32,12 +32,12 @@ func (d *sqliteDB) Claim(ctx context.Context, claim Claim) (jobs []Job, more boo
 	if err != nil || len(found) == 0 {
 		return nil, false, err
 	}
-	for portion := range slices.Chunk(found, maxPortion) {
+	for batch := range slices.Chunk(found, maxRows) {
 		var claimed []Job
 		err := d.transaction(ctx, delivering, func() (err error) {
-			claimed, err = d.claimAll(portion, claim)
+			claimed, err = d.claimAll(batch, claim)
 			if isMalformed(err) {
-				claimed, err = d.claimEach(portion, claim)
+				claimed, err = d.claimEach(batch, claim)
 			}
 			return err
 		})
@@ -97,9 +97,9 @@ func (d *sqliteDB) list(ctx context.Context, claim Claim, query string) ([]candi
 // malformed. (The + keeps SQLite from looking for them by their state.) A job that was
 // available after an attempt was retried by a person: its age starts anew, and an old wish
 // to cancel it is over.
-func (d *sqliteDB) claimAll(portion []candidate, claim Claim) ([]Job, error) {
-	ids := make([]int64, len(portion))
-	for i, c := range portion {
+func (d *sqliteDB) claimAll(batch []candidate, claim Claim) ([]Job, error) {
+	ids := make([]int64, len(batch))
+	for i, c := range batch {
 		ids[i] = c.id
 	}
 	list, err := json.Marshal(ids)
@@ -119,7 +119,7 @@ func (d *sqliteDB) claimAll(portion []candidate, claim Claim) ([]Job, error) {
 		return nil, err
 	}
 	defer rows.Close()
-	jobs := make([]Job, 0, len(portion))
+	jobs := make([]Job, 0, len(batch))
 	for rows.Next() {
 		job := Job{Token: claim.Token, Queue: claim.Queue}
 		var age float64
@@ -133,8 +133,8 @@ func (d *sqliteDB) claimAll(portion []candidate, claim Claim) ([]Job, error) {
 }
 
 // claimEach claims candidates one by one, and sets aside those whose rows are malformed.
-func (d *sqliteDB) claimEach(portion []candidate, claim Claim) (jobs []Job, err error) {
-	for _, c := range portion {
+func (d *sqliteDB) claimEach(batch []candidate, claim Claim) (jobs []Job, err error) {
+	for _, c := range batch {
 		claimed, err := d.claimAll([]candidate{c}, claim)
 		if isMalformed(err) {
 			err = d.setAside(c.id, err)

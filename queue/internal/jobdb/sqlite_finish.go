@@ -16,13 +16,13 @@ import (
 
 // Finish implements DB.
 func (d *sqliteDB) Finish(ctx context.Context, outcomes []Outcome) (applied []int64, err error) {
-	for portion := range slices.Chunk(outcomes, maxPortion) {
+	for batch := range slices.Chunk(outcomes, maxRows) {
 		var ended []int64
 		err := d.transaction(ctx, delivering, func() error {
-			completed, others := splitCompleted(portion)
+			completed, others := splitCompleted(batch)
 			done, err := d.complete(completed)
 			if isMalformed(err) {
-				others, done = portion, nil
+				others, done = batch, nil
 			} else if err != nil {
 				return err
 			}

@@ -57,11 +57,11 @@ func (d *sqliteDB) Rescue(ctx context.Context) (rescued int64, err error) {
 	if _, err := d.writeEach(ctx, malformed, func(id int64) error { return d.setAside(id, errMalformed) }); err != nil {
 		return 0, err
 	}
-	for n := int64(maxPortion); n == maxPortion; rescued += n {
+	for n := int64(maxRows); n == maxRows; rescued += n {
 		err := d.transaction(ctx, delivering, func() error {
 			result, err := d.write.execResult(`UPDATE river_job SET`+released+` WHERE id IN (
 				SELECT id FROM river_job WHERE state = 'running' AND `+readable+`
-					AND substr(coalesce(attempted_by ->> '$[#-1]', ''), 1, length(?1)) <> ?1 LIMIT ?2)`, d.instance+"#", maxPortion)
+					AND substr(coalesce(attempted_by ->> '$[#-1]', ''), 1, length(?1)) <> ?1 LIMIT ?2)`, d.instance+"#", maxRows)
 			if err == nil {
 				n, err = result.RowsAffected()
 			}

@@ -181,12 +181,12 @@ func scanIDs(rows *sql.Rows) (ids []int64, err error) {
 	return ids, rows.Err()
 }
 
-// writeEach does something to each row, in transactions of maxPortion rows each, and
+// writeEach does something to each row, in transactions of maxRows rows each, and
 // returns for how many rows that was committed.
 func (d *sqliteDB) writeEach(ctx context.Context, ids []int64, do func(id int64) error) (written int64, err error) {
-	for portion := range slices.Chunk(ids, maxPortion) {
+	for batch := range slices.Chunk(ids, maxRows) {
 		err := d.transaction(ctx, delivering, func() error {
-			for _, id := range portion {
+			for _, id := range batch {
 				if err := do(id); err != nil {
 					return err
 				}
@@ -196,7 +196,7 @@ func (d *sqliteDB) writeEach(ctx context.Context, ids []int64, do func(id int64)
 		if err != nil {
 			return written, err
 		}
-		written += int64(len(portion))
+		written += int64(len(batch))
 	}
 	return written, nil
 }

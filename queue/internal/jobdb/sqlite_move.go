@@ -56,7 +56,7 @@ func (d *sqliteDB) Import(ctx context.Context, jobs []ExportedJob) (imported, du
 		return 0, 0, err
 	}
 	var inserted, known int64
-	err = d.inPortions(ctx, len(prepared), func(i int) error {
+	err = d.inBatches(ctx, len(prepared), func(i int) error {
 		rows, err := d.insertImported(prepared[i])
 		switch {
 		case isConstraint(err):

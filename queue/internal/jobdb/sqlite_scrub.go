@@ -28,7 +28,7 @@ var errTooLargeToScrub = errors.New("the file is too large to be scrubbed")
 // Scrub implements DB. With secure_delete at FAST, SQLite zeroes what it deletes only in
 // pages that it writes anyway. At ON, answers were twice as slow while rows expired, and
 // copies of rows that had moved to another page still stayed. So the whole file is read for
-// what was deleted, while others write. What is found is zeroed in portions, as are all
+// what was deleted, while others write. What is found is zeroed in batches, as are all
 // writes, and in the end the log is emptied.
 func (d *sqliteDB) Scrub(ctx context.Context) error {
 	var count uint32
@@ -82,8 +82,8 @@ func (d *sqliteDB) unclean(ctx context.Context, first, last uint32) ([]uint32, e
 // cleanPages cleans pages, if they still have to be.
 func (d *sqliteDB) cleanPages(ctx context.Context, unclean []uint32) (err error) {
 	var pages *sqlitePages
-	portions := slices.Collect(slices.Chunk(unclean, cleanAtOnce))
-	return d.inPortions(ctx, len(portions), func(i int) error {
+	batches := slices.Collect(slices.Chunk(unclean, cleanAtOnce))
+	return d.inBatches(ctx, len(batches), func(i int) error {
 		if pages == nil {
 			pages, err = openPages(func(n uint32) (page []byte, err error) {
 				return page, d.write.queryRow(readPage, []any{n}, &page)
@@ -92,7 +92,7 @@ func (d *sqliteDB) cleanPages(ctx context.Context, unclean []uint32) (err error)
 				return err
 			}
 		}
-		for _, n := range portions[i] {
+		for _, n := range batches[i] {
 			err := pages.scrub(n, func(n uint32, page []byte) error {
 				return d.write.exec("UPDATE sqlite_dbpage SET data = ? WHERE pgno = ?", page, n)
 			})

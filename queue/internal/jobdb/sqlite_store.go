@@ -12,9 +12,9 @@ import (
 // Args, tags, errors and the like are stored as JSON text: River's own rows have
 // SQLite's binary JSON, and its statements read both.
 
-// maxPortion is how many rows a transaction changes at most, so that none keeps storing
+// maxRows is how many rows a transaction changes at most, so that none keeps storing
 // from the write lock for long.
-const maxPortion = 200
+const maxRows = 200
 
 // everyState has the bits of all states that River knows: a job is a duplicate for as
 // long as the row of the first one is there.

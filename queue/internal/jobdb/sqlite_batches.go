@@ -9,10 +9,10 @@ import (
 // Then storing has its turn.
 const maxHold = 5 * time.Millisecond
 
-// inPortions calls do with each number below n, in short transactions, and committed after
+// inBatches calls do with each number below n, in short transactions, and committed after
 // each of these, when it is durable. In between it pauses for as long as the transaction
 // and the disk took: what storing has to wait for is the disk, more than the write lock.
-func (d *sqliteDB) inPortions(ctx context.Context, n int, do func(i int) error, committed func()) error {
+func (d *sqliteDB) inBatches(ctx context.Context, n int, do func(i int) error, committed func()) error {
 	for next := 0; next < n; {
 		began := time.Now()
 		err := d.transaction(ctx, delivering, func() error {

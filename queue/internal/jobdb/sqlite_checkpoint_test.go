@@ -1,6 +1,7 @@
 package jobdb
 
 import (
+	"database/sql"
 	"errors"
 	"os"
 	"path/filepath"
@@ -115,4 +116,43 @@ func TestSQLiteRewritesTheLogOnce(t *testing.T) {
 	if sizes[0] <= size || sizes[2] != sizes[0] {
 		t.Errorf("the log had %d bytes, and then %v", size, sizes)
 	}
+}
+
+// SQLite takes nothing for moved if its checkpoint fails, so the log does not have to be written
+// again; but nothing is stored until a checkpoint has succeeded.
+func TestSQLiteAfterAFailedCheckpoint(t *testing.T) {
+	i := (&sqliteFile{path: filepath.Join(t.TempDir(), "jobs.db")}).open(t)
+	db := i.DB.(*sqliteDB)
+	db.stop()
+	db.maintained.Wait()
+	failure := ioError(t)
+	if err := db.backfill(func() error { return failure }); !errors.Is(err, failure) {
+		t.Errorf("the checkpoint: %v, want %v", err, failure)
+	}
+	if _, err := i.Store(t.Context(), func() []*NewJob { return newJobs(1) }); !errors.Is(err, errSyncFailed) {
+		t.Errorf("storing: %v, want %v", err, errSyncFailed)
+	}
+	if db.log.incomplete {
+		t.Error("the log is to be written again")
+	}
+	if err := db.mend(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	i.mustStore(t, newJob(0))
+}
+
+// ioError returns an error of SQLite for a file that cannot be read.
+func ioError(t *testing.T) error {
+	t.Helper()
+	unreadable, err := sql.Open("sqlite", "file:/proc/self/mem?mode=ro")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unreadable.Close()
+	var n int
+	err = unreadable.QueryRowContext(t.Context(), "SELECT count(*) FROM sqlite_master").Scan(&n)
+	if err == nil {
+		t.Fatal("no error")
+	}
+	return err
 }

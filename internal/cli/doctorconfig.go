@@ -34,7 +34,7 @@ func checkConfig(ctx context.Context, f *findings, file, adapter string) (adapts
 	}
 	if err != nil {
 		f.broken("config", "it does not load: "+err.Error(), doesNotLoad, correctIt)
-		return false, nil
+		return false, nil //nolint:nilerr // the finding tells of it
 	}
 	if len(c.endpoints) == 0 {
 		f.broken("config", "there is no intercom_webhook in it", "nothing takes Intercom's notifications", "add it, or name the config that Caddy runs with")
@@ -59,7 +59,7 @@ func checkConfig(ctx context.Context, f *findings, file, adapter string) (adapts
 
 // isConfig reports whether a file can be read, and the adapter for it is known.
 func isConfig(file, adapter string) bool {
-	_, err := os.ReadFile(file)
+	_, err := os.ReadFile(file) //nolint:gosec // named by the user
 	return (err == nil || file == "-") && (adapter == "" || caddyconfig.GetAdapter(adapter) != nil)
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 )
 
@@ -72,7 +73,7 @@ func TestSQLiteAfterAFailedSyncOfTheDatabase(t *testing.T) {
 			if len(after) <= len(before) {
 				t.Fatal("nothing was moved into the database: the test shows nothing")
 			}
-			lost := append(before, make([]byte, len(after)-len(before))...)
+			lost := slices.Concat(before, make([]byte, len(after)-len(before)))
 			if _, err := db.file.WriteAt(lost, 0); err != nil {
 				t.Fatal(err)
 			}

@@ -3,11 +3,11 @@ package queue
 const (
 	// heldMemory bounds how many bytes the held jobs of all lanes have together. Beyond it,
 	// each lane may have one job.
-	heldMemory = 32 << 20
+	heldMemory = 64 << 20
 
 	// claimMemory bounds the bytes of one claim, so that several lanes can claim at the same
 	// time.
-	claimMemory = 4 << 20
+	claimMemory = 16 << 20
 )
 
 // memory counts the bytes of held jobs, and those that are reserved for jobs to come. A lane

@@ -26,7 +26,7 @@ func TestALaneLeavesMemoryForTheOthers(t *testing.T) {
 	for _, c := range []struct {
 		lane string
 		want int
-	}{{"support", 16 * mebibyte}, {"sales", 8 * mebibyte}, {"billing", 4 * mebibyte}} {
+	}{{"support", 32 * mebibyte}, {"sales", 16 * mebibyte}, {"billing", 8 * mebibyte}} {
 		if got := m.fill(c.lane, mebibyte); got != c.want {
 			t.Errorf("%s has %d bytes, want %d", c.lane, got, c.want)
 		}
@@ -110,9 +110,9 @@ func TestABackendThatHangsWithLargeBodiesStopsNoOtherLane(t *testing.T) {
 			}
 		}
 	}
-	putLarge("support", 10) // more than all lanes may hold together
+	putLarge("support", 18) // more than all lanes may hold together
 	putLarge("sales", 3)
 	q.eventually("sales completed", 3)
 	answer()
-	q.eventually("support completed", 10)
+	q.eventually("support completed", 18)
 }

@@ -30,6 +30,7 @@ func TestSQLiteConforms(t *testing.T) {
 			{"metadata with another age", "metadata", `'{"age_from": {"a": 1}}'`},
 			{"metadata with an age that is no time", "metadata", `'{"age_from": "x"}'`},
 			{"a time that is none", "created_at", "'x'"},
+			{"a due time that is none", "scheduled_at", "'x'"},
 		},
 	})
 }
@@ -89,7 +90,7 @@ func (f *sqliteFile) rows(t *testing.T) []row {
 		CASE WHEN json_valid(tags, 9) THEN json(tags) ELSE '[]' END,
 		attempt, max_attempts,
 		CASE WHEN errors IS NULL THEN 0 WHEN json_valid(errors, 9) THEN json_array_length(errors) ELSE -1 END,
-		(julianday(scheduled_at) - julianday('now')) * 86400, finalized_at IS NOT NULL
+		coalesce((julianday(scheduled_at) - julianday('now')) * 86400, 0), finalized_at IS NOT NULL
 		FROM river_job ORDER BY id`)
 	if err != nil {
 		t.Fatalf("reading the rows: %v", err)

@@ -14,11 +14,14 @@ func (d *sqliteDB) Export(ctx context.Context, from int64, limit int) ([]Exporte
 	return export(ctx, d, from, limit)
 }
 
+// exported reads jobs. Times that each job must have are now where they are malformed, as for
+// a claim.
 func (d *sqliteDB) exported(ctx context.Context, ids []int64) (jobs []ExportedJob, err error) {
 	rows, err := d.read.QueryContext(ctx, `SELECT id, CAST(queue AS TEXT), CAST(kind AS TEXT), CAST(state AS TEXT), CAST(priority AS INTEGER),
 			CASE WHEN json_valid(tags, 9) THEN json(tags) END, CAST(attempt AS INTEGER), CAST(max_attempts AS INTEGER),
 			CASE WHEN json_valid(attempted_by, 9) THEN json(attempted_by) END,
-			unixepoch(created_at, 'subsec'), unixepoch(scheduled_at, 'subsec'), unixepoch(attempted_at, 'subsec'), unixepoch(finalized_at, 'subsec'),
+			coalesce(unixepoch(created_at, 'subsec'), unixepoch('now', 'subsec')), coalesce(unixepoch(scheduled_at, 'subsec'), unixepoch('now', 'subsec')),
+			unixepoch(attempted_at, 'subsec'), unixepoch(finalized_at, 'subsec'),
 			CASE WHEN json_valid(errors, 9) THEN json(errors) END, CASE WHEN json_valid(metadata, 9) THEN json(metadata) END,
 			CASE WHEN unique_states IS NOT NULL THEN unique_key END,
 			CASE WHEN json_valid(args, 8) THEN json(args) ELSE CAST(args AS BLOB) END

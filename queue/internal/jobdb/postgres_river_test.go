@@ -68,24 +68,23 @@ func TestPostgresRiverClient(t *testing.T) {
 			}
 		}
 	})
-	t.Run("cancels what runs, even if it is released meanwhile", func(t *testing.T) {
-		p := p.empty(t)
-		id := p.stored("talk", `{}`)
-		job := p.one("talk")
-		check(client.JobCancel(ctx, id))
-		cancelled := func() {
-			t.Helper()
+	t.Run("cancels what runs, also if it ends before this is seen", func(t *testing.T) {
+		for _, state := range []State{StateAvailable, StateRetryable} {
+			p := p.empty(t)
+			id := p.stored("talk", `{}`)
+			job := p.one("talk")
+			check(client.JobCancel(ctx, id))
 			if own, err := p.OwnRunning(ctx); err != nil || len(own) != 1 || !own[0].CancelRequested {
 				t.Errorf("own is %v (%v)", own, err)
 			}
+			p.finish(Outcome{ID: id, Token: job.Token, State: state})
+			if got := p.text("SELECT state::text FROM {s}river_job WHERE id = $1 AND finalized_at IS NOT NULL", id); got != "cancelled" {
+				t.Errorf("ended as %s, it is %s", state, got)
+			}
+			if jobs, _ := p.claim(Claim{Queue: "talk"}); len(jobs) != 0 {
+				t.Errorf("ended as %s, it was claimed again", state)
+			}
 		}
-		cancelled()
-		p.finish(Outcome{ID: id, Token: job.Token, State: StateAvailable})
-		job = p.one("talk")
-		cancelled()
-		p.finish(Outcome{ID: id, Token: job.Token, State: StateRetryable})
-		p.one("talk")
-		cancelled()
 	})
 	t.Run("cancels and deletes what waits", func(t *testing.T) {
 		p := p.empty(t)

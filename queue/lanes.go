@@ -28,20 +28,19 @@ func (d *dispatcher) allLanes() []*lane {
 	return slices.Collect(maps.Values(d.lanes))
 }
 
-func (d *dispatcher) claimOnAllLanes() {
+func (d *dispatcher) claimOnAllLanes() { d.refillLanes(true) }
+
+func (d *dispatcher) refillLanes(more bool) {
 	for _, lane := range d.allLanes() {
-		lane.claimMore()
+		lane.refill(more)
 	}
 }
 
 // wakeRefused makes all lanes claim if one of them was refused memory. It must be called when
 // memory is free again.
 func (d *dispatcher) wakeRefused() {
-	if !d.held.takeRefused() {
-		return
-	}
-	for _, lane := range d.allLanes() {
-		lane.refill(false)
+	if d.held.takeRefused() {
+		d.refillLanes(false)
 	}
 }
 

@@ -114,9 +114,10 @@ func (o *Options) check() error {
 // checkAdopt returns an error if an adopted name is not valid, the endpoint's own, or given twice.
 func (o *Options) checkAdopt() error {
 	for i, name := range o.Adopt {
+		if err := checkName(name); err != nil {
+			return err
+		}
 		switch {
-		case checkName(name) != nil:
-			return checkName(name)
 		case name == cmp.Or(o.Name, defaultName):
 			return fmt.Errorf("adopt %s: this is the queue's own name; name only endpoints that no handler has any more", name)
 		case slices.Contains(o.Adopt[:i], name):

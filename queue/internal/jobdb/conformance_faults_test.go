@@ -105,14 +105,11 @@ var faultBehaviours = []behaviour{
 	{"a malformed row sets only itself aside", func(t *testing.T, e engine) {
 		for _, c := range e.broken {
 			t.Run(c.name, func(t *testing.T) {
-				spoil := func(d database, id int64) {
-					d.exec(t, fmt.Sprintf("UPDATE river_job SET %s = %s WHERE id = %d", c.column, c.value, id))
-				}
 				t.Run("before its first claim", func(t *testing.T) {
 					d := e.create(t)
 					i := d.open(t)
 					ids := i.mustStore(t, newJobs(3)...)
-					spoil(d, ids[1])
+					c.spoil(t, d, ids[1])
 					wantOthersDelivered(t, d, i, ids, StateCompleted)
 				})
 				t.Run("when it is due again", func(t *testing.T) {
@@ -122,7 +119,7 @@ var faultBehaviours = []behaviour{
 					for _, j := range claimN(t, i, 3) {
 						i.mustFinish(t, j.outcome(StateRetryable))
 					}
-					spoil(d, ids[1])
+					c.spoil(t, d, ids[1])
 					wantOthersDelivered(t, d, i, ids, StateDiscarded)
 				})
 				for _, state := range []State{StateCompleted, StateRetryable, StateDiscarded, StateCancelled, StateAvailable} {
@@ -136,7 +133,7 @@ var faultBehaviours = []behaviour{
 							o.Delay = time.Hour
 							outcomes = append(outcomes, o)
 						}
-						spoil(d, ids[1])
+						c.spoil(t, d, ids[1])
 						if running, err := i.OwnRunning(t.Context()); err != nil || len(running) < 2 {
 							t.Errorf("running: %+v (%v)", running, err)
 						}
@@ -158,7 +155,7 @@ var faultBehaviours = []behaviour{
 					i := d.open(t)
 					ids := i.mustStore(t, newJobs(3)...)
 					claimN(t, i, 3)
-					spoil(d, ids[1])
+					c.spoil(t, d, ids[1])
 					i.die()
 					i = d.open(t)
 					wantState(t, d, ids[0], StateAvailable, 0)

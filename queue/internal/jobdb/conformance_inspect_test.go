@@ -54,14 +54,7 @@ func oneOf(t *testing.T, i *instance, n int, state State) (j *NewJob, id int64) 
 	j.Queue, j.Kind, j.Tags = "queue-"+string(state), "kind."+string(state), []string{"workspace", "notification-" + string(state)}
 	j.UniqueKey = []byte(state)
 	id = i.mustStore(t, j)[0]
-	if state != StateAvailable {
-		jobs, _ := i.claim(t, Claim{Queue: j.Queue, Limit: 1})
-		if state != StateRunning {
-			o := jobs[0].outcome(state)
-			o.Delay = time.Hour
-			i.mustFinish(t, o)
-		}
-	}
+	i.bring(t, Claim{Queue: j.Queue, Limit: 1}, state)
 	return j, id
 }
 
@@ -181,7 +174,7 @@ var inspectBehaviours = []behaviour{
 				d := e.create(t)
 				i := d.open(t)
 				ids := i.mustStore(t, newJobs(3)...)
-				d.exec(t, fmt.Sprintf("UPDATE river_job SET %s = %s WHERE id = %d", b.column, b.value, ids[1]))
+				b.spoil(t, d, ids[1])
 				for _, filter := range []Filter{{}, {States: ourStates}, {IDs: ids}} {
 					if found := i.listAll(t, filter, Page{Limit: 10, Args: true, Errors: true}); !slices.Equal(recordIDs(found), ids) {
 						t.Errorf("listed %v, want %v", recordIDs(found), ids)

@@ -99,14 +99,7 @@ var storeBehaviours = []behaviour{
 			first.Queue, again.Queue = string(state), testQueue
 			first.UniqueKey, again.UniqueKey = []byte(state), []byte(state)
 			id := i.mustStore(t, first)[0]
-			if state != StateAvailable {
-				jobs, _ := i.claim(t, Claim{Queue: first.Queue, Limit: 1})
-				if state != StateRunning {
-					o := jobs[0].outcome(state)
-					o.Delay = time.Hour
-					i.mustFinish(t, o)
-				}
-			}
+			i.bring(t, Claim{Queue: first.Queue, Limit: 1}, state)
 			before := find(t, d, id)
 			again.Token = newToken()
 			if s := i.store(t, again)[0]; !s.Duplicate || s.ID != 0 || s.Err != nil {
@@ -668,14 +661,7 @@ var finishBehaviours = []behaviour{
 					j := newJob(0)
 					j.Queue = queue
 					id := i.mustStore(t, j)[0]
-					if state != StateAvailable {
-						jobs, _ := i.claim(t, Claim{Queue: queue, Limit: 1, Except: ids[StateAvailable]})
-						if state != StateRunning {
-							o := jobs[0].outcome(state)
-							o.Delay = time.Hour
-							i.mustFinish(t, o)
-						}
-					}
+					i.bring(t, Claim{Queue: queue, Limit: 1, Except: ids[StateAvailable]}, state)
 					ids[state] = append(ids[state], id)
 				}
 			}

@@ -247,7 +247,7 @@ var moveBehaviours = []behaviour{
 		i := d.open(t)
 		for _, b := range e.broken {
 			id := i.mustStore(t, newJob(1))[0]
-			d.exec(t, fmt.Sprintf("UPDATE river_job SET %s = %s WHERE id = %d", b.column, b.value, id))
+			b.spoil(t, d, id)
 		}
 		jobs := exportAll(t, i, 100)
 		if len(jobs) != len(e.broken) {

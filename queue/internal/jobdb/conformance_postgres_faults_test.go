@@ -413,7 +413,7 @@ func TestPostgresLiveness(t *testing.T) {
 			bad := one.mustStore(t, newJob(3))[0]
 			one.mustClaim(t, bad)
 			f.pass(time.Minute)
-			d.exec(t, fmt.Sprintf("UPDATE river_job SET %s = %s WHERE id = %d", c.column, c.value, bad))
+			c.spoil(t, d, bad)
 			one.die()
 			f.instances = []*instance{two}
 			f.pass(GoneAfter + 10*time.Second)

@@ -52,7 +52,7 @@ var (
 		"a tag that is too long":          func(j *NewJob) { j.Tags = []string{strings.Repeat("t", 256)} },
 	}
 
-	postgresBroken = []struct{ name, column, value string }{
+	postgresBroken = []brokenValue{
 		{"errors in two dimensions", "errors", "ARRAY[ARRAY['{}'::jsonb]]"},
 		{"attempted_by in two dimensions", "attempted_by", "ARRAY[ARRAY['x']]"},
 		{"attempted_by with NULL", "attempted_by", "ARRAY[NULL]::text[]"},

@@ -33,16 +33,7 @@ var lookBehaviours = []behaviour{
 				j.Queue = string(state)
 				i.mustStore(t, j)
 			}
-			if state != StateAvailable {
-				jobs, _ := i.claim(t, Claim{Queue: string(state), Limit: 3})
-				for _, j := range jobs {
-					if state != StateRunning {
-						o := j.outcome(state)
-						o.Delay = time.Hour
-						i.mustFinish(t, o)
-					}
-				}
-			}
+			i.bring(t, Claim{Queue: string(state), Limit: 3}, state)
 			counts, err := i.Count(t.Context(), state)
 			if err != nil || !maps.Equal(counts, map[string]int64{string(state): 3}) {
 				t.Errorf("%s jobs: %v (%v), want 3", state, counts, err)
@@ -201,14 +192,7 @@ var riverBehaviours = []behaviour{
 			j := newJob(0)
 			j.Queue, j.Tags = "queue-"+string(state), []string{"workspace"}
 			id := i.mustStore(t, j)[0]
-			if state != StateAvailable {
-				jobs, _ := i.claim(t, Claim{Queue: j.Queue, Limit: 1})
-				if state != StateRunning {
-					o := jobs[0].outcome(state)
-					o.Delay = time.Hour
-					i.mustFinish(t, o)
-				}
-			}
+			i.bring(t, Claim{Queue: j.Queue, Limit: 1}, state)
 			for _, path := range []string{fmt.Sprintf("/jobs/%d", id), "/jobs?state=" + string(state)} {
 				page, err := ui.ask("GET", path, "")
 				if err != nil || !strings.Contains(string(page), j.Queue) {

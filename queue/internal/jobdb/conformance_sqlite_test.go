@@ -18,7 +18,7 @@ func TestSQLiteConforms(t *testing.T) {
 		create: func(t *testing.T) database {
 			return &sqliteFile{path: filepath.Join(t.TempDir(), "jobs.db")}
 		},
-		broken: []struct{ name, column, value string }{
+		broken: []brokenValue{
 			{"args cut as text", "args", `'{"n": 1'`},
 			{"args cut as JSONB", "args", "x'fc'"}, // the head of a JSONB object, without its size
 			{"errors cut as text", "errors", `'[{"at": "2026'`},

@@ -23,10 +23,19 @@ import (
 
 // engine is a kind of database that the suite runs on.
 type engine struct {
-	create  func(t *testing.T) database            // a new one
-	shared  bool                                   // several instances may have it open
-	refused map[string]func(j *NewJob)             // makes jobs that only this engine refuses, by what is wrong
-	broken  []struct{ name, column, value string } // SQL of values that break the engine's statements
+	create  func(t *testing.T) database // a new one
+	shared  bool                        // several instances may have it open
+	refused map[string]func(j *NewJob)  // makes jobs that only this engine refuses, by what is wrong
+	broken  []brokenValue
+}
+
+// brokenValue is SQL of a value in a column that breaks the engine's statements.
+type brokenValue struct{ name, column, value string }
+
+// spoil writes the value into a row.
+func (b brokenValue) spoil(t *testing.T, d database, id int64) {
+	t.Helper()
+	d.exec(t, fmt.Sprintf("UPDATE river_job SET %s = %s WHERE id = %d", b.column, b.value, id))
 }
 
 // database is what the suite knows of a database beside its instances.
@@ -155,6 +164,26 @@ func (i *instance) mustStore(t *testing.T, jobs ...*NewJob) (ids []int64) {
 		ids = append(ids, s.ID)
 	}
 	return ids
+}
+
+// bring brings the available jobs of a claim, which must be there, into a state.
+func (i *instance) bring(t *testing.T, c Claim, state State) {
+	t.Helper()
+	if state == StateAvailable {
+		return
+	}
+	jobs, _ := i.claim(t, c)
+	if len(jobs) != c.Limit {
+		t.Fatalf("claimed %d jobs, want %d", len(jobs), c.Limit)
+	}
+	if state == StateRunning {
+		return
+	}
+	for _, j := range jobs {
+		o := j.outcome(state)
+		o.Delay = time.Hour
+		i.mustFinish(t, o)
+	}
 }
 
 func (i *instance) claim(t *testing.T, c Claim) (jobs []Job, more bool) {

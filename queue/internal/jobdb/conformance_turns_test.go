@@ -141,7 +141,7 @@ var turnsBehaviours = []behaviour{
 		i := d.open(t)
 		ids := i.storeOf(t, strings.Repeat("a,", 30)+"b,c")
 		for n, broken := range e.broken {
-			d.exec(t, fmt.Sprintf("UPDATE river_job SET %s = %s WHERE id = %d", broken.column, broken.value, ids[n]))
+			broken.spoil(t, d, ids[n])
 		}
 		var got []Job
 		for range 2 {

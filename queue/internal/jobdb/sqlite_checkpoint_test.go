@@ -22,6 +22,14 @@ func failingFile(t *testing.T) *os.File {
 	return file
 }
 
+// withoutMaintenance ends the maintenance of an instance, which makes checkpoints and mends.
+func withoutMaintenance(i *instance) *sqliteDB {
+	db := i.DB.(*sqliteDB)
+	db.stop()
+	db.maintained.Wait()
+	return db
+}
+
 // A checkpoint that a reader keeps from moving all does not synchronize the database file,
 // and the next one leaves out what it has moved. So pages were lost that the system could
 // not write in between, although the log had them.
@@ -30,9 +38,7 @@ func TestSQLiteAfterAFailedSyncOfTheDatabase(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := &sqliteFile{path: filepath.Join(t.TempDir(), "jobs.db")}
 			i := f.open(t)
-			db := i.DB.(*sqliteDB)
-			db.stop()
-			db.maintained.Wait()
+			db := withoutMaintenance(i)
 			ids := i.mustStore(t, newJobs(100)...)
 			if err := db.checkpoint(t.Context()); err != nil {
 				t.Fatal(err)
@@ -101,9 +107,7 @@ func TestSQLiteAfterAFailedSyncOfTheDatabase(t *testing.T) {
 func TestSQLiteRewritesTheLogOnce(t *testing.T) {
 	f := &sqliteFile{path: filepath.Join(t.TempDir(), "jobs.db")}
 	i := f.open(t)
-	db := i.DB.(*sqliteDB)
-	db.stop()
-	db.maintained.Wait()
+	db := withoutMaintenance(i)
 	i.mustStore(t, newJobs(100)...)
 	db.log.incomplete = true
 	size := db.log.size()
@@ -123,9 +127,7 @@ func TestSQLiteRewritesTheLogOnce(t *testing.T) {
 // again; but nothing is stored until a checkpoint has succeeded.
 func TestSQLiteAfterAFailedCheckpoint(t *testing.T) {
 	i := (&sqliteFile{path: filepath.Join(t.TempDir(), "jobs.db")}).open(t)
-	db := i.DB.(*sqliteDB)
-	db.stop()
-	db.maintained.Wait()
+	db := withoutMaintenance(i)
 	failure := ioError(t)
 	if err := db.backfill(func() error { return failure }); !errors.Is(err, failure) {
 		t.Errorf("the checkpoint: %v, want %v", err, failure)

@@ -43,7 +43,7 @@ const (
 	streamEndTimeout = time.Second
 )
 
-var adminQueuePaths = []string{adminPrefix + "lanes", adminPrefix + "jobs"}
+var adminQueuePaths = []string{adminPrefix + "lanes", adminPrefix + "deliveries"}
 
 // CaddyModule returns the Caddy module information.
 func (*adminAPI) CaddyModule() caddy.ModuleInfo {

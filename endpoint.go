@@ -2,6 +2,7 @@ package intercomwebhook
 
 import (
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,8 +14,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 )
 
 // loadQueue loads the queue, if there is one, and attaches the handler to it.
@@ -33,10 +32,17 @@ func (h *Handler) loadQueue(ctx caddy.Context) error {
 		return errQueueWithoutRoute
 	}
 	h.queue = module.(Queue)
-	if err := h.queue.CheckLanes(h.Lanes()); err != nil {
+	endpoint := Endpoint{ConfigHash: hex.EncodeToString(h.configHash[:]), Route: h.route}
+	for _, route := range h.routes {
+		endpoint.Lanes = append(endpoint.Lanes, Lane{Name: route.lane})
+	}
+	for _, one := range h.copies {
+		endpoint.Lanes = append(endpoint.Lanes, Lane{Name: one.lane, Copy: true})
+	}
+	if err := h.queue.CheckLanes(h.lanes()); err != nil {
 		return fmt.Errorf("queue: %w", err)
 	}
-	if err := h.queue.Attach(h); err != nil {
+	if err := h.queue.Attach(endpoint); err != nil {
 		return fmt.Errorf("queue: %w", err)
 	}
 	readiness, err := readinessOf(ctx)
@@ -49,8 +55,8 @@ func (h *Handler) loadQueue(ctx caddy.Context) error {
 
 var errQueueWithoutRoute = errors.New("queue: there is no route to deliver to; add one, such as route * for every topic")
 
-// Lanes implements Endpoint.
-func (h *Handler) Lanes() []string {
+// lanes returns the lanes of the routes, and then those of the copies.
+func (h *Handler) lanes() []string {
 	var lanes []string
 	for _, route := range h.routes {
 		lanes = append(lanes, route.lane)
@@ -68,9 +74,6 @@ func (h *Handler) label(lane string) string {
 	}
 	return h.queue.LaneLabel(lane)
 }
-
-// ConfigHash implements Endpoint.
-func (h *Handler) ConfigHash() [sha256.Size]byte { return h.configHash }
 
 // hashConfig computes the hash of the config. It must run before the modules in the config
 // are loaded, because Caddy clears their raw JSON then.
@@ -102,7 +105,7 @@ func renumberGroups(config []byte) []byte {
 // store puts a notification into the queue, and returns the outcome and the status for
 // Intercom.
 func (h *Handler) store(r *http.Request, t *tag, body []byte) (outcome string, status int) {
-	n := Notification{Topic: t.topic, Kind: intercom.Label(t.topic), AppID: t.appID, ID: t.id, Copies: h.copiesOf(r, t), Body: body}
+	n := Notification{Topic: t.topic, Workspace: t.appID, ID: t.id, Copies: h.copiesOf(r, t), Body: body}
 	// An error of a matcher is not reported here: it comes again at the delivery.
 	if route, err := h.findRoute(r, t, ""); err == nil {
 		n.Lane = route.lane
@@ -122,8 +125,8 @@ func (h *Handler) store(r *http.Request, t *tag, body []byte) (outcome string, s
 	}
 }
 
-// Route implements Endpoint.
-func (h *Handler) Route(r *http.Request, body []byte, attempt int, to string) (lane string, deliver func() Delivery) {
+// route is Endpoint.Route.
+func (h *Handler) route(r *http.Request, body []byte, attempt int, to string) (lane string, deliver func() Delivery) {
 	r = h.prepare(r)
 	t := newTag(r)
 	restoreBody(r, body)
@@ -134,13 +137,9 @@ func (h *Handler) Route(r *http.Request, body []byte, attempt int, to string) (l
 	t.attempt = strconv.Itoa(attempt)
 	t.setNotification(r.Header, envelope)
 	route, err := h.findRoute(r, t, to)
-	switch {
-	case route != nil:
+	if route != nil {
 		lane = route.lane
 		route.resign(r.Header, body)
-	case to == "" && t.topic == intercom.TopicPing && errors.Is(err, ErrUnrouted):
-		// It was stored because of its copies, and has been answered.
-		return "", func() Delivery { return Delivery{Status: http.StatusOK} }
 	}
 	return lane, func() Delivery { return h.run(r, t, route, err).Delivery }
 }
@@ -156,6 +155,3 @@ func (h *Handler) prepare(r *http.Request) *http.Request {
 	r.Method, r.URL, r.RequestURI = method, target, uri
 	return r
 }
-
-// Interface guard
-var _ Endpoint = (*Handler)(nil)

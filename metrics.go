@@ -120,18 +120,18 @@ func (h *Handler) startCounters() {
 		start(append(intercom.Topics(), intercom.OtherTopics), outcomes...)
 		return
 	}
-	for _, lane := range h.Lanes() {
+	for _, lane := range h.lanes() {
 		label := h.label(lane)
 		backendSeconds.WithLabelValues(label)
 		for _, code := range []string{"200", codeError} {
 			backendResponsesTotal.WithLabelValues(label, code)
 		}
-		start(h.Topics(lane), outcomes...)
+		start(h.topics(lane), outcomes...)
 	}
 	if h.queue != nil {
-		start(h.Topics(""), outcomes...)
+		start(h.topics(""), outcomes...)
 	} else {
-		start(h.Topics(""), outcomeUnrouted)
+		start(h.topics(""), outcomeUnrouted)
 	}
 	start([]string{intercom.TopicPing}, outcomePing)
 }

@@ -1,8 +1,6 @@
 package intercomwebhook
 
 import (
-	"context"
-	"crypto/sha256"
 	"errors"
 	"net/http"
 	"time"
@@ -11,8 +9,8 @@ import (
 // Queue is a guest module that stores notifications durably, and delivers them later.
 // Its namespace is `http.intercom_webhook.queues`.
 type Queue interface {
-	// CheckLanes returns an error if the queue has options for a lane that is not in
-	// lanes. These are the lanes of the routes and copies.
+	// CheckLanes returns an error if the queue has options for a lane that is not among
+	// the lanes of the routes and copies.
 	CheckLanes(lanes []string) error
 
 	// LaneLabel returns the name of a lane in metrics and logs, which tells lanes of several
@@ -23,53 +21,51 @@ type Queue interface {
 	// once, before Store.
 	Attach(endpoint Endpoint) error
 
-	// Store stores the notification and its copies. It returns nil only when the notification can no
+	// Store stores the notification, and its copies, and returns nil only when they can no
 	// longer be lost, because Intercom then gets 200 and does not send it again. After an
 	// error Intercom gets 503. If the queue has the notification already, Store does not
 	// store it again, and reports a duplicate.
 	Store(r *http.Request, n Notification) (duplicate bool, err error)
 
 	// Ready returns nil if a notification could be stored now, and otherwise an error that
-	// says why not. It returns when ctx ends. Load balancers ask often, so it must be cheap:
-	// what is tried in the database is tried at most about once a second.
-	Ready(ctx context.Context) error
+	// says why not. It does not wait.
+	Ready() error
 }
 
 // Notification is a verified notification, for a Queue.
 type Notification struct {
-	Topic  string
-	Kind   string   // the topic if it is a known one, or else "other"
-	AppID  string   // of the workspace; may be empty
-	ID     string   // empty if Intercom gave none
-	Lane   string   // of the first route that fits; empty if none does
-	Copies []string // lanes of the copies that fit
-	Body   []byte   // must not be changed
+	Topic     string
+	Workspace string   // may be empty
+	ID        string   // empty if Intercom gave none
+	Lane      string   // of the first route that fits; empty if none does
+	Copies    []string // lanes of the copies that fit
+	Body      []byte   // must not be changed
 }
 
 // Endpoint is the handler, as its Queue sees it.
-type Endpoint interface {
-	// Lanes returns the lanes of the routes, in the order of the routes, and then those of
-	// the copies.
-	Lanes() []string
+type Endpoint struct {
+	// Lanes are those of the routes, in the order of the routes, and then those of the copies.
+	Lanes []Lane
 
-	// Topics returns the topics of notifications that can come to a lane, for labels of
-	// metrics: known topics, and "other" for those that are not known. For an empty lane,
-	// these are the topics of notifications that can fit no route.
-	Topics(lane string) []string
+	// ConfigHash is the same for handlers with the same config.
+	ConfigHash string
 
-	// ConfigHash returns the same hash for handlers with the same config.
-	ConfigHash() [sha256.Size]byte
-
-	// Route finds the route or copy with the lane to, whatever its matchers say, or the one that
-	// fits the notification now if to is empty. It returns the lane of the route, empty if
-	// there is none, and a function that delivers the notification. The function may be
+	// Route finds the route or copy with the lane to, whatever its matchers say, or the one
+	// that fits the notification now if to is empty. It returns the lane of the route, empty
+	// if there is none, and a function that delivers the notification. The function may be
 	// called once. It obeys the deadline of the request's context.
 	//
 	// The request needs everything that a server sets, except the body. If it was
 	// rewritten before it came to the handler, its context must have the original request
 	// as the value of caddyhttp.OriginalRequestCtxKey. The backend gets the number of the
 	// attempt, which starts at 1.
-	Route(r *http.Request, body []byte, attempt int, to string) (lane string, deliver func() Delivery)
+	Route func(r *http.Request, body []byte, attempt int, to string) (lane string, deliver func() Delivery)
+}
+
+// Lane is the lane of a route or a copy.
+type Lane struct {
+	Name string
+	Copy bool
 }
 
 // Delivery is what came of an attempt to deliver a notification.

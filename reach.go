@@ -113,8 +113,8 @@ func (r Route) reach() (possible, certain []share) {
 	return possible, certain
 }
 
-// Topics implements Endpoint.
-func (h *Handler) Topics(lane string) []string {
+// topics returns the topics of notifications that can come to a lane.
+func (h *Handler) topics(lane string) []string {
 	for i := range h.copies {
 		if h.copies[i].lane == lane {
 			possible, _ := h.Copies[i].reach()

@@ -130,7 +130,7 @@ func (a *readiness) check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, errNotReadySoon)
 	defer cancel()
 	for _, queue := range a.queues {
-		if err := queue.Ready(ctx); err != nil {
+		if err := queue.Ready(); err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,2 @@
+// Package sqlite is the engine of the queue that keeps notifications in an SQLite file.
+package sqlite

@@ -53,6 +53,12 @@ type Mover interface {
 	Remove(ctx context.Context, ids []int64) error
 }
 
+// Joined is a database that was opened beside a Caddy that may use it.
+type Joined interface {
+	Mover
+	Close() error
+}
+
 // Filter selects deliveries of an endpoint. A zero field selects all.
 type Filter struct {
 	Endpoint     string

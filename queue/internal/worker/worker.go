@@ -20,6 +20,9 @@ type Database struct {
 	Key  string // equal for equal databases; may have a password in it
 	Name string // for logs and errors; without user and password
 	Open func(context.Context, *zap.Logger) (db.DB, error)
+
+	// Join opens the database to move notifications into it, while a Caddy may use it.
+	Join func(context.Context, *zap.Logger) (db.Joined, error)
 }
 
 // Endpoint is a handler with its queue.

@@ -162,17 +162,16 @@ func (d deliveries) TakeOver(ctx context.Context) (total int64, err error) {
 	return total, nil
 }
 
-// Backlog implements db.DB. It reads indexes alone, and of each group the row with the lowest
-// id, which is the oldest one.
+// Backlog implements db.DB. It reads indexes alone, but for what is being delivered.
 func (d deliveries) Backlog(ctx context.Context) ([]db.LaneCount, error) {
-	rows, err := d.read.query(ctx, `SELECT endpoint, lane, state, count, max(?1 - (SELECT stored_at FROM delivery WHERE id = oldest), 0) FROM (
-		SELECT endpoint, lane, 'waiting' AS state, count(*) AS count, min(id) AS oldest
+	rows, err := d.read.query(ctx, `SELECT endpoint, lane, state, count, max(?1 - oldest, 0) FROM (
+		SELECT endpoint, lane, 'waiting' AS state, count(*) AS count, min(stored_at) AS oldest
 			FROM delivery INDEXED BY delivery_waiting WHERE state = 'waiting' GROUP BY endpoint, lane
-		UNION ALL SELECT endpoint, lane, 'retrying', count(*), min(id)
+		UNION ALL SELECT endpoint, lane, 'retrying', count(*), min(stored_at)
 			FROM delivery INDEXED BY delivery_retrying WHERE state = 'retrying' GROUP BY endpoint, lane
-		UNION ALL SELECT endpoint, lane, 'delivering', count(*), min(id)
+		UNION ALL SELECT endpoint, lane, 'delivering', count(*), min(stored_at)
 			FROM delivery INDEXED BY delivery_delivering WHERE state = 'delivering' GROUP BY endpoint, lane
-		UNION ALL SELECT endpoint, lane, 'dead', count(*), min(id)
+		UNION ALL SELECT endpoint, lane, 'dead', count(*), min(stored_at)
 			FROM delivery INDEXED BY delivery_dead WHERE state = 'dead' GROUP BY endpoint, lane)`, now())
 	counts, err := collect(rows, err, func(c *db.LaneCount) []any {
 		return []any{&c.Lane.Endpoint, &c.Lane.Name, &c.State, &c.Count, &c.Oldest}

@@ -44,8 +44,7 @@ func filterCondition(f db.Filter) condition {
 		c.and("workspace = ?", db.EncodeText(f.Workspace))
 	}
 	if f.Notification != "" {
-		number, _ := strconv.ParseInt(f.Notification, 10, 64)
-		c.and("(notification = ? OR notification IN (SELECT id FROM notification WHERE notification_id = ?))", number, db.EncodeText(f.Notification))
+		c.and("(notification = ? OR notification IN (SELECT id FROM notification WHERE notification_id = ?))", numberOf(f.Notification), db.EncodeText(f.Notification))
 	}
 	if !f.Since.IsZero() {
 		c.and("stored_at >= ?", f.Since.UnixMicro())
@@ -60,6 +59,15 @@ func filterCondition(f db.Filter) condition {
 		c.and("(finished_at IS NULL OR finished_at <= ?)", f.AsOf.UnixMicro())
 	}
 	return c
+}
+
+// numberOf returns the id that a person may mean by a text, 0 if it is none.
+func numberOf(text string) int64 {
+	number, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || strconv.FormatInt(number, 10) != text {
+		return 0
+	}
+	return number
 }
 
 // plainPart returns the longest part of a text that is ASCII, as SQLite knows only its capital
@@ -96,7 +104,7 @@ var byState = map[db.State]string{
 // sourceOf returns the smallest source that is known for a filter. Its rows are in any order.
 func sourceOf(f db.Filter) (s source, indexed bool) {
 	if f.Notification != "" {
-		number, _ := strconv.ParseInt(f.Notification, 10, 64)
+		number := numberOf(f.Notification)
 		return source{
 			`SELECT delivery.id FROM notification CROSS JOIN delivery ON delivery.id BETWEEN notification.id * 100 AND notification.id * 100 + 99
 				WHERE notification.notification_id = ? UNION SELECT id FROM delivery WHERE id BETWEEN ? * 100 AND ? * 100 + 99`,

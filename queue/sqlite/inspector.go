@@ -6,7 +6,6 @@ import (
 	"errors"
 	"math"
 	"slices"
-	"strconv"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 )
@@ -87,9 +86,8 @@ func (i inspector) List(ctx context.Context, filter db.Filter, page db.Page) (fo
 
 // Find implements db.Inspector.
 func (i inspector) Find(ctx context.Context, endpoint, id string, limit int) ([]db.Details, error) {
-	number, _ := strconv.ParseInt(id, 10, 64)
 	ids, err := collectIDs(i.read.query(ctx, `SELECT id FROM notification WHERE id = ?1 AND endpoint = ?2
-		UNION SELECT id FROM notification WHERE notification_id = ?3 AND endpoint = ?2 ORDER BY id LIMIT ?4`, number, endpoint, db.EncodeText(id), limit))
+		UNION SELECT id FROM notification WHERE notification_id = ?3 AND endpoint = ?2 ORDER BY id LIMIT ?4`, numberOf(id), endpoint, db.EncodeText(id), limit))
 	if err != nil {
 		return nil, err
 	}

@@ -10,8 +10,9 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 )
 
-const deliveryColumns = `id, notification, (SELECT notification_id FROM notification AS n WHERE n.id = d.notification), endpoint, workspace, topic, lane,
-	fixed, state, reason, attempts, stored_at, age_from, due_at, finished_at, upstream, status, seconds, error`
+const deliveryColumns = `d.id, d.notification, (SELECT n.notification_id FROM notification AS n WHERE n.id = d.notification),
+	d.endpoint, d.workspace, d.topic, d.lane, d.fixed, d.state, d.reason, d.attempts, d.stored_at, d.age_from, d.due_at, d.finished_at,
+	d.upstream, d.status, d.seconds, d.error`
 
 type deliveryRow struct {
 	db.Delivery
@@ -161,7 +162,7 @@ func importOne(run *statements, n *db.Details) (stored bool, err error) {
 		var there int64
 		err := run.queryRow(context.Background(), `SELECT count(*) FROM notification AS n JOIN body ON body.notification = n.id
 			WHERE notification_id IS NULL AND received_at = ? AND endpoint = ? AND workspace = ? AND topic = ? AND bytes = ?`,
-			[]any{n.ReceivedAt.UnixMicro(), n.Endpoint, db.EncodeText(n.Workspace), n.Topic, slices.Concat([]byte{}, n.Body)}, &there)
+			[]any{n.ReceivedAt.UnixMicro(), n.Endpoint, db.EncodeText(n.Workspace), n.Topic, blob(n.Body)}, &there)
 		if err != nil || there > 0 {
 			return false, err
 		}

@@ -66,10 +66,11 @@ var schema = []string{
 		CHECK ((state = 'delivering') = (claim IS NOT NULL) AND (state = 'delivering') = (instance IS NOT NULL)),
 		CHECK ((state IN ('delivered', 'dead')) = (finished_at IS NOT NULL))
 	) STRICT`,
-	`CREATE INDEX delivery_waiting ON delivery (endpoint, lane, workspace, id) WHERE state = 'waiting'`,
-	`CREATE INDEX delivery_retrying ON delivery (endpoint, lane, due_at, id) WHERE state = 'retrying'`,
+	// Each has what its statements need, so that they read no row. A delivered one is in none.
+	`CREATE INDEX delivery_waiting ON delivery (endpoint, lane, workspace, id, stored_at) WHERE state = 'waiting'`,
+	`CREATE INDEX delivery_retrying ON delivery (endpoint, lane, due_at, id, stored_at) WHERE state = 'retrying'`,
 	`CREATE INDEX delivery_delivering ON delivery (instance, id) WHERE state = 'delivering'`,
-	`CREATE INDEX delivery_dead ON delivery (endpoint, lane, topic, reason, finished_at, id) WHERE state = 'dead'`,
+	`CREATE INDEX delivery_dead ON delivery (endpoint, lane, topic, reason, finished_at, id, stored_at) WHERE state = 'dead'`,
 
 	`CREATE TABLE attempt (
 		delivery INTEGER NOT NULL,

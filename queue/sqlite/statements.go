@@ -146,3 +146,11 @@ func orNull[T comparable](value T) any {
 	}
 	return value
 }
+
+// blob returns bytes that are not NULL.
+func blob(bytes []byte) []byte {
+	if bytes == nil {
+		return []byte{}
+	}
+	return bytes
+}

@@ -30,11 +30,7 @@ func insert(run *statements, n *db.Notification) (id int64, err error) {
 	if id, err = result.LastInsertId(); err != nil {
 		return 0, err
 	}
-	body := n.Body
-	if body == nil {
-		body = []byte{} // nil would be NULL
-	}
-	_, err = run.exec(context.Background(), insertBody, id, body)
+	_, err = run.exec(context.Background(), insertBody, id, blob(n.Body))
 	return id, err
 }
 

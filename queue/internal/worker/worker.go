@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	intercomwebhook "github.com/caddy-intercom/caddy-intercom-webhook"
@@ -148,3 +149,11 @@ func (w *Worker) Changed() {}
 // the last second. Whoever loads the database for other reasons pauses for longer while it
 // is high.
 func (w *Worker) AnswerTime() time.Duration { return 0 }
+
+// Now returns the time by the database's clock: that of the last heartbeat, and what has
+// passed since.
+func (w *Worker) Now() time.Time { return time.Now() }
+
+// RegisterMetrics registers the metrics of all workers. It may be called for any number of
+// registries.
+func RegisterMetrics(registry *prometheus.Registry) error { return nil }

@@ -3,11 +3,11 @@ package manage
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
-
-	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
@@ -32,28 +32,20 @@ var defaultStates = map[Verb][]db.State{
 	Erase:  nil, // all
 }
 
-// IsVerb reports whether there is such a verb.
-func IsVerb(v Verb) bool {
-	_, is := defaultStates[v]
-	return is
-}
-
 // Verbs are all verbs.
-var Verbs = []string{string(Drop), string(Erase), string(Resend), string(Retry)}
+var Verbs = slices.Sorted(maps.Keys(defaultStates))
 
 // Change says what to do with a selection of deliveries.
 type Change struct {
 	Verb
 	Selection
-	ID     int64   // of the only delivery to change; 0: all selected ones
 	To     string  // the lane of Retry and Resend; empty: that of each delivery
 	Rate   float64 // deliveries a second at most; 0: as many as storing leaves time for
 	DryRun bool    // only count
 	Whole  bool    // Erase rewrites the file, while storing stands still
 
-	// For the log.
-	Who  string
-	What string // the filter
+	// For the log: who makes the change, and of what.
+	Who, What string
 }
 
 const (
@@ -72,9 +64,8 @@ func (e Endpoint) Change(ctx context.Context, c Change, report func(adminapi.Pro
 		err = context.Cause(ctx)
 	}
 	if !c.DryRun {
-		caddy.Log().Named("http.intercom_webhook.queues").Info("a person has changed deliveries",
-			zap.String("who", c.Who), zap.String("change", string(c.Verb)), zap.String("filter", c.What), zap.String("to", c.To),
-			zap.Int64("deliveries", r.done.Done), zap.String("endpoint", e.Name), zap.String("database", e.Worker.Database().Name), zap.Error(err))
+		e.log("a person has changed deliveries", zap.String("who", c.Who), zap.String("change", string(c.Verb)),
+			zap.String("filter", c.What), zap.Int64("deliveries", r.done.Done), zap.Error(err))
 	}
 	return r.Cursor, r.done, err
 }
@@ -93,78 +84,41 @@ func (r *run) all(ctx context.Context) (err error) {
 	if r.inspector, err = r.endpoint.inspector(); err != nil {
 		return err
 	}
-	if len(r.Filter.States) == 0 {
+	r.fix(r.endpoint.Worker.Now())
+	counted := r.Selection
+	err = counted.each(ctx, r.inspector, db.Page{Limit: listAtOnce}, func(found []db.Delivery) error {
+		r.done.Total += int64(len(found))
+		r.tell()
+		return nil
+	})
+	if err == nil && r.done.Total == 0 && r.Filter.Lane != "" {
+		err = r.endpoint.checkLane(ctx, r.Filter.Lane) // it may be misspelt
+	}
+	if err == nil && !r.DryRun {
+		err = r.changeAll(ctx)
+	}
+	if err == nil {
+		r.report(r.done)
+	}
+	return err
+}
+
+// fix fixes the selection at a time of the database, or at the one at which the change began
+// that goes on.
+func (r *run) fix(now time.Time) {
+	switch {
+	case r.Filter.States != nil:
+	case r.Verb == Retry && r.Notifications != nil: // by its id, one is meant that waits, too
+		r.Filter.States = []db.State{db.Dead, db.Retrying}
+	default:
 		r.Filter.States = defaultStates[r.Verb]
 	}
 	if r.Cursor.AsOf.IsZero() {
-		r.Cursor.AsOf = r.endpoint.Worker.Now()
+		r.Cursor.AsOf = now
 	}
 	r.Filter.AsOf = r.Cursor.AsOf
 	if r.Filter.Until.IsZero() || r.Filter.Until.After(r.Cursor.AsOf) {
 		r.Filter.Until = r.Cursor.AsOf
-	}
-	err = r.eachPage(ctx, func(ids []int64) error {
-		r.done.Total += int64(len(ids))
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	if r.done.Total == 0 && r.Filter.Lane != "" && r.Cursor.From == 0 && r.ID == 0 {
-		if err := r.endpoint.checkLane(ctx, r.Filter.Lane); err != nil { // it may be misspelt
-			return err
-		}
-	}
-	if r.DryRun {
-		r.report(r.done)
-		return nil
-	}
-	if err := r.changeAll(ctx); err != nil {
-		return err
-	}
-	if r.Verb == Erase {
-		if err := r.scrub(ctx); err != nil {
-			return err
-		}
-	}
-	skipped := max(0, r.done.Total-r.done.Done)
-	r.done.Total, r.done.Skipped = max(r.done.Total, r.done.Done), &skipped
-	r.report(r.done)
-	return nil
-}
-
-// eachPage calls do with the ids of the selected deliveries, the oldest first. It pauses after
-// each look for as long as that took.
-func (r *run) eachPage(ctx context.Context, do func(ids []int64) error) error {
-	if r.ID != 0 {
-		return do([]int64{r.ID})
-	}
-	left := r.Limit
-	for from := r.Cursor.From; ; {
-		size := listAtOnce
-		if r.Limit > 0 {
-			size = min(size, left)
-		}
-		began := time.Now()
-		found, next, err := list(ctx, r.inspector, r.Filter, db.Page{From: from, Limit: size})
-		if err != nil {
-			return err
-		}
-		if err := sleep(ctx, time.Since(began)); err != nil {
-			return err
-		}
-		ids := make([]int64, len(found))
-		for i := range found {
-			ids[i] = found[i].ID
-		}
-		if err := do(ids); err != nil {
-			return err
-		}
-		r.tell()
-		left -= len(ids)
-		if from = next; from == 0 || r.Limit > 0 && left == 0 {
-			return nil
-		}
 	}
 }
 
@@ -178,32 +132,40 @@ func (r *run) tell() {
 
 func (r *run) changeAll(ctx context.Context) error {
 	p := newPace(r.Rate)
-	return r.eachPage(ctx, func(ids []int64) error {
-		for len(ids) > 0 {
-			batch := ids[:min(p.size, len(ids))]
+	err := r.each(ctx, r.inspector, db.Page{Limit: listAtOnce}, func(found []db.Delivery) error {
+		for len(found) > 0 {
+			batch := found[:min(p.size, len(found))]
+			r.Cursor.From = batch[0].ID
 			began := time.Now()
-			r.Cursor.From = batch[0]
-			changed, err := r.changeBatch(ctx, batch)
-			r.done.Done += int64(len(changed))
-			if len(changed) > 0 {
-				r.endpoint.Worker.Changed()
-			}
-			if err != nil {
+			if err := r.changeBatch(ctx, batch); err != nil {
 				return err
 			}
-			r.Cursor.From = batch[len(batch)-1] + 1
 			r.tell()
+			if found = found[len(batch):]; len(found) > 0 {
+				r.Cursor.From = found[0].ID
+			}
 			if err := p.wait(ctx, len(batch), time.Since(began), r.endpoint.Worker.AnswerTime()); err != nil {
 				return err
 			}
-			ids = ids[len(batch):]
 		}
 		return nil
 	})
+	if err == nil && r.Verb == Erase {
+		err = r.scrub(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	skipped := max(0, r.done.Total-r.done.Done)
+	r.done.Total, r.done.Skipped = max(r.done.Total, r.done.Done), &skipped
+	return nil
 }
 
-func (r *run) changeBatch(ctx context.Context, ids []int64) (changed []int64, err error) {
-	c := db.Change{To: r.To, Filter: r.Filter, IDs: ids}
+func (r *run) changeBatch(ctx context.Context, batch []db.Delivery) error {
+	c := db.Change{Action: db.Retry, To: r.To, Filter: r.Filter, IDs: make([]int64, len(batch))}
+	for i := range batch {
+		c.IDs[i] = batch[i].ID
+	}
 	switch {
 	case r.Verb == Drop:
 		c.Action = db.Drop
@@ -211,12 +173,13 @@ func (r *run) changeBatch(ctx context.Context, ids []int64) (changed []int64, er
 		c.Action = db.Erase
 	case r.To != "":
 		c.Action = db.Send
-	default:
-		c.Action = db.Retry
 	}
 	ctx, cancel := context.WithTimeout(ctx, changeTimeout)
 	defer cancel()
-	return r.inspector.Change(ctx, c)
+	changed, err := r.inspector.Change(ctx, c)
+	r.done.Done += int64(len(changed))
+	r.endpoint.Worker.Changed()
+	return err
 }
 
 // scrub makes what was deleted unreadable.

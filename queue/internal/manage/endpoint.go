@@ -10,8 +10,9 @@ import (
 	"maps"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
+
+	"go.uber.org/zap"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -20,20 +21,20 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/worker"
 )
 
-// Endpoint is the part of a database that belongs to an endpoint. It is to be found anew for
-// each request, because configs come and go.
+// Endpoint is the part of a database that belongs to an endpoint, or to all of them if there
+// is no name. It is to be found anew for each request, because configs come and go.
 type Endpoint struct {
 	Worker *worker.Worker
 	Name   string
 }
 
-// BadRequest and NotFound return an error with its HTTP status. All other errors mean that
-// the database cannot be used now, which is 503.
+// BadRequest returns an error of the client. Errors without a status mean that the database
+// cannot be used now.
 func BadRequest(err error) error {
 	return caddy.APIError{HTTPStatus: http.StatusBadRequest, Err: err}
 }
 
-// NotFound is as BadRequest.
+// NotFound returns the error for what does not exist.
 func NotFound(err error) error {
 	return caddy.APIError{HTTPStatus: http.StatusNotFound, Err: err}
 }
@@ -64,64 +65,58 @@ func WhileConfig(request, config context.Context) (context.Context, context.Canc
 	}
 }
 
-// Endpoints returns the endpoints of the configs that run now, by name.
-func Endpoints(workers []*worker.Worker) []Endpoint {
-	var all []Endpoint
+// FindEndpoints returns the endpoints of the configs that run now. With a name, it returns
+// only those of this name, or else those that only a database has.
+func FindEndpoints(ctx context.Context, workers []*worker.Worker, name string) ([]Endpoint, error) {
+	var found []Endpoint
+	var names []string
 	for _, w := range workers {
-		for name := range w.Config() {
-			all = append(all, Endpoint{w, name})
+		for _, own := range slices.Sorted(maps.Keys(w.Config())) {
+			names = append(names, own)
+			if name == "" || own == name {
+				found = append(found, Endpoint{w, own})
+			}
 		}
 	}
-	slices.SortFunc(all, func(x, y Endpoint) int { return strings.Compare(x.Name, y.Name) })
-	return all
+	if len(names) == 0 {
+		return nil, NotFound(errNoQueue)
+	}
+	if len(found) == 0 {
+		for _, w := range workers {
+			former := Endpoint{w, name}
+			if lanes, err := former.Lanes(ctx); err == nil && len(lanes) > 0 {
+				found = append(found, former)
+			}
+		}
+	}
+	if len(found) == 0 {
+		return nil, unknown("endpoint", name, names)
+	}
+	return found, nil
 }
 
-// FindEndpoint returns the endpoint with a name or, for no name, the only one of the config.
-// A name may also be that of an endpoint that only a database has.
+// FindEndpoint returns the endpoint with a name or, for no name, the only one.
 func FindEndpoint(ctx context.Context, workers []*worker.Worker, name string) (Endpoint, error) {
-	all := Endpoints(workers)
-	if len(all) == 0 {
-		return Endpoint{}, NotFound(errNoQueue)
-	}
-	var names []string
-	var found []Endpoint
-	for _, e := range all {
-		names = append(names, e.Name)
-		if name == "" || e.Name == name {
-			found = append(found, e)
-		}
-	}
-	names = slices.Compact(names)
-	if len(found) == 0 {
-		found = unconfigured(ctx, all, name)
-	}
+	found, err := FindEndpoints(ctx, workers, name)
 	switch {
-	case len(found) == 0:
-		return Endpoint{}, BadRequest(fmt.Errorf("endpoint %q: there is no such endpoint; the endpoints are %s", name, option.Choices(name, names)))
-	case len(found) > 1 && name == "":
-		return Endpoint{}, BadRequest(fmt.Errorf("the config has several endpoints: name one with the parameter endpoint; they are %s", option.Enumerate(names)))
-	case len(found) > 1:
+	case err != nil:
+		return Endpoint{}, err
+	case len(found) == 1:
+		return found[0], nil
+	case name != "":
 		return Endpoint{}, BadRequest(fmt.Errorf("endpoint %q: endpoints in several databases have this name: give them different ones with `name` in their queues", name))
 	}
-	return found[0], nil
+	var names []string
+	for _, e := range found {
+		names = append(names, e.Name)
+	}
+	return Endpoint{}, BadRequest(fmt.Errorf("the config has several endpoints: name one with the parameter endpoint; they are %s", option.Enumerate(names)))
 }
 
-// unconfigured returns the endpoints with a name that no config has, in all databases that
-// have lanes of it.
-func unconfigured(ctx context.Context, configured []Endpoint, name string) []Endpoint {
-	asked := make(map[*worker.Worker]bool)
-	var found []Endpoint
-	for _, e := range configured {
-		if asked[e.Worker] {
-			continue
-		}
-		asked[e.Worker] = true
-		one := Endpoint{e.Worker, name}
-		if lanes, err := one.Lanes(ctx); err == nil && len(lanes) > 0 {
-			found = append(found, one)
-		}
-	}
-	return found
+// unknown returns the error for a name that is not one of the valid ones.
+func unknown(what, name string, valid []string) error {
+	slices.Sort(valid)
+	return BadRequest(fmt.Errorf("%s %q: there is no such %[1]s; they are %s", what, name, option.Choices(name, slices.Compact(valid))))
 }
 
 // inspector returns the database, or an error while it is not open.
@@ -144,28 +139,35 @@ func (e Endpoint) Lanes(ctx context.Context) ([]worker.LaneStatus, error) {
 	return e.Worker.Lanes(ctx, e.Name)
 }
 
-// SetPaused pauses or resumes a lane.
-func (e Endpoint) SetPaused(ctx context.Context, lane string, paused bool) error {
+// SetPaused pauses or resumes a lane, and logs who did it.
+func (e Endpoint) SetPaused(ctx context.Context, lane string, paused bool, who string) error {
 	if err := e.checkLane(ctx, lane); err != nil {
 		return err
 	}
-	return e.Worker.SetPaused(ctx, []db.Lane{{Endpoint: e.Name, Name: lane}}, paused)
+	if err := e.Worker.SetPaused(ctx, []db.Lane{{Endpoint: e.Name, Name: lane}}, paused); err != nil {
+		return err
+	}
+	e.log("a person has paused or resumed a lane", zap.String("who", who), zap.String("lane", lane), zap.Bool("paused", paused))
+	return nil
+}
+
+// log logs what a person has changed.
+func (e Endpoint) log(message string, fields ...zap.Field) {
+	fields = append(fields, zap.String("endpoint", e.Name), zap.String("database", e.Worker.Database().Name))
+	caddy.Log().Named("http.intercom_webhook.queues").Info(message, fields...)
 }
 
 // checkLane returns an error if no config has the lane, and nothing in it is unfinished or dead.
 func (e Endpoint) checkLane(ctx context.Context, lane string) error {
 	statuses, err := e.Lanes(ctx)
-	if err != nil {
+	var lanes []string
+	for i := range statuses {
+		lanes = append(lanes, statuses[i].Lane.Name)
+	}
+	if err != nil || slices.Contains(lanes, lane) {
 		return err
 	}
-	lanes := make(map[string]bool)
-	for _, status := range statuses {
-		lanes[status.Lane.Name] = true
-	}
-	if lanes[lane] {
-		return nil
-	}
-	return BadRequest(fmt.Errorf("lane %q: there is no such lane; the lanes are %s", lane, option.Choices(lane, slices.Sorted(maps.Keys(lanes)))))
+	return unknown("lane", lane, lanes)
 }
 
 // checkTo returns an error if no route or copy of the config has the lane.
@@ -181,17 +183,5 @@ func (e Endpoint) checkTo(lane string) error {
 	if slices.Contains(lanes, lane) {
 		return nil
 	}
-	return BadRequest(fmt.Errorf("to %q: no route has this lane; the lanes are %s", lane, option.Choices(lane, lanes)))
-}
-
-// sleep pauses, or returns the cause of the context's end.
-func sleep(ctx context.Context, pause time.Duration) error {
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return unknown("lane", lane, lanes)
 }

@@ -3,7 +3,6 @@ package manage
 import (
 	"context"
 	"fmt"
-	"time"
 	"unicode/utf8"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
@@ -21,38 +20,20 @@ func (e Endpoint) List(ctx context.Context, s Selection, do func([]adminapi.Deli
 	if err != nil {
 		return s.Cursor, err
 	}
-	at, left := s.Cursor, s.Limit
-	for left > 0 {
-		began := time.Now()
-		found, next, err := list(ctx, inspector, s.Filter, db.Page{From: at.From, Limit: left, Newest: true})
-		if err != nil {
-			return at, err
-		}
+	atStart, n := s.Cursor == Cursor{}, 0
+	err = s.each(ctx, inspector, db.Page{Limit: s.Limit, Newest: true}, func(found []db.Delivery) error {
 		views := make([]adminapi.Delivery, len(found))
 		for i := range found {
 			views[i] = viewDelivery(&found[i])
 		}
+		n += len(found)
 		do(views)
-		left -= len(found)
-		if at.From = next; next == 0 {
-			break
-		}
-		if err := sleep(ctx, time.Since(began)); err != nil {
-			return at, err
-		}
+		return nil
+	})
+	if err == nil && atStart && n == 0 && s.Filter.Lane != "" {
+		err = e.checkLane(ctx, s.Filter.Lane) // it may be misspelt
 	}
-	if left == s.Limit && s.Filter.Lane != "" && s.Cursor.From == 0 {
-		return at, e.checkLane(ctx, s.Filter.Lane) // it may be misspelt
-	}
-	return at, nil
-}
-
-// list is List of the database, with a time limit. Whoever calls it in a loop must pause as
-// long as it took, so that storing gets the processors.
-func list(ctx context.Context, in db.Inspector, filter db.Filter, page db.Page) ([]db.Delivery, int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
-	defer cancel()
-	return in.List(ctx, filter, page)
+	return s.Cursor, err
 }
 
 // Find returns the deliveries of the notifications that have an id: Intercom's, or the number

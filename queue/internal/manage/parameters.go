@@ -1,11 +1,10 @@
 package manage
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -30,48 +29,40 @@ const (
 // that change them.
 var (
 	EndpointParameters = []string{"endpoint"}
-	ListParameters     = append(append(slices.Clone(EndpointParameters), filterParameters...), "cursor", "limit")
-	ChangeParameters   = append(slices.Clone(ListParameters), "dry_run", "to", "rate", "whole")
+	ListParameters     = slices.Concat(EndpointParameters, filterParameters, []string{"cursor", "limit"})
+	ChangeParameters   = slices.Concat(ListParameters, []string{"dry_run", "to", "rate", "whole"})
 
 	// Without one of these, a change would be one of everything.
 	filterParameters = []string{"state", "reason", "topic", "lane", "workspace", "notification", "since", "until", "error"}
+
+	repeatable = []string{"state", "reason", "notification"}
 )
 
 // Parameters are those of a request, by name, as they are written.
 type Parameters map[string][]string
 
-// ReadParameters reads the query of a request. It refuses all but the known ones, and a body.
-func ReadParameters(r *http.Request, known []string) (Parameters, error) {
-	query, err := url.ParseQuery(r.URL.RawQuery)
+// ParseParameters returns the parameters of a query. It refuses all but the known ones.
+func ParseParameters(query string, known []string) (Parameters, error) {
+	p, err := url.ParseQuery(query)
 	if err != nil {
 		return nil, BadRequest(errors.New("the query is malformed: separate parameters by &, and escape other characters than letters and digits with %"))
 	}
-	if n, _ := io.ReadFull(r.Body, make([]byte, 1)); n > 0 {
-		return nil, BadRequest(errors.New("the request has a body: give parameters in the query, as in ?topic=conversation.*&since=2h"))
-	}
-	p := Parameters(query)
-	if err := p.check(known); err != nil {
-		return nil, BadRequest(err)
-	}
-	return p, nil
-}
-
-func (p Parameters) check(known []string) error {
 	for _, name := range slices.Sorted(maps.Keys(p)) {
-		if !slices.Contains(known, name) {
-			return fmt.Errorf("%q: there is no such parameter; the parameters are %s", name, option.Choices(name, known))
+		switch {
+		case !slices.Contains(known, name):
+			err = fmt.Errorf("%q: there is no such parameter; the parameters are %s", name, option.Choices(name, known))
+		case slices.Contains(p[name], ""):
+			err = fmt.Errorf("%q has no value: leave it out, or give it one", name)
+		case slices.ContainsFunc(p[name], notText):
+			err = fmt.Errorf("%q is not text: escape UTF-8 with %%, and leave out zero bytes", name)
+		case len(p[name]) > 1 && !slices.Contains(repeatable, name):
+			err = fmt.Errorf("%q is given more than once", name)
 		}
-		if slices.Contains(p[name], "") {
-			return fmt.Errorf("%q has no value: leave it out, or give it one", name)
-		}
-		if slices.ContainsFunc(p[name], notText) {
-			return fmt.Errorf("%q is not text: escape UTF-8 with %%, and leave out zero bytes", name)
-		}
-		if len(p[name]) > 1 && name != "state" && name != "reason" {
-			return fmt.Errorf("%q is given more than once", name)
+		if err != nil {
+			return nil, BadRequest(err)
 		}
 	}
-	return nil
+	return Parameters(p), nil
 }
 
 // notText reports whether a value is not UTF-8, or has a zero byte. PostgreSQL knows neither.
@@ -87,39 +78,24 @@ func (p Parameters) One(name string) string {
 	return p[name][0]
 }
 
-// Selection says which deliveries to list or to change.
-type Selection struct {
-	Filter db.Filter
-	Cursor Cursor
-	Limit  int // how many at most; 0: all
-}
-
 // selection returns what the parameters select of an endpoint.
-func (p Parameters) selection(e Endpoint) (s Selection, err error) {
-	s.Filter = db.Filter{
-		Endpoint: e.Name, Topic: p.One("topic"), Lane: p.One("lane"), Workspace: p.One("workspace"),
-		Notification: p.One("notification"), Error: p.One("error"),
-	}
-	if s.Filter.States, err = choices(p, "state", db.States); err != nil {
-		return s, err
-	}
-	if s.Filter.Reasons, err = choices(p, "reason", db.Reasons); err != nil {
-		return s, err
-	}
+func (p Parameters) selection(e Endpoint, ofChange bool) (s Selection, err error) {
+	now := e.Worker.Now()
+	s.Filter = db.Filter{Endpoint: e.Name, Topic: p.One("topic"), Lane: p.One("lane"), Workspace: p.One("workspace"), Error: p.One("error")}
+	var errs [7]error
+	s.Filter.States, errs[0] = choices(p, "state", db.States)
+	s.Filter.Reasons, errs[1] = choices(p, "reason", db.Reasons)
+	s.Notifications, errs[2] = choices[string](p, "notification", nil)
+	s.Filter.Since, errs[3] = p.time("since", now)
+	s.Filter.Until, errs[4] = p.time("until", now)
+	s.Cursor, errs[5] = parseCursor(p.One("cursor"), ofChange)
 	if s.Filter.Topic != "" {
-		if err := topicpattern.Check(s.Filter.Topic); err != nil {
+		errs[6] = topicpattern.Check(s.Filter.Topic)
+	}
+	for _, err := range errs {
+		if err != nil {
 			return s, err
 		}
-	}
-	now := e.Worker.Now()
-	if s.Filter.Since, err = p.time("since", now); err != nil {
-		return s, err
-	}
-	if s.Filter.Until, err = p.time("until", now); err != nil {
-		return s, err
-	}
-	if s.Cursor, err = parseCursor(p.One("cursor")); err != nil {
-		return s, err
 	}
 	if text := p.One("limit"); text != "" {
 		if s.Limit, err = strconv.Atoi(text); err != nil || s.Limit < 1 {
@@ -130,21 +106,30 @@ func (p Parameters) selection(e Endpoint) (s Selection, err error) {
 }
 
 // choices returns the values of a parameter that may be given several times, or with commas.
+// Without valid ones, it refuses only empty ones.
 func choices[T ~string](p Parameters, name string, valid []T) (chosen []T, err error) {
 	for _, text := range p[name] {
 		for one := range strings.SplitSeq(text, ",") {
 			value := T(strings.TrimSpace(one))
-			if !slices.Contains(valid, value) {
-				var names []string
-				for _, v := range valid {
-					names = append(names, string(v))
-				}
-				return nil, fmt.Errorf("%s %q: there is no such %[1]s; they are %s", name, string(value), option.Choices(string(value), names))
+			switch {
+			case value == "":
+				return nil, fmt.Errorf("%s %q: a value is empty", name, text)
+			case valid != nil && !slices.Contains(valid, value):
+				return nil, fmt.Errorf("%s %q: there is no such %[1]s; they are %s", name, one, option.Choices(one, Names(valid)))
 			}
 			chosen = append(chosen, value)
 		}
 	}
 	return chosen, nil
+}
+
+// Names returns states or reasons as text.
+func Names[T ~string](values []T) []string {
+	names := make([]string, len(values))
+	for i, value := range values {
+		names[i] = string(value)
+	}
+	return names
 }
 
 // time returns the time of a parameter: RFC 3339, or how long it is ago.
@@ -165,60 +150,49 @@ func (p Parameters) time(name string, now time.Time) (time.Time, error) {
 
 // bool returns the value of a parameter that is true or false; false if it is not given.
 func (p Parameters) bool(name string) (bool, error) {
-	switch text := p.One(name); text {
-	case "true":
-		return true, nil
-	case "", "false":
-		return false, nil
-	default:
+	text := p.One(name)
+	if text != "" && text != "true" && text != "false" {
 		return false, fmt.Errorf("%s %q: give true or false", name, text)
 	}
+	return text == "true", nil
 }
 
 // List returns what the parameters say about a list.
 func (p Parameters) List(e Endpoint) (Selection, error) {
-	s, err := p.selection(e)
-	switch {
-	case err != nil:
-		return s, BadRequest(err)
-	case !s.Cursor.AsOf.IsZero():
-		return s, BadRequest(errCursor)
-	case s.Limit > maxLimit:
-		return s, BadRequest(fmt.Errorf("limit %d: a list has %d at most; its last line has the cursor to go on with", s.Limit, maxLimit))
-	case s.Limit == 0:
-		s.Limit = defaultLimit
+	s, err := p.selection(e, false)
+	if err == nil && s.Limit > maxLimit {
+		err = fmt.Errorf("limit %d: a list has %d at most; its last line has the cursor to go on with", s.Limit, maxLimit)
 	}
+	if err != nil {
+		return s, BadRequest(err)
+	}
+	s.Limit = cmp.Or(s.Limit, defaultLimit)
 	return s, nil
 }
 
 // Change returns what the parameters say about a change of deliveries of an endpoint.
-func (p Parameters) Change(e Endpoint, v Verb) (Change, error) {
-	if !slices.ContainsFunc(filterParameters, func(name string) bool { return p[name] != nil }) {
-		return Change{}, BadRequest(fmt.Errorf("%s needs a filter, such as state=dead, topic=conversation.* or since=2h", v))
-	}
-	c := Change{Verb: v, To: p.One("to"), What: url.Values(p).Encode()}
-	err := c.parse(p, e)
-	if err != nil {
+func (p Parameters) Change(e Endpoint, v Verb, who string) (Change, error) {
+	c := Change{Verb: v, To: p.One("to"), Who: who, What: url.Values(p).Encode()}
+	if err := c.parse(p, e); err != nil {
 		return c, BadRequest(err)
 	}
 	if c.To != "" {
-		err = e.checkTo(c.To)
+		return c, e.checkTo(c.To)
 	}
-	return c, err
+	return c, nil
 }
 
 func (c *Change) parse(p Parameters, e Endpoint) (err error) {
-	if c.To != "" && c.Verb != Retry && c.Verb != Resend {
+	switch {
+	case !slices.ContainsFunc(filterParameters, func(name string) bool { return p[name] != nil }):
+		return fmt.Errorf("%s needs a filter, such as state=dead, topic=conversation.* or since=2h", c.Verb)
+	case c.To != "" && c.Verb != Retry && c.Verb != Resend:
 		return fmt.Errorf("%s has no parameter to: only retry and resend deliver", c.Verb)
-	}
-	if p["whole"] != nil && c.Verb != Erase {
+	case p["whole"] != nil && c.Verb != Erase:
 		return fmt.Errorf("%s has no parameter whole: only erase rewrites the file", c.Verb)
 	}
-	if c.Selection, err = p.selection(e); err != nil {
+	if c.Selection, err = p.selection(e, true); err != nil {
 		return err
-	}
-	if c.Cursor.AsOf.IsZero() && c.Cursor.From != 0 {
-		return errCursor
 	}
 	if c.DryRun, err = p.bool("dry_run"); err != nil {
 		return err
@@ -233,47 +207,4 @@ func (c *Change) parse(p Parameters, e Endpoint) (err error) {
 		}
 	}
 	return nil
-}
-
-// Cursor is where to go on. A list goes on with what is older, a change with what is newer,
-// among what was selected when it began. Its text is opaque for clients.
-type Cursor struct {
-	From int64     // the id to begin with; 0: the first one
-	AsOf time.Time // when a change began, by the database's clock; zero for a list
-}
-
-// String returns 4711 for a list, and 4711-1764500000000000 for a change. So neither can be
-// used for the other: they go in opposite directions. From the start, there is none.
-func (c Cursor) String() string {
-	switch {
-	case c.From == 0:
-		return ""
-	case c.AsOf.IsZero():
-		return strconv.FormatInt(c.From, 10)
-	default:
-		return fmt.Sprintf("%d-%d", c.From, c.AsOf.UnixMicro())
-	}
-}
-
-var errCursor = errors.New("cursor: give one that an earlier answer to the same request had in its last line")
-
-func parseCursor(text string) (c Cursor, err error) {
-	if text == "" {
-		return c, nil
-	}
-	from, asOf, ofChange := strings.Cut(text, "-")
-	if c.From, err = strconv.ParseInt(from, 10, 64); err != nil || c.From < 1 {
-		return Cursor{}, errCursor
-	}
-	if ofChange {
-		micros, err := strconv.ParseInt(asOf, 10, 64)
-		if err != nil || micros < 1 {
-			return Cursor{}, errCursor
-		}
-		c.AsOf = time.UnixMicro(micros)
-	}
-	if c.String() != text {
-		return Cursor{}, errCursor
-	}
-	return c, nil
 }

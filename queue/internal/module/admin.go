@@ -5,12 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
-
-	"go.uber.org/zap"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -80,9 +80,17 @@ func (a *adminAPI) handler(method string, serve func(*lines, *http.Request) erro
 	}
 }
 
+// parameters reads the parameters of a request. They are in the query; it refuses a body.
+func parameters(r *http.Request, known []string) (manage.Parameters, error) {
+	if n, _ := io.ReadFull(r.Body, make([]byte, 1)); n > 0 {
+		return nil, manage.BadRequest(errors.New("the request has a body: give parameters in the query, as in ?topic=conversation.*&since=2h"))
+	}
+	return manage.ParseParameters(r.URL.RawQuery, known)
+}
+
 // find reads the parameters of a request, and finds the endpoint that they name.
 func find(r *http.Request, known []string) (manage.Parameters, manage.Endpoint, error) {
-	p, err := manage.ReadParameters(r, known)
+	p, err := parameters(r, known)
 	if err != nil {
 		return p, manage.Endpoint{}, err
 	}
@@ -103,17 +111,13 @@ func openWorkers() (all []*worker.Worker) {
 // serveLanes lists the lanes of all endpoints, or of one. If a database does not answer, the
 // lanes in the others are there all the same.
 func (*adminAPI) serveLanes(out *lines, r *http.Request) error {
-	p, err := manage.ReadParameters(r, manage.EndpointParameters)
+	p, err := parameters(r, manage.EndpointParameters)
 	if err != nil {
 		return err
 	}
-	all := manage.Endpoints(openWorkers())
-	if len(all) == 0 || p.One("endpoint") != "" {
-		one, err := manage.FindEndpoint(r.Context(), openWorkers(), p.One("endpoint"))
-		if err != nil {
-			return err
-		}
-		all = []manage.Endpoint{one}
+	all, err := manage.FindEndpoints(r.Context(), openWorkers(), p.One("endpoint"))
+	if err != nil {
+		return err
 	}
 	var failed []error
 	for _, e := range all {
@@ -141,7 +145,7 @@ func writeLanes(out *lines, statuses []worker.LaneStatus, name string) {
 }
 
 // servePause pauses or resumes a lane: /lanes/<lane>/pause or /resume.
-func (a *adminAPI) servePause(out *lines, r *http.Request) error {
+func (*adminAPI) servePause(out *lines, r *http.Request) error {
 	escaped, action, _ := strings.Cut(strings.TrimPrefix(r.URL.EscapedPath(), adminapi.LanesPath+"/"), "/")
 	lane, err := url.PathUnescape(escaped)
 	if err != nil || lane == "" || action != "pause" && action != "resume" { // no name would mean all lanes
@@ -151,11 +155,9 @@ func (a *adminAPI) servePause(out *lines, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := e.SetPaused(r.Context(), lane, action == "pause"); err != nil {
+	if err := e.SetPaused(r.Context(), lane, action == "pause", client(r)); err != nil {
 		return err
 	}
-	a.ctx.Logger().Info("a person has paused or resumed a lane",
-		zap.String("who", r.RemoteAddr), zap.String("change", action), zap.String("endpoint", e.Name), zap.String("lane", lane))
 	statuses, err := e.Lanes(r.Context())
 	writeLanes(out, statuses, lane)
 	return err
@@ -175,8 +177,8 @@ func (*adminAPI) serveList(out *lines, r *http.Request) error {
 	if err != nil {
 		return out.fail(r.Context(), err, adminapi.Last{Cursor: more.String()})
 	}
-	if more.From != 0 {
-		out.write(adminapi.Last{Cursor: more.String()})
+	if text := more.String(); text != "" {
+		out.write(adminapi.Last{Cursor: text})
 	}
 	return nil
 }
@@ -199,18 +201,17 @@ func (*adminAPI) serveNotification(out *lines, r *http.Request) error {
 // serveChange makes a change, and writes how far it is.
 func (*adminAPI) serveChange(out *lines, r *http.Request) error {
 	v := manage.Verb(strings.TrimPrefix(r.URL.Path, adminapi.DeliveriesPath+"/"))
-	if !manage.IsVerb(v) {
-		return manage.NotFound(fmt.Errorf("there is no such path; below %s/ are %s", adminapi.DeliveriesPath, option.Choices(string(v), manage.Verbs)))
+	if !slices.Contains(manage.Verbs, v) {
+		return manage.NotFound(fmt.Errorf("there is no such path; below %s/ are %s", adminapi.DeliveriesPath, option.Choices(string(v), manage.Names(manage.Verbs))))
 	}
 	p, e, err := find(r, manage.ChangeParameters)
 	if err != nil {
 		return err
 	}
-	c, err := p.Change(e, v)
+	c, err := p.Change(e, v, client(r))
 	if err != nil {
 		return err
 	}
-	c.Who = client(r)
 	at, done, err := e.Change(r.Context(), c, func(done adminapi.Progress) { out.write(done) })
 	if err != nil {
 		return out.fail(r.Context(), err, adminapi.Last{Cursor: at.String(), Progress: &done})

@@ -184,8 +184,8 @@ func warnOfStranded(ctx caddy.Context, w *worker.Worker, config worker.Config) {
 	}
 	for name, n := range unfinished(ctx, w, "") {
 		if config[name] == nil && n > 0 {
-			ctx.Logger().Warn("notifications wait for an endpoint that no config has: if it has another name now, rename it in the database, "+
-				"with `UPDATE notification SET endpoint = '<new name>' WHERE endpoint = '"+name+"'`",
+			ctx.Logger().Warn(fmt.Sprintf("notifications wait for an endpoint that no config has: if it has another name now, rename it in the database with "+
+				"`UPDATE notification SET endpoint = '<new name>' WHERE endpoint = '%s'`, and the same for the table delivery", name),
 				zap.String("endpoint", name), zap.String("database", w.Database().Name), zap.Int64("waiting", n))
 		}
 	}

@@ -75,6 +75,17 @@ func (p *peers) exchange(ctx context.Context) error {
 	return nil
 }
 
+// now returns the time by the database's clock: that of the last heartbeat, and what has
+// passed since.
+func (p *peers) now() time.Time {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if p.asked.IsZero() {
+		return time.Now()
+	}
+	return p.known.Now.Add(time.Since(p.asked))
+}
+
 // refresh returns once the others are known as they were after some time. Whoever stored a
 // notification was live before that, though the last heartbeat may not have seen it.
 func (p *peers) refresh(ctx context.Context, after time.Time) error {

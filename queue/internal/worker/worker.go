@@ -327,5 +327,14 @@ func (w *Worker) AnswerTime() time.Duration {
 	return 0
 }
 
+// Now returns the time by the database's clock, about; by this process's while the database is
+// not open.
+func (w *Worker) Now() time.Time {
+	if a := w.active.Load(); a != nil {
+		return a.peers.now()
+	}
+	return time.Now()
+}
+
 // Interface guard
 var _ caddy.Destructor = (*Worker)(nil)

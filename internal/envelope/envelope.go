@@ -1,4 +1,5 @@
-package intercomwebhook
+// Package envelope reads the top-level fields of a notification.
+package envelope
 
 import (
 	"bytes"
@@ -13,25 +14,25 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
 
-// envelope has the top-level fields of a notification that this module uses. A field other
+// Envelope has the top-level fields of a notification that this module uses. A field other
 // than the topic is empty if it is missing, null or not of its documented type, so that no
 // notification is lost because of it.
 // Source: https://developers.intercom.com/docs/references/webhooks/webhook-models
-type envelope struct {
-	topic            string
-	id               string // "notif_" + UUID; null for ping
-	appID            string // of the workspace
-	createdAt        int64  // unix seconds
-	deliveryAttempts int64
+type Envelope struct {
+	Topic            string
+	ID               string // "notif_" + UUID; null for ping
+	AppID            string // of the workspace
+	CreatedAt        int64  // unix seconds
+	DeliveryAttempts int64
 }
 
 const (
 	// maxDepth is the deepest nesting that is accepted. The deepest known notification has
 	// 9 levels.
 	maxDepth = 1000
-	// maxHeaderValue is the longest text that becomes a header, in bytes. The longest
+	// MaxHeaderValue is the longest text that becomes a header, in bytes. The longest
 	// known topic has 37.
-	maxHeaderValue = 255
+	MaxHeaderValue = 255
 )
 
 var (
@@ -43,11 +44,11 @@ var (
 	errFieldCase     = errors.New("a top-level field differs from one of the envelope only in case")
 )
 
-// parseEnvelope reads the envelope of a notification. The body must be one strictly valid
+// Parse reads the envelope of a notification. The body must be one strictly valid
 // JSON object. Only its top level is read, because the data of a notification may have
 // fields with the same names. Invalid UTF-8 in strings is accepted, as in encoding/json.
-func parseEnvelope(body []byte) (envelope, error) {
-	var e envelope
+func Parse(body []byte) (Envelope, error) {
+	var e Envelope
 	var seen fieldSet
 	err := errNoObject // until the root value is an object
 	syntax := jscan.Scan(body, func(i *jscan.Iterator[[]byte]) (stop bool) {
@@ -63,14 +64,14 @@ func parseEnvelope(body []byte) (envelope, error) {
 	})
 	switch {
 	case err != nil:
-		return envelope{}, err
+		return Envelope{}, err
 	case syntax.Code == jscan.ErrorCodeCallback:
-		return envelope{}, errTooDeep
+		return Envelope{}, errTooDeep
 	case syntax.IsErr():
 		// The text of syntax is not used, because it quotes the body.
-		return envelope{}, fmt.Errorf("body is not valid JSON at byte %d", syntax.Index)
-	case e.topic == "":
-		return envelope{}, errTopicMissing
+		return Envelope{}, fmt.Errorf("body is not valid JSON at byte %d", syntax.Index)
+	case e.Topic == "":
+		return Envelope{}, errTopicMissing
 	}
 	return e, nil
 }
@@ -103,7 +104,7 @@ func (s *fieldSet) add(field fieldSet) error {
 // refuses a repeated field, and a field that differs from another only in case. Parsers
 // differ on which one they use, and the backend must not read another topic than the one
 // that decided the route.
-func (e *envelope) set(i *jscan.Iterator[[]byte], seen *fieldSet) (err error) {
+func (e *Envelope) set(i *jscan.Iterator[[]byte], seen *fieldSet) (err error) {
 	key := i.Key()
 	name := key[1 : len(key)-1]
 	if bytes.IndexByte(name, '\\') >= 0 {
@@ -112,16 +113,16 @@ func (e *envelope) set(i *jscan.Iterator[[]byte], seen *fieldSet) (err error) {
 	switch string(name) {
 	case "topic":
 		if err = seen.add(fieldTopic); err == nil {
-			e.topic, err = topicValue(i)
+			e.Topic, err = topicValue(i)
 		}
 	case "id":
-		e.id, err = idValue(i), seen.add(fieldID)
+		e.ID, err = idValue(i), seen.add(fieldID)
 	case "app_id":
-		e.appID, err = idValue(i), seen.add(fieldAppID)
+		e.AppID, err = idValue(i), seen.add(fieldAppID)
 	case "created_at":
-		e.createdAt, err = intValue(i), seen.add(fieldCreatedAt)
+		e.CreatedAt, err = intValue(i), seen.add(fieldCreatedAt)
 	case "delivery_attempts":
-		e.deliveryAttempts, err = intValue(i), seen.add(fieldDeliveryAttempts)
+		e.DeliveryAttempts, err = intValue(i), seen.add(fieldDeliveryAttempts)
 	default:
 		if foldsToField(name) {
 			err = errFieldCase
@@ -142,7 +143,7 @@ func topicValue(i *jscan.Iterator[[]byte]) (string, error) {
 		return "", errTopicInvalid
 	}
 	topic := unquote(i.Value())
-	if len(topic) > maxHeaderValue || !topicpattern.IsTopic(topic) {
+	if len(topic) > MaxHeaderValue || !topicpattern.IsTopic(topic) {
 		return "", errTopicInvalid
 	}
 	return topic, nil
@@ -155,7 +156,7 @@ func idValue(i *jscan.Iterator[[]byte]) string {
 		return ""
 	}
 	id := unquote(i.Value())
-	if len(id) > maxHeaderValue {
+	if len(id) > MaxHeaderValue {
 		return ""
 	}
 	for _, c := range []byte(id) {

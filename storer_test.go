@@ -1,8 +1,6 @@
 package intercomwebhook
 
 import (
-	"bytes"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"io"
@@ -13,8 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
@@ -35,12 +34,17 @@ func provisioned(t *testing.T, routes string) *Handler {
 	if err := h.Provision(ctx); err != nil {
 		t.Fatal(err)
 	}
-	h.server = new(caddyhttp.Server) // without which reverse_proxy panics
 	return h
 }
 
+// withQueue returns a storer for the routes and copies of a handler. It has a server, without
+// which reverse_proxy panics.
+func withQueue(h *Handler, queue Queue) *storer {
+	return &storer{queue: queue, router: h.router, server: new(caddyhttp.Server), floodLogger: zap.NewNop()}
+}
+
 func TestDeliveryTellsWhatCameOfIt(t *testing.T) {
-	long := strings.Repeat("x", maxAnswer)
+	long := strings.Repeat("x", 1<<10)
 	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("X-Intercom-Attempt") != "3" {
 			t.Errorf("attempt %q", r.Header.Get("X-Intercom-Attempt"))
@@ -92,7 +96,7 @@ func TestDeliveryTellsWhatCameOfIt(t *testing.T) {
 	} {
 		t.Run(tc.topic+" "+tc.to, func(t *testing.T) {
 			r := httptest.NewRequest(http.MethodPost, "/", nil)
-			lane, deliver := h.Route(r, []byte(`{"topic":"`+tc.topic+`"}`), 3, tc.to)
+			lane, deliver := withQueue(h, nil).route(r, []byte(`{"topic":"`+tc.topic+`"}`), 3, tc.to)
 			if lane != tc.lane {
 				t.Errorf("lane %q, want %q", lane, tc.lane)
 			}
@@ -110,67 +114,9 @@ func TestDeliveryTellsWhatCameOfIt(t *testing.T) {
 	}
 }
 
-// Instances of a fleet, and sites that import a snippet, have the same handler if their
-// hashes are equal.
-func TestConfigHashIsThatOfTheHandlerAlone(t *testing.T) {
-	const site = `{
-		intercom_webhook {
-			client_secret a
-			route a.* {
-				handle /x* {
-					respond 201
-				}
-				handle {
-					respond 202
-				}
-			}
-			route b.* {
-				handle {
-					respond 203
-				}
-			}
-		}
-	}
-	`
-	hash := func(t *testing.T, sites string) (hashes [][sha256.Size]byte) {
-		t.Helper()
-		config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(sites), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, h := range handlersIn(t, config) {
-			if err := h.hashConfig(); err != nil {
-				t.Fatal(err)
-			}
-			hashes = append(hashes, h.configHash)
-		}
-		return hashes
-	}
-	want := hash(t, "http://a.example "+site)[0]
-	for name, c := range map[string]struct {
-		sites string
-		same  bool
-	}{
-		"in two sites":            {"http://a.example " + site + "http://b.example " + site, true},
-		"behind an unrelated one": {"http://a.example {\nhandle /a {\nrespond 201\n}\nhandle {\nrespond 202\n}\n}\nhttp://b.example " + site, true},
-		"with another status":     {"http://a.example " + strings.Replace(site, "203", "204", 1), false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			for _, got := range hash(t, c.sites) {
-				if (got == want) != c.same {
-					t.Errorf("the hash is the same: %t, want %t", got == want, c.same)
-				}
-			}
-		})
-	}
-	if one, other := renumberGroups([]byte(`[{"group":"group7"},{"group":"group7"}]`)), renumberGroups([]byte(`[{"group":"group7"},{"group":"group8"}]`)); bytes.Equal(one, other) {
-		t.Errorf("one group and two are both %s", one)
-	}
-}
-
 func TestDeliveryOfABrokenBodyHasNoLane(t *testing.T) {
 	h := provisioned(t, `[{"handle":[{"handler":"static_response"}]}]`)
-	lane, deliver := h.Route(httptest.NewRequest(http.MethodPost, "/", nil), []byte("{"), 1, "")
+	lane, deliver := withQueue(h, nil).route(httptest.NewRequest(http.MethodPost, "/", nil), []byte("{"), 1, "")
 	if got := deliver(); lane != "" || got.Err == nil || errors.Is(got.Err, ErrUnrouted) {
 		t.Errorf("lane %q, %+v", lane, got)
 	}

@@ -1,4 +1,4 @@
-package intercomwebhook
+package secrets
 
 import (
 	"os"
@@ -12,7 +12,7 @@ import (
 )
 
 // texts returns the secrets in use.
-func (s *clientSecrets) texts() []string {
+func (s *Secrets) texts() []string {
 	var all []string
 	for _, source := range s.sources {
 		all = append(all, source.secrets...)
@@ -20,7 +20,7 @@ func (s *clientSecrets) texts() []string {
 	return all
 }
 
-func TestNewClientSecrets(t *testing.T) {
+func TestNew(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "secret")
 	for name, content := range map[string]string{
@@ -79,14 +79,15 @@ func TestNewClientSecrets(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			core, logs := observer.New(zap.WarnLevel)
-			s, err := newClientSecrets(tc.configured, zap.New(core))
+			inUse := 0
+			s, err := New("client_secret", tc.configured, zap.New(core), func(n int) { inUse = n })
 			if tc.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tc.err) || strings.Contains(err.Error(), "private") {
 					t.Errorf("error %v does not say %q, or too much", err, tc.err)
 				}
 				return
 			}
-			if err != nil || !slices.Equal(s.texts(), tc.want) || len(s.current()) != len(tc.want) {
+			if err != nil || !slices.Equal(s.texts(), tc.want) || len(s.Keys()) != len(tc.want) || inUse != len(tc.want) {
 				t.Fatalf("got %+v, %v; want %q", s, err, tc.want)
 			}
 			if logs.Len() != tc.literals {

@@ -1,4 +1,4 @@
-package intercomwebhook
+package body
 
 import (
 	"bytes"
@@ -14,7 +14,7 @@ func TestRestoredBodyCanBeReadAgain(t *testing.T) {
 	r.ContentLength = -1
 	r.TransferEncoding = []string{"chunked"}
 	r.Trailer = http.Header{"X-Late": nil}
-	restoreBody(r, body)
+	Restore(r, body)
 
 	for range 2 {
 		got, err := io.ReadAll(r.Body)

@@ -1,4 +1,4 @@
-package intercomwebhook
+package envelope
 
 import (
 	"bytes"
@@ -11,14 +11,14 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
 
-func TestParseEnvelope(t *testing.T) {
-	whole := envelope{
-		topic: "conversation.user.replied", id: "notif_1", appID: "a1b2c3d4",
-		createdAt: 1768031794, deliveryAttempts: 2,
+func TestParse(t *testing.T) {
+	whole := Envelope{
+		Topic: "conversation.user.replied", ID: "notif_1", AppID: "a1b2c3d4",
+		CreatedAt: 1768031794, DeliveryAttempts: 2,
 	}
 	for name, tc := range map[string]struct {
 		body string
-		want envelope
+		want Envelope
 		err  error // if any
 	}{
 		"ok/topic and id behind the data, as on the wire": {
@@ -35,31 +35,31 @@ func TestParseEnvelope(t *testing.T) {
 		},
 		"ok/look-alikes inside the data are not the envelope's": {
 			body: `{"data":{"topic":"x.y","id":"1","app_id":"z","created_at":3,"delivery_attempts":9,"item":{"topic":"a.b","json":"{\"topic\":\"c.d\"}","list":[{"topic":"e.f"}]}},"topic":"ping"}`,
-			want: envelope{topic: "ping"},
+			want: Envelope{Topic: "ping"},
 		},
 		"ok/escapes in a key and in a value": {
 			body: `{"top\u0069c":"p\u0069ng","id":"a\/b"}`,
-			want: envelope{topic: "ping", id: "a/b"},
+			want: Envelope{Topic: "ping", ID: "a/b"},
 		},
-		"ok/null id, as ping has it":              {body: `{"topic":"ping","id":null}`, want: envelope{topic: "ping"}},
-		"ok/nulls for the numbers":                {body: `{"topic":"ping","created_at":null,"delivery_attempts":null}`, want: envelope{topic: "ping"}},
-		"ok/numbers that are no integers":         {body: `{"topic":"ping","created_at":1.5,"delivery_attempts":1e3}`, want: envelope{topic: "ping"}},
-		"ok/a number beyond 64 bits":              {body: `{"topic":"ping","created_at":99999999999999999999}`, want: envelope{topic: "ping"}},
-		"ok/fields of other types":                {body: `{"topic":"ping","id":1,"app_id":{"id":"x"},"created_at":"1","delivery_attempts":[1]}`, want: envelope{topic: "ping"}},
-		"ok/an id that cannot be a header value":  {body: `{"topic":"ping","id":"a\r\nb","app_id":"ü"}`, want: envelope{topic: "ping"}},
-		"ok/an id that is too long for a header":  {body: `{"topic":"ping","id":"` + strings.Repeat("x", 256) + `"}`, want: envelope{topic: "ping"}},
-		"ok/invalid UTF-8 inside the data":        {body: "{\"data\":\"\xff\xfe\",\"topic\":\"ping\"}", want: envelope{topic: "ping"}},
-		"ok/other repeated keys":                  {body: `{"self":1,"self":2,"topic":"ping"}`, want: envelope{topic: "ping"}},
-		"ok/a key that folds to no field":         {body: `{"topıc":"x.y","topics":1,"appid":1,"app-id":2,"TYPE":3,"topic":"ping"}`, want: envelope{topic: "ping"}},
-		"ok/fields in other case inside the data": {body: `{"data":{"Topic":"x.y","ID":"1"},"topic":"ping"}`, want: envelope{topic: "ping"}},
-		"ok/capitals and hyphens in the topic":    {body: `{"topic":"Conversation-Part.userReplied_2"}`, want: envelope{topic: "Conversation-Part.userReplied_2"}},
+		"ok/null id, as ping has it":              {body: `{"topic":"ping","id":null}`, want: Envelope{Topic: "ping"}},
+		"ok/nulls for the numbers":                {body: `{"topic":"ping","created_at":null,"delivery_attempts":null}`, want: Envelope{Topic: "ping"}},
+		"ok/numbers that are no integers":         {body: `{"topic":"ping","created_at":1.5,"delivery_attempts":1e3}`, want: Envelope{Topic: "ping"}},
+		"ok/a number beyond 64 bits":              {body: `{"topic":"ping","created_at":99999999999999999999}`, want: Envelope{Topic: "ping"}},
+		"ok/fields of other types":                {body: `{"topic":"ping","id":1,"app_id":{"id":"x"},"created_at":"1","delivery_attempts":[1]}`, want: Envelope{Topic: "ping"}},
+		"ok/an id that cannot be a header value":  {body: `{"topic":"ping","id":"a\r\nb","app_id":"ü"}`, want: Envelope{Topic: "ping"}},
+		"ok/an id that is too long for a header":  {body: `{"topic":"ping","id":"` + strings.Repeat("x", 256) + `"}`, want: Envelope{Topic: "ping"}},
+		"ok/invalid UTF-8 inside the data":        {body: "{\"data\":\"\xff\xfe\",\"topic\":\"ping\"}", want: Envelope{Topic: "ping"}},
+		"ok/other repeated keys":                  {body: `{"self":1,"self":2,"topic":"ping"}`, want: Envelope{Topic: "ping"}},
+		"ok/a key that folds to no field":         {body: `{"topıc":"x.y","topics":1,"appid":1,"app-id":2,"TYPE":3,"topic":"ping"}`, want: Envelope{Topic: "ping"}},
+		"ok/fields in other case inside the data": {body: `{"data":{"Topic":"x.y","ID":"1"},"topic":"ping"}`, want: Envelope{Topic: "ping"}},
+		"ok/capitals and hyphens in the topic":    {body: `{"topic":"Conversation-Part.userReplied_2"}`, want: Envelope{Topic: "Conversation-Part.userReplied_2"}},
 		"ok/nested as deep as allowed": {
 			body: `{"data":` + strings.Repeat("[", maxDepth) + strings.Repeat("]", maxDepth) + `,"topic":"ping"}`,
-			want: envelope{topic: "ping"},
+			want: Envelope{Topic: "ping"},
 		},
 		"ok/a string of 4 MiB": {
 			body: `{"data":"` + strings.Repeat("x", 4<<20) + `","topic":"ping"}`,
-			want: envelope{topic: "ping"},
+			want: Envelope{Topic: "ping"},
 		},
 
 		"fail/empty body":                       {body: ``, err: errNoObject},
@@ -92,7 +92,7 @@ func TestParseEnvelope(t *testing.T) {
 		"fail/nested too deep":                  {body: `{"data":` + strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000) + `,"topic":"ping"}`, err: errTooDeep},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := parseEnvelope([]byte(tc.body))
+			got, err := Parse([]byte(tc.body))
 			if !errors.Is(err, tc.err) || got != tc.want {
 				t.Errorf("got %+v, error %v; want %+v, error %v", got, err, tc.want, tc.err)
 			}
@@ -106,7 +106,7 @@ func TestInvalidJSONIsRefusedWithoutQuotingIt(t *testing.T) {
 		`{"topic":"ping","x":secret}`, `{"topic":"ping","x":"\q"}`, "{\"topic\":\"ping\",\"x\":\"\x01\"}", `{"topic":"ping","x":NaN}`,
 		"\ufeff" + `{"topic":"ping"}`, `{topic:"ping"}`, `{"topic":"ping"}` + "\x00",
 	} {
-		_, err := parseEnvelope([]byte(body))
+		_, err := Parse([]byte(body))
 		if err == nil {
 			t.Errorf("%q is accepted", body)
 		} else if strings.Contains(err.Error(), "secret") {
@@ -127,10 +127,10 @@ type foldingEnvelope struct {
 	DeliveryAttempts json.RawMessage `json:"delivery_attempts"`
 }
 
-// FuzzParseEnvelope holds parseEnvelope against encoding/json: what is accepted is
+// FuzzParse holds Parse against encoding/json: what is accepted is
 // valid JSON, and both read the same five fields from it, whether or not encoding/json
 // ignores the case of keys.
-func FuzzParseEnvelope(f *testing.F) {
+func FuzzParse(f *testing.F) {
 	for _, seed := range []string{
 		`{"type":"notification_event","app_id":"a1","data":{"item":{"topic":"x"}},"id":"notif_1","topic":"conversation.user.replied","delivery_attempts":1,"created_at":1768031794}`,
 		`{"topic":"ping","id":null,"created_at":0}`, `{"top\u0069c":"a_b.c"}`, `{"topic":"ping","topic":"ping"}`, `[{}]`, `{"id":"\ud800","topic":"a"}`, `{"created_at":-0,"topic":"a"}`,
@@ -139,7 +139,7 @@ func FuzzParseEnvelope(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		got, err := parseEnvelope(body)
+		got, err := Parse(body)
 		if err != nil {
 			return
 		}
@@ -159,23 +159,23 @@ func FuzzParseEnvelope(f *testing.F) {
 				t.Errorf("%s is %s, but %s to a parser that ignores case", name, fields[name], value)
 			}
 		}
-		var want envelope
-		_ = json.Unmarshal(fields["topic"], &want.topic)
-		_ = json.Unmarshal(fields["id"], &want.id)
-		_ = json.Unmarshal(fields["app_id"], &want.appID)
-		_ = json.Unmarshal(fields["created_at"], &want.createdAt)
-		_ = json.Unmarshal(fields["delivery_attempts"], &want.deliveryAttempts)
-		if !fitForHeader.MatchString(want.id) {
-			want.id = ""
+		var want Envelope
+		_ = json.Unmarshal(fields["topic"], &want.Topic)
+		_ = json.Unmarshal(fields["id"], &want.ID)
+		_ = json.Unmarshal(fields["app_id"], &want.AppID)
+		_ = json.Unmarshal(fields["created_at"], &want.CreatedAt)
+		_ = json.Unmarshal(fields["delivery_attempts"], &want.DeliveryAttempts)
+		if !fitForHeader.MatchString(want.ID) {
+			want.ID = ""
 		}
-		if !fitForHeader.MatchString(want.appID) {
-			want.appID = ""
+		if !fitForHeader.MatchString(want.AppID) {
+			want.AppID = ""
 		}
 		if got != want {
 			t.Errorf("got %+v, encoding/json reads %+v", got, want)
 		}
-		if len(got.topic) > maxHeaderValue || !topicpattern.IsTopic(got.topic) {
-			t.Errorf("accepted topic %q", got.topic)
+		if len(got.Topic) > MaxHeaderValue || !topicpattern.IsTopic(got.Topic) {
+			t.Errorf("accepted topic %q", got.Topic)
 		}
 	})
 }

@@ -1,4 +1,4 @@
-package intercomwebhook
+package shield
 
 import (
 	"context"
@@ -15,17 +15,23 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
 
-func TestShieldedStatus(t *testing.T) {
+// prepared makes a request look as it does inside of Caddy.
+func prepared(r *http.Request) *http.Request {
+	return caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, &caddyhttp.Server{})
+}
+
+func TestStatus(t *testing.T) {
 	for backend, want := range map[int]int{
 		200: 200, 201: 200, 202: 200, 204: 200, 299: 200,
 		101: 502, 300: 502, 301: 502, 304: 502, 400: 502, 401: 502, 404: 502, 410: 502, 499: 502, 500: 502, 502: 502, 504: 502, 600: 502,
 		429: 503, 503: 503,
 	} {
-		if got := shieldedStatus(Delivery{Status: backend, Err: statusError(backend)}); got != want {
+		if got := Status(backend, statusError(backend)); got != want {
 			t.Errorf("backend answered %d: Intercom is told %d instead of %d", backend, got, want)
 		}
 	}
@@ -39,15 +45,15 @@ func TestShieldedStatus(t *testing.T) {
 		"upstream timed out":    {caddyhttp.Error(504, context.DeadlineExceeded), 502},
 		"our own time is up":    {errTimeout, 504},
 		"Intercom has gone":     {context.Canceled, 502},
-		"200, and then nothing": {errCutShort, 502},
+		"200, and then nothing": {ErrCutShort, 502},
 	} {
-		if got := shieldedStatus(Delivery{Status: 200, Err: tc.err}); got != tc.want {
+		if got := Status(200, tc.err); got != tc.want {
 			t.Errorf("%s: Intercom is told %d instead of %d", name, got, tc.want)
 		}
 	}
 }
 
-func TestShieldRun(t *testing.T) {
+func TestRun(t *testing.T) {
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	late, cancel := context.WithTimeout(t.Context(), 0)
@@ -62,7 +68,7 @@ func TestShieldRun(t *testing.T) {
 		"a status": {
 			handle: func(w http.ResponseWriter) error { w.WriteHeader(410); return nil },
 			status: 410,
-			err:    errStatus,
+			err:    ErrStatus,
 		},
 		"a body without a status": {
 			handle: func(w http.ResponseWriter) error { _, err := w.Write([]byte("body")); return err },
@@ -80,7 +86,7 @@ func TestShieldRun(t *testing.T) {
 		"two final answers": {
 			handle: func(w http.ResponseWriter) error { w.WriteHeader(500); w.WriteHeader(200); return nil },
 			status: 500,
-			err:    errStatus,
+			err:    ErrStatus,
 		},
 		"an upgrade": {
 			handle: func(w http.ResponseWriter) error {
@@ -92,7 +98,7 @@ func TestShieldRun(t *testing.T) {
 				return nil
 			},
 			status: 101,
-			err:    errStatus,
+			err:    ErrStatus,
 		},
 		"nothing at all": {
 			handle: func(http.ResponseWriter) error { return nil },
@@ -105,7 +111,7 @@ func TestShieldRun(t *testing.T) {
 		"an answer that breaks off": {
 			handle: func(w http.ResponseWriter) error { w.WriteHeader(200); panic(http.ErrAbortHandler) },
 			status: 200,
-			err:    errCutShort,
+			err:    ErrCutShort,
 		},
 		"an error because Intercom has gone": {
 			ctx:    gone,
@@ -120,12 +126,12 @@ func TestShieldRun(t *testing.T) {
 		"a panic behind an answer": {
 			handle: func(w http.ResponseWriter) error { w.WriteHeader(200); panic("private words") },
 			status: 200,
-			err:    new(panicError),
+			err:    new(PanicError),
 		},
 		"a panic when time was up": {
 			ctx:    late,
 			handle: func(http.ResponseWriter) error { panic("private words") },
-			err:    new(panicError),
+			err:    new(PanicError),
 		},
 		"success although Intercom has gone": {
 			ctx:    gone,
@@ -139,12 +145,12 @@ func TestShieldRun(t *testing.T) {
 				r = r.WithContext(tc.ctx)
 			}
 			r = prepared(r)
-			got := newShield().run(caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
+			got := Run(caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
 				return tc.handle(w)
 			}), r)
 			status, err := got.Status, got.Err
-			if _, panics := tc.err.(*panicError); panics { //nolint:errorlint // stands for any
-				if !isA[*panicError](err) || status != tc.status {
+			if _, panics := tc.err.(*PanicError); panics { //nolint:errorlint // stands for any
+				if !isA[*PanicError](err) || status != tc.status {
 					t.Errorf("got %d, %v; want %d and a panic", status, err, tc.status)
 				}
 			} else if status != tc.status || !errors.Is(err, tc.err) {
@@ -167,19 +173,19 @@ func TestPanicsAreErrorsWithTheirStack(t *testing.T) {
 		"nil":             {func() { panic(nil) }, "panic called with nil argument"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := newShield().run(caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error {
+			got := Run(caddyhttp.HandlerFunc(func(http.ResponseWriter, *http.Request) error {
 				tc.handle()
 				return nil
 			}), prepared(httptest.NewRequest(http.MethodPost, "/", nil)))
 			status, err := got.Status, got.Err
-			panicked, ok := errors.AsType[*panicError](err)
+			panicked, ok := errors.AsType[*PanicError](err)
 			if !ok {
 				t.Fatalf("got %d, %v; want a panic", status, err)
 			}
-			if panicked.value != tc.value || !strings.Contains(string(panicked.stack), "shield_test.go") {
-				t.Errorf("got %q with the stack\n%s", panicked.value, panicked.stack)
+			if panicked.Value != tc.value || !strings.Contains(string(panicked.Stack), "shield_test.go") {
+				t.Errorf("got %q with the stack\n%s", panicked.Value, panicked.Stack)
 			}
-			if strings.Contains(err.Error()+panicked.value+string(panicked.stack), "private words") {
+			if strings.Contains(err.Error()+panicked.Value+string(panicked.Stack), "private words") {
 				t.Error("the panic's value is told")
 			}
 		})
@@ -247,9 +253,9 @@ func (w *countingWriter) WriteHeader(status int) {
 func TestIntercomGetsOneAnswer(t *testing.T) {
 	for range 100 {
 		w := &countingWriter{header: make(http.Header)}
-		a := &answer{w: w}
-		release := a.giveAtDeadline(time.Now().Add(time.Microsecond), http.StatusGatewayTimeout, 1)
-		status, at := a.give(http.StatusOK)
+		a := NewAnswer(w)
+		release := a.GiveAtDeadline(time.Now().Add(time.Microsecond), http.StatusGatewayTimeout, 1)
+		status, at := a.Give(http.StatusOK)
 		release()
 		if w.writes != 1 || w.status != status || at.IsZero() || w.header.Get("Content-Length") != "0" {
 			t.Fatalf("wrote %d times, last %d, reported %d", w.writes, w.status, status)
@@ -260,12 +266,27 @@ func TestIntercomGetsOneAnswer(t *testing.T) {
 func TestAnswerIsGivenWhenDue(t *testing.T) {
 	for protoMajor, connection := range map[int]string{1: "close", 2: ""} {
 		w := &countingWriter{header: make(http.Header), written: make(chan struct{})}
-		a := &answer{w: w}
-		release := a.giveAtDeadline(time.Now(), http.StatusGatewayTimeout, protoMajor)
+		a := NewAnswer(w)
+		release := a.GiveAtDeadline(time.Now(), http.StatusGatewayTimeout, protoMajor)
 		<-w.written
-		if status, _ := a.give(http.StatusOK); status != http.StatusGatewayTimeout || w.header.Get("Connection") != connection {
+		if status, _ := a.Give(http.StatusOK); status != http.StatusGatewayTimeout || w.header.Get("Connection") != connection {
 			t.Errorf("HTTP/%d: answered %d with %v", protoMajor, status, w.header)
 		}
 		release()
+	}
+}
+
+func TestRetryAfter(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	const most = 365 * 24 * time.Hour
+	for value, want := range map[string]time.Duration{
+		"7": 7 * time.Second, " 7 ": 7 * time.Second, "0": 0, "007": 7 * time.Second,
+		"99999999999": most, "99999999999999999999999999": most, "31536001": most,
+		"Fri, 02 Jan 2026 03:04:15 GMT": 10 * time.Second, "Thu, 01 Jan 2026 03:04:15 GMT": 0, "Fri, 02 Jan 2226 03:04:15 GMT": most,
+		"": 0, "-1": 0, "+1": 0, "1.5": 0, "7 s": 0, "soon": 0,
+	} {
+		if got := parseRetryAfter(value, now); got != want {
+			t.Errorf("%q: got %s, want %s", value, got, want)
+		}
 	}
 }

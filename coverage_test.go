@@ -8,15 +8,15 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
 
-// TestSharesCoverAsManyNotificationsAsThereAre compares covers with what each notification
-// says, one by one. No three shares may cover together what none of them covers alone, or
+// TestCoverageIsThatOfTheNotifications compares covers with what each notification
+// says, one by one. No three coverages may cover together what none of them covers alone, or
 // else a route behind them would have to be refused, too.
-func TestSharesCoverAsManyNotificationsAsThereAre(t *testing.T) {
+func TestCoverageIsThatOfTheNotifications(t *testing.T) {
 	patterns := []string{"a", "b", "*", "a.a", "a.b", "a.*", "*.a", "*.b", "*.*"}
 	topics := []string{"a", "b", "c", "a.a", "a.b", "a.c", "b.a", "b.b", "b.c", "c.a", "c.b", "c.c", "a.a.a", "c.c.c"}
-	senders := []string{"x", "y", "z", ""} // z is named by no share, and a ping may name none
-	all := shares(patterns, []string{"", "x", "y"})
-	fitting := make(map[share][]bool)
+	senders := []string{"x", "y", "z", ""} // z is named by none, and a ping may name none
+	all := coverages(patterns, []string{"", "x", "y"})
+	fitting := make(map[coverage][]bool)
 	for _, s := range all {
 		for _, topic := range topics {
 			for _, sender := range senders {
@@ -24,16 +24,16 @@ func TestSharesCoverAsManyNotificationsAsThereAre(t *testing.T) {
 			}
 		}
 	}
-	covered := func(s share, by ...share) bool {
+	covered := func(s coverage, by ...coverage) bool {
 		for i, fits := range fitting[s] {
-			if fits && !slices.ContainsFunc(by, func(cover share) bool { return fitting[cover][i] }) {
+			if fits && !slices.ContainsFunc(by, func(cover coverage) bool { return fitting[cover][i] }) {
 				return false
 			}
 		}
 		return true
 	}
 	for _, s := range all {
-		var others []share // that do not cover it
+		var others []coverage // that do not cover it
 		for _, one := range all {
 			got := one.covers(s)
 			if want := covered(s, one); got != want {

@@ -1,10 +1,7 @@
-package intercomwebhook
+package secrets
 
 import (
 	"fmt"
-	"io"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +13,8 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/signature"
 )
 
 // secretDir is a directory with the file of a secret in it. The file is always older
@@ -49,12 +48,12 @@ func (d secretDir) write(path, content string, later time.Duration) {
 }
 
 // following returns secrets that follow the file, and their log.
-func (d secretDir) following() (*clientSecrets, *observer.ObservedLogs) {
+func (d secretDir) following() (*Secrets, *observer.ObservedLogs) {
 	d.t.Helper()
 	core, logs := observer.New(zap.DebugLevel)
-	s, err := newClientSecrets([]string{"{file." + d.path + "}"}, zap.New(core))
+	s, err := New("client_secret", []string{"{file." + d.path + "}"}, zap.New(core), func(int) {})
 	d.must(err)
-	s.current()
+	s.Keys()
 	return s, logs
 }
 
@@ -82,17 +81,17 @@ func wantNoLine(t *testing.T, logs *observer.ObservedLogs) {
 	}
 }
 
-func wantSecrets(t *testing.T, s *clientSecrets, want ...string) {
+func wantSecrets(t *testing.T, s *Secrets, want ...string) {
 	t.Helper()
-	keys := s.current()
+	keys := s.Keys()
 	if got := s.texts(); !slices.Equal(got, want) || len(keys) != len(want) {
 		t.Errorf("%d keys of the secrets %q, want %q", len(keys), got, want)
 		return
 	}
 	body := []byte("body")
 	for i, text := range want {
-		claimed, refused := hubSignature.decode(sign(hubSignature, text, string(body)))
-		if refused != nil || !keys[i][hubSignature].signed(body, claimed) {
+		claimed, err := signature.Hub.Decode(signature.NewKey(text).Header(signature.Hub, body))
+		if err != nil || !keys[i].Signed(body, claimed) {
 			t.Errorf("key %d is not that of its secret", i+1)
 		}
 	}
@@ -209,7 +208,7 @@ func TestTroubleWithASecretFileKeepsTheSecrets(t *testing.T) {
 func TestSecretsOfSeveralFilesKeepTheirOrder(t *testing.T) {
 	d, other := newSecretDir(t, "hush1\n"), newSecretDir(t, "hush2\nhush3\n")
 	synctest.Test(t, func(t *testing.T) {
-		s, err := newClientSecrets([]string{"{file." + d.path + "}", "literal", "{file." + other.path + "}"}, zap.NewNop())
+		s, err := New("client_secret", []string{"{file." + d.path + "}", "literal", "{file." + other.path + "}"}, zap.NewNop(), func(int) {})
 		d.must(err)
 		wantSecrets(t, s, "hush1", "literal", "hush2", "hush3")
 		d.write(d.path, "hush4\nhush1\n", time.Second)
@@ -228,11 +227,11 @@ func TestRequestsWaitForACheck(t *testing.T) {
 			want := fmt.Sprintf("hush%d", i)
 			d.write(d.path, want+"\n", time.Duration(i+1)*time.Second)
 			time.Sleep(time.Second)
-			claimed, _ := hubSignature.decode(sign(hubSignature, want, ""))
+			claimed, _ := signature.Hub.Decode(signature.NewKey(want).Header(signature.Hub, nil))
 			var requests sync.WaitGroup
 			for range 20 {
 				requests.Go(func() {
-					if !s.current()[0][hubSignature].signed(nil, claimed) {
+					if !s.Keys()[0].Signed(nil, claimed) {
 						t.Errorf("judged by another secret than %s", want)
 					}
 				})
@@ -253,7 +252,7 @@ func TestCheckThatDoesNotEndIsGivenUp(t *testing.T) {
 		s.latest = stuck
 		var requests sync.WaitGroup
 		for range 20 {
-			requests.Go(func() { s.current() })
+			requests.Go(func() { s.Keys() })
 		}
 		requests.Wait()
 		if waited := time.Since(began); waited != time.Second {
@@ -272,46 +271,4 @@ func TestCheckThatDoesNotEndIsGivenUp(t *testing.T) {
 		wantSecrets(t, s, "hush2")
 		wantLine(t, logs, "was read again")
 	})
-}
-
-// onRead is a body that does something when it is read.
-type onRead func()
-
-func (do onRead) Read([]byte) (int, error) {
-	do()
-	return 0, io.EOF
-}
-
-func TestRequestKeepsTheSecretsThatItBeganWith(t *testing.T) {
-	d := newSecretDir(t, "hush1\n")
-	synctest.Test(t, func(t *testing.T) {
-		s, _ := d.following()
-		v := testVerifier()
-		v.keys = s.current
-		r := httptest.NewRequest(http.MethodPost, "/", onRead(func() {
-			d.write(d.path, "hush2\n", time.Second)
-			time.Sleep(time.Second)
-			wantSecrets(t, s, "hush2")
-		}))
-		r.RemoteAddr = "203.0.113.9:1"
-		r.Header.Set("X-Hub-Signature", sign(hubSignature, "hush1", ""))
-		if _, refused := v.verify(httptest.NewRecorder(), prepared(r), time.Time{}); refused != nil {
-			t.Errorf("refused: %v", refused)
-		}
-	})
-}
-
-// Strangers must not be able to make the gateway work.
-func TestFileIsNotCheckedBeforeTheSenderIsAdmitted(t *testing.T) {
-	v := testVerifier()
-	v.keys = func() []map[*scheme]*macPool {
-		t.Error("the secrets were asked for")
-		return nil
-	}
-	r := httptest.NewRequest(http.MethodPost, "/", nil)
-	r.RemoteAddr = "198.51.100.1:1"
-	r.Header.Set("X-Hub-Signature", sign(hubSignature, "new", ""))
-	if _, refused := v.verify(httptest.NewRecorder(), prepared(r), time.Time{}); refused == nil {
-		t.Error("admitted")
-	}
 }

@@ -41,10 +41,10 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 type safeError struct{ error }
 
 // Error returns the text, in which only line breaks are left as they are.
-func (e safeError) Error() string { return escapeLines(e.error.Error()) }
+func (e *safeError) Error() string { return escapeLines(e.error.Error()) }
 
 // Unwrap returns the error as it was.
-func (e safeError) Unwrap() error { return e.error }
+func (e *safeError) Unwrap() error { return e.error }
 
 // runE returns the RunE function of a command that does run. An error of run is printed
 // once, by Caddy's logger. The exit code is 2 for a usageError, and 1 for other errors.
@@ -56,9 +56,9 @@ func runE(run func(cmd *cobra.Command, args []string) error) func(*cobra.Command
 			case err == nil:
 				return exitFine, nil
 			case errors.As(err, new(usageError)):
-				return exitUsage, safeError{err}
+				return exitUsage, &safeError{err}
 			default:
-				return exitFailed, safeError{err}
+				return exitFailed, &safeError{err}
 			}
 		})(cmd, args)
 	}

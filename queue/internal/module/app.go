@@ -55,7 +55,7 @@ func (*app) CaddyModule() caddy.ModuleInfo {
 // Provision implements caddy.Provisioner.
 func (a *app) Provision(ctx caddy.Context) error {
 	a.ctx = ctx
-	return worker.RegisterMetrics(ctx.GetMetricsRegistry())
+	return worker.Register(ctx.GetMetricsRegistry())
 }
 
 func appOf(ctx caddy.Context) (*app, error) {

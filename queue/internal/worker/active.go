@@ -131,7 +131,8 @@ func (a *active) configChanged() {
 	defer cancel()
 	_ = a.peers.exchange(ctx) // if it fails, heartbeat logs it
 	a.update()
-	wake(a.surveyNow)
+	a.snapshot.expire()
+	wake(a.surveyNow) // takes over what no config has any more
 }
 
 // update makes this instance work on the lanes of the current config, and on the orphaned

@@ -60,6 +60,13 @@ type snapshot struct {
 	cost  time.Duration // how long counting took
 }
 
+// expire makes the next get count anew.
+func (s *snapshot) expire() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked = time.Time{}
+}
+
 // get returns the counts. If the database does not answer in time, it returns the last known
 // ones.
 func (s *snapshot) get(ctx context.Context) counts {

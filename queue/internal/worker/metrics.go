@@ -68,22 +68,8 @@ func (c Config) startCounters() {
 	}
 }
 
-// collected are the lanes of the workers that are open, for the metrics.
-var collected = struct {
-	mu      sync.Mutex
-	workers map[*Worker]func() []LaneStatus
-}{workers: make(map[*Worker]func() []LaneStatus)}
-
-// collectFrom makes the metrics have the lanes of a worker; nil ends that.
-func collectFrom(w *Worker, lanes func() []LaneStatus) {
-	collected.mu.Lock()
-	defer collected.mu.Unlock()
-	if lanes == nil {
-		delete(collected.workers, w)
-	} else {
-		collected.workers[w] = lanes
-	}
-}
+// sources return the lanes of the workers that are open, by worker.
+var sources sync.Map // of any to func() []LaneStatus
 
 // laneCollector counts the deliveries when the metrics are read.
 type laneCollector struct{ info, paused, deliveries, oldest *prometheus.Desc }
@@ -99,7 +85,12 @@ func (c laneCollector) Describe(descs chan<- *prometheus.Desc) {
 // the sum of the deliveries and the greatest age.
 func (c laneCollector) Collect(metrics chan<- prometheus.Metric) {
 	byLabel := make(map[string]LaneStatus)
-	for _, status := range lanesOfAll() {
+	var all []LaneStatus
+	sources.Range(func(_, lanes any) bool {
+		all = append(all, lanes.(func() []LaneStatus)()...)
+		return true
+	})
+	for _, status := range all {
 		label := Label(status.Lane)
 		sum, known := byLabel[label]
 		if !known {
@@ -131,18 +122,4 @@ func (c laneCollector) Collect(metrics chan<- prometheus.Metric) {
 			gauge(c.deliveries, float64(n), label, string(state))
 		}
 	}
-}
-
-func lanesOfAll() []LaneStatus {
-	collected.mu.Lock()
-	var sources []func() []LaneStatus
-	for _, lanes := range collected.workers {
-		sources = append(sources, lanes)
-	}
-	collected.mu.Unlock()
-	var all []LaneStatus
-	for _, lanes := range sources {
-		all = append(all, lanes()...)
-	}
-	return all
 }

@@ -3,12 +3,9 @@ package cli
 import (
 	"bytes"
 	"fmt"
-	"io"
 	"os"
 
 	"github.com/spf13/pflag"
-
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 )
 
 // secretEnv names the environment variable that holds the client secret.
@@ -31,15 +28,15 @@ func addSecretFlags(flags *pflag.FlagSet) {
 // clientSecrets returns the secrets from the first source that is given: at least one. An
 // empty secret is an error: it is a mistake, and the user did not mean the secret of the next
 // source. A warning is written if other users can see the secret.
-func clientSecrets(fl caddycmd.Flags, warnings io.Writer) ([][]byte, error) {
+func clientSecrets(r *run) ([][]byte, error) {
 	var secrets [][]byte
 	var source string
 	switch env, inEnv := os.LookupEnv(secretEnv); {
-	case fl.Changed("secret"):
-		fmt.Fprintln(warnings, "warning: other users of this machine can see the value of --secret in the list of processes; use --secret-file or "+secretEnv)
-		secrets, source = one(fl.String("secret")), "--secret"
-	case fl.Changed("secret-file"):
-		content, err := os.ReadFile(fl.String("secret-file"))
+	case r.Changed("secret"):
+		fmt.Fprintln(r.notes, "warning: other users of this machine can see the value of --secret in the list of processes; use --secret-file or "+secretEnv)
+		secrets, source = one(r.String("secret")), "--secret"
+	case r.Changed("secret-file"):
+		content, err := os.ReadFile(r.String("secret-file"))
 		if err != nil {
 			return nil, usagef("reading the client secret of --secret-file: %w", err)
 		}

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash"
@@ -173,17 +174,35 @@ func (s *sender) explain(err error) error {
 	}
 }
 
+// sendAndPrint sends one request and prints the answer.
+func (s *sender) sendAndPrint(ctx context.Context, r *run) (sendResult, error) {
+	result := s.send(ctx)
+	if result.err != nil {
+		return result, result.err
+	}
+	return result, r.print(result, func(out io.Writer) { result.report(out, s.scheme.header == appRequestScheme.header) })
+}
+
 // ok reports whether the answer was a 2xx.
 func (r sendResult) ok() bool { return intercom.Accepts(r.Status) }
 
-// report prints one line for the answer and, if it is not a 2xx, the beginning of its body.
-func (r sendResult) report(w io.Writer) {
+// notAccepted returns the error for an answer that is no 2xx.
+func (r sendResult) notAccepted() error {
+	return fmt.Errorf("answered %s: Intercom would count this as failed", statusText(r.Status))
+}
+
+// report prints one line for the answer. If it is not a 2xx, or somebody waits for it, its body
+// follows.
+func (r sendResult) report(w io.Writer, awaited bool) {
 	fmt.Fprintf(w, "%s in %s%s, %s bytes sent", statusText(r.Status), roundTime(r.took), lateness(r.took), comma(r.Bytes))
 	if name := strings.TrimSpace(r.Name + " " + r.ID); name != "" {
 		fmt.Fprintf(w, ", %s", escape(name))
 	}
 	fmt.Fprintln(w)
-	if !r.ok() && r.Answer != "" {
+	switch {
+	case awaited && json.Valid(r.body):
+		fmt.Fprintln(w, prettyBody(r.body))
+	case (awaited || !r.ok()) && r.Answer != "":
 		fmt.Fprintln(w, escapeLines(r.Answer))
 	}
 }

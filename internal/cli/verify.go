@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"crypto/hmac"
 	"crypto/sha1"
 	"crypto/sha256"
@@ -12,8 +13,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 )
@@ -66,29 +65,24 @@ const (
 // errNotGenuine is the error after the reasons have been printed.
 var errNotGenuine = errors.New("the request is not genuine as it is")
 
-func runVerify(cmd *cobra.Command, args []string) error {
-	fl := caddycmd.Flags{FlagSet: cmd.Flags()}
-	signature := fl.String("signature")
+func runVerify(_ context.Context, r *run, args []string) error {
+	signature := r.String("signature")
 	if signature == "" {
 		return usagef("no signature: give the value of the request's X-Hub-Signature with --signature")
 	}
-	secrets, err := clientSecrets(fl, cmd.ErrOrStderr())
+	secrets, err := clientSecrets(r)
 	if err != nil {
 		return err
 	}
 	if len(secrets) > maxSecrets {
 		return usagef("--secret-file has %d secrets: %d are tried at most; leave the others out", len(secrets), maxSecrets)
 	}
-	body, err := readFile(args[0], cmd.InOrStdin(), maxVerified)
+	body, err := readFile(args[0], r.in, maxVerified)
 	if err != nil {
 		return usagef("reading the body: %w", err)
 	}
 	v := judge(body, signature, secrets)
-	if fl.Bool("json") {
-		err = printJSON(cmd.OutOrStdout(), v)
-	} else {
-		v.report(cmd.OutOrStdout(), len(secrets))
-	}
+	err = r.print(v, func(out io.Writer) { v.report(out, len(secrets)) })
 	if err == nil && !v.Genuine {
 		err = errNotGenuine
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/signature"
 )
 
 func newDoctorCommand() *cobra.Command {
@@ -105,7 +106,7 @@ func newURLDoctor(r *run, target string) (*urlDoctor, error) {
 	if err := checkURL("url", target); err != nil {
 		return nil, err
 	}
-	secrets, err := clientSecrets(r)
+	keys, err := clientSecrets(r)
 	if err != nil {
 		return nil, err
 	}
@@ -116,7 +117,7 @@ func newURLDoctor(r *run, target string) (*urlDoctor, error) {
 	if d.admin, err = newAdminClient(r.Flags); err != nil {
 		return nil, err
 	}
-	d.sender = sender{client: newSendClient(timeout, d.insecure), url: target, scheme: notificationScheme, name: intercom.TopicPing, secret: secrets[0]}
+	d.sender = sender{client: newSendClient(timeout, d.insecure), url: target, scheme: signature.Hub, name: intercom.TopicPing, key: keys[0]}
 	_, d.body, err = d.content() // always the same, so that it is found again in the stream
 	return d, err
 }

@@ -24,7 +24,7 @@ func streamed(t *testing.T, id, body string) string {
 		"workspace": "tulip4", "id": id, "outcome": "queued", "lane": "support", "status": 200, "seconds": 0.0021,
 		"request": map[string]any{
 			"method": "POST", "header": http.Header{
-				"X-Hub-Signature": {notificationScheme.sign([]byte(body), []byte(testSendSecret))}, "Content-Length": {"9999"}, "User-Agent": {"intercom"}, "X-Two": {"a", "b"},
+				"X-Hub-Signature": {hubOf(body, testSendSecret)}, "Content-Length": {"9999"}, "User-Agent": {"intercom"}, "X-Two": {"a", "b"},
 			}, "body": body,
 		},
 	})

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/signature"
 )
 
 func newSendCommand() *cobra.Command {
@@ -85,7 +86,7 @@ func runSend(ctx context.Context, r *run, args []string) error {
 	if err != nil {
 		return err
 	}
-	s.scheme, s.name = notificationScheme, topic
+	s.scheme, s.name = signature.Hub, topic
 	answer, err := s.sendAndPrint(ctx, r)
 	if err == nil && !answer.ok() {
 		err = answer.notAccepted()
@@ -113,7 +114,7 @@ func newSender(r *run, target string) (*sender, error) {
 	if err := checkURL("url", target); err != nil {
 		return nil, err
 	}
-	secrets, err := clientSecrets(r)
+	keys, err := clientSecrets(r)
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +138,7 @@ func newSender(r *run, target string) (*sender, error) {
 		client:  newSendClient(timeout, r.Bool("insecure")),
 		url:     target,
 		body:    body,
-		secret:  secrets[0],
+		key:     keys[0],
 		headers: headers,
 	}, nil
 }

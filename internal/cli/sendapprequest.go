@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/signature"
 )
 
 func newSendAppRequestCommand() *cobra.Command {
@@ -60,7 +61,7 @@ func runSendAppRequest(ctx context.Context, r *run, args []string) error {
 	if err != nil {
 		return err
 	}
-	s.scheme, s.name = appRequestScheme, kind
+	s.scheme, s.name = signature.Body, kind
 	if s.body == nil {
 		s.body = sample
 	}

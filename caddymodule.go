@@ -163,7 +163,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.provisionVerifier(ctx, server, placed); err != nil {
 		return err
 	}
-	if err := h.provisionRoutes(ctx, placed); err != nil {
+	if err := h.provisionRouter(ctx, placed); err != nil {
 		return err
 	}
 	if err := h.provisionQueue(ctx, server, hash[:]); err != nil {
@@ -197,7 +197,7 @@ func (h *Handler) provisionVerifier(ctx caddy.Context, server *caddyhttp.Server,
 	return nil
 }
 
-func (h *Handler) provisionRoutes(ctx caddy.Context, placed *zap.Logger) (err error) {
+func (h *Handler) provisionRouter(ctx caddy.Context, placed *zap.Logger) (err error) {
 	h.router = &router{label: func(lane string) string { return lane }, logger: h.logger, floodLogger: h.floodLogger}
 	lanes := make(laneSet)
 	if h.router.routes, err = provisionRoutes(ctx, h.Routes, lanes); err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -57,13 +58,20 @@ func (g *gateway) adminLines(method, path, body string) []map[string]any {
 	return lines
 }
 
-// listed returns the ids of the notifications that a list has, sorted.
+// listed returns the ids of the notifications whose deliveries a list has, sorted.
 func (g *gateway) listed(filters string) []string {
 	g.t.Helper()
 	var ids []string
-	for _, line := range g.adminLines("GET", "/jobs?"+filters, "") {
-		if id, ok := line["notification"].(string); ok {
-			ids = append(ids, id)
+	for next := filters; next != ""; {
+		lines := g.adminLines("GET", "/deliveries?"+next, "")
+		next = ""
+		for _, line := range lines {
+			if id, ok := line["notification"].(string); ok {
+				ids = append(ids, id)
+			}
+			if cursor, ok := line["cursor"].(string); ok && !strings.Contains(filters, "limit=") {
+				next = filters + "&cursor=" + url.QueryEscape(cursor)
+			}
 		}
 	}
 	slices.Sort(ids)

@@ -20,7 +20,7 @@ func atUI(path string) message { return message{method: http.MethodGet, path: pa
 // deadLetters returns what the UI under /queue lists of them, as JSON.
 func (g *gateway) deadLetters() string {
 	g.t.Helper()
-	return g.expect(200, atUI("/queue/api/jobs?state=discarded")).body
+	return g.expect(200, atUI("/queue/api/jobs?state=dead")).body
 }
 
 func (g *gateway) awaitDeadLetter(id string) {
@@ -56,7 +56,7 @@ func TestQueueUIAnswersUnderItsPrefixOnly(t *testing.T) {
 				t.Errorf("the lane is not in %s", lanes)
 			}
 
-			for _, path := range []string{"/", "/queues", "/queue.", "/jobs", "/api/queues", "/assets/", "/other/queue/"} {
+			for _, path := range []string{"/", "/queues", "/queue.", "/deliveries", "/api/queues", "/assets/", "/other/queue/"} {
 				if allowed := g.expect(405, atUI(path)).header.Get("Allow"); allowed != "HEAD, POST" {
 					t.Errorf("%s is not answered by intercom_webhook: Allow is %q", path, allowed)
 				}
@@ -326,7 +326,7 @@ func TestQueueUIAtTheRootLeavesNotificationsAlone(t *testing.T) {
 		})
 	}
 	g.expect(200, signed(notification(topic, "notif_from_intercom")).to("/webhooks").at("hooks.example"))
-	if jobs := g.expect(200, atUI("/api/jobs?state=completed")).body; strings.Contains(jobs, "<!doctype html>") {
+	if jobs := g.expect(200, atUI("/api/jobs?state=delivered")).body; strings.Contains(jobs, "<!doctype html>") {
 		t.Errorf("the jobs are %s", jobs)
 	}
 }

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"html"
 	"net/http"
 	"path/filepath"
 	"regexp"
@@ -17,10 +18,21 @@ func queueIn(dir string) string {
 // atUI is a request of somebody who looks at the UI.
 func atUI(path string) message { return message{method: http.MethodGet, path: path} }
 
-// deadLetters returns what the UI under /queue lists of them, as JSON.
+// form is what a button of the pages sends.
+func form(path, fields string) message {
+	return message{path: path, body: []byte(fields)}.with("Content-Type", "application/x-www-form-urlencoded")
+}
+
+// Of the first notification in a database, what the buttons of its delivery send.
+const (
+	retryFirst = "endpoint=intercom&delivery=100&verb=retry"
+	dropFirst  = "endpoint=intercom&delivery=100&verb=drop&confirmed=yes"
+)
+
+// deadLetters returns the page under /queue that lists them.
 func (g *gateway) deadLetters() string {
 	g.t.Helper()
-	return g.expect(200, atUI("/queue/api/jobs?state=dead")).body
+	return g.expect(200, atUI("/queue/deliveries?state=dead")).body
 }
 
 func (g *gateway) awaitDeadLetter(id string) {
@@ -35,26 +47,24 @@ func TestQueueUIAnswersUnderItsPrefixOnly(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			g := start(t, setup{webhook: "route * as support { respond 200 }\n" + queueIn(t.TempDir()), behind: "intercom_queue_ui " + prefix})
 
-			if to := g.expect(301, atUI("/queue")).header.Get("Location"); to != "/queue/" {
+			if to := g.expect(http.StatusTemporaryRedirect, atUI("/queue")).header.Get("Location"); to != "/queue/" {
 				t.Errorf("/queue leads to %q, want /queue/", to)
 			}
 			page := g.expect(200, atUI("/queue/"))
-			if !strings.Contains(page.body, "<title>River</title>") {
-				t.Errorf("this is not the UI: %s", page.body)
+			if !strings.Contains(page.body, "<title>Intercom queue</title>") || !strings.Contains(page.body, "support") {
+				t.Errorf("these are not the lanes: %s", page.body)
 			}
 			links := linked.FindAllStringSubmatch(page.body, -1)
 			if len(links) == 0 {
 				t.Errorf("the page loads nothing: %s", page.body)
 			}
 			for _, link := range links {
-				// what is not there is answered with the page itself
-				if file := g.expect(200, atUI(link[1])); !strings.HasPrefix(link[1], "/queue/") || file.body == page.body {
-					t.Errorf("the page loads %s, which is not there", link[1])
+				to := html.UnescapeString(link[1])
+				if g.expect(200, atUI(to)); !strings.HasPrefix(to, "/queue/") {
+					t.Errorf("the page leads to %s", to)
 				}
 			}
-			if lanes := g.expect(200, atUI("/queue/api/queues")).body; !strings.Contains(lanes, `"name":"support"`) {
-				t.Errorf("the lane is not in %s", lanes)
-			}
+			g.expect(404, atUI("/queue/nonesuch"))
 
 			for _, path := range []string{"/", "/queues", "/queue.", "/deliveries", "/api/queues", "/assets/", "/other/queue/"} {
 				if allowed := g.expect(405, atUI(path)).header.Get("Allow"); allowed != "HEAD, POST" {
@@ -128,15 +138,15 @@ func TestQueueUIBehindBasicAuth(t *testing.T) {
 		behind:  "basic_auth /queue* { ops " + hash + " }\nintercom_queue_ui /queue",
 	})
 	for _, path := range []string{
-		"/queue", "/queue/", "/queue/jobs", "/queue/api/jobs", "/queue/assets/", "/QUEUE/api/jobs", "//queue/api/jobs", "/queue//api/jobs",
-		"/queue/intercom", "/queue/intercom/job?id=1", "/QUEUE/intercom", "//queue/intercom", "/queue%2Fintercom",
-		"/%71ueue/api/jobs", "/queue%2Fapi/jobs", "/other/../queue/api/jobs", "/queue/../queue/api/jobs",
+		"/queue", "/queue/", "/queue/deliveries", "/queue/notification?id=1", "/queue/changes", "/queue/style.css",
+		"/QUEUE/deliveries", "//queue/deliveries", "/queue//deliveries",
+		"/%71ueue/deliveries", "/queue%2Fdeliveries", "/other/../queue/deliveries", "/queue/../queue/deliveries",
 	} {
 		if asked := g.expect(401, atUI(path)).header.Get("Www-Authenticate"); !strings.HasPrefix(asked, "Basic ") {
 			t.Errorf("%s asks for no credentials: Www-Authenticate is %q", path, asked)
 		}
 	}
-	g.expect(401, message{path: "/queue/api/jobs/delete", body: []byte(`{"ids":["1"]}`)})
+	g.expect(401, form("/queue/change", dropFirst))
 
 	authorization := func(user, password string) string {
 		r := http.Request{Header: make(http.Header)}
@@ -146,11 +156,11 @@ func TestQueueUIBehindBasicAuth(t *testing.T) {
 	g.expect(401, atUI("/queue/").with("Authorization", authorization("ops", "roses")))
 	ops := authorization("ops", "tulips")
 	g.expect(200, atUI("/queue/").with("Authorization", ops))
-	for _, path := range []string{"/queue/", "/queue/api/jobs", "/queue/intercom"} {
+	for _, path := range []string{"/queue/", "/queue/deliveries", "/queue/style.css"} {
 		g.expect(401, atUI(path).at("hooks.example"))
 		g.expect(200, atUI(path).at("hooks.example").with("Authorization", ops))
 	}
-	g.expect(301, atUI("/queue").at("hooks.example").with("Authorization", ops))
+	g.expect(http.StatusTemporaryRedirect, atUI("/queue").at("hooks.example").with("Authorization", ops))
 	g.expect(200, good)
 }
 
@@ -185,13 +195,10 @@ func TestQueueUIIsForThisMachine(t *testing.T) {
 	g.awaitDeadLetter("notif_dead")
 
 	requests := []message{
-		atUI("/queue"), atUI("/queue/"), atUI("/queue/jobs"), atUI("/queue/api/jobs"), atUI("/queue/assets/"),
-		atUI("/queue/intercom"), atUI("/queue/intercom/job?id=1"), atUI("/queue/intercom/changes"), atUI("/queue/intercom/style.css"),
-		{path: "/queue/intercom/change", body: []byte("verb=drop&job=1&confirmed=yes")},
-		atUI("/QUEUE/api/jobs"), atUI("//queue/api/jobs"), atUI("/%71ueue/api/jobs"), atUI("/queue%2Fapi/jobs"), atUI("/other/../queue/api/jobs"),
-		{method: http.MethodHead, path: "/queue/api/jobs"},
-		{path: "/queue/api/jobs/delete", body: []byte(`{"ids":["1"]}`)},
-		{path: "/queue/api/jobs/retry", body: []byte(`{"ids":["1"]}`)},
+		atUI("/queue"), atUI("/queue/"), atUI("/queue/deliveries"), atUI("/queue/notification?id=1"), atUI("/queue/changes"), atUI("/queue/style.css"),
+		atUI("/QUEUE/deliveries"), atUI("//queue/deliveries"), atUI("/%71ueue/deliveries"), atUI("/queue%2Fdeliveries"), atUI("/other/../queue/deliveries"),
+		{method: http.MethodHead, path: "/queue/deliveries"},
+		form("/queue/change", retryFirst), form("/queue/change", dropFirst), form("/queue/lane", "endpoint=intercom&lane=default&action=pause"),
 	}
 	for name, from := range strangers {
 		t.Run("and not asked "+name, func(t *testing.T) {
@@ -216,7 +223,7 @@ func TestQueueUIIsForThisMachine(t *testing.T) {
 		}
 	})
 
-	g.expect(301, atUI("/queue"))
+	g.expect(http.StatusTemporaryRedirect, atUI("/queue"))
 	g.expect(200, atUI("/queue/").at("localhost:"+g.port))
 	if letters := g.deadLetters(); !strings.Contains(letters, "notif_dead") {
 		t.Errorf("the dead letter is not in %s", letters)
@@ -283,10 +290,10 @@ func TestQueueUIGoesOnAfterReloads(t *testing.T) {
 	}
 
 	mended.wantCount(t, 0)
-	g.expect(200, message{path: "/queue/api/jobs/retry", body: []byte(`{"ids":["1"]}`)})
+	g.expect(http.StatusSeeOther, form("/queue/change", retryFirst))
 	eventually(t, "the dead letter being delivered", func() bool { return len(mended.all()) == 1 })
-	if got := mended.only(t).header.Get("X-Intercom-Attempt"); got != "2" {
-		t.Errorf("the backend is told of attempt %q, want 2", got)
+	if got := mended.only(t).header.Get("X-Intercom-Attempt"); got != "1" {
+		t.Errorf("the backend is told of attempt %q, want 1, as a person has retried it", got)
 	}
 }
 
@@ -298,16 +305,14 @@ func TestQueueUITakesNoOrdersFromOtherSites(t *testing.T) {
 	g.expect(200, signed(notification(topic, "notif_dead")))
 	g.awaitDeadLetter("notif_dead")
 
-	order := message{path: "/queue/api/jobs/delete", body: []byte(`{"ids":["1"],"ignored":"="}`)}.with("Content-Type", "text/plain")
+	order := form("/queue/change", dropFirst)
 	g.expect(403, order.with("Sec-Fetch-Site", "cross-site"))
 	g.expect(403, order.with("Origin", "https://other.example"))
 	if letters := g.deadLetters(); !strings.Contains(letters, "notif_dead") {
 		t.Errorf("the dead letter is not in %s", letters)
 	}
-	g.expect(200, order.with("Origin", "http://127.0.0.1:"+g.port))
-	if letters := g.deadLetters(); strings.Contains(letters, "notif_dead") {
-		t.Errorf("the dead letter is still in %s", letters)
-	}
+	g.expect(http.StatusSeeOther, order.with("Origin", "http://127.0.0.1:"+g.port))
+	eventually(t, "the dead letter being dropped", func() bool { return !strings.Contains(g.deadLetters(), "notif_dead") })
 }
 
 func TestQueueUIAtTheRootLeavesNotificationsAlone(t *testing.T) {
@@ -320,13 +325,14 @@ func TestQueueUIAtTheRootLeavesNotificationsAlone(t *testing.T) {
 	for name, from := range strangers {
 		t.Run("sent "+name, func(*testing.T) {
 			g.expect(403, from(atUI("/")))
-			g.expect(403, from(atUI("/api/jobs")))
-			g.expect(403, from(message{path: "/api/jobs/delete", body: []byte(`{"ids":["1"]}`)}))
+			g.expect(403, from(atUI("/deliveries")))
+			g.expect(403, from(form("/change", dropFirst)))
 			g.expect(200, from(message{method: http.MethodHead, path: "/webhooks"})) // as Intercom validates the URL
 		})
 	}
 	g.expect(200, signed(notification(topic, "notif_from_intercom")).to("/webhooks").at("hooks.example"))
-	if jobs := g.expect(200, atUI("/api/jobs?state=delivered")).body; strings.Contains(jobs, "<!doctype html>") {
-		t.Errorf("the jobs are %s", jobs)
-	}
+	eventually(t, "both being listed", func() bool {
+		page := g.expect(200, atUI("/deliveries?state=delivered")).body
+		return strings.Contains(page, "notif_elsewhere") && strings.Contains(page, "notif_from_intercom")
+	})
 }

@@ -23,7 +23,7 @@ func TestLoadOfTheAdminAPIDoesNotDelayAnswers(t *testing.T) {
 		took = append(took, p.answersBeside("listing", func() {
 			n := 0
 			for cursor := ""; ; {
-				lines := p.adminLines("GET", "/deliveries?state=dead&limit=1000"+cursor, "")
+				lines := p.adminLines("GET", "/deliveries?state=dead&limit=1000"+cursor)
 				n += len(lines)
 				next, more := lines[len(lines)-1]["cursor"]
 				if !more {

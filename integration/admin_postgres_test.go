@@ -18,7 +18,7 @@ func TestPostgresAdminAPI(t *testing.T) {
 			t.Errorf("the note does not mention %s: %s", want, note)
 		}
 	}
-	if got := db.text("SELECT count(*)::text FROM notification WHERE notification_id = '" + ids[1] + "'"); got != "0" {
+	if got := db.text("SELECT count(*)::text FROM intercom_webhook.notification WHERE notification_id = '" + ids[1] + "'"); got != "0" {
 		t.Errorf("%s rows are left", got)
 	}
 }
@@ -31,11 +31,11 @@ func TestPostgresAdminAPIOfTwoCaddys(t *testing.T) {
 
 	id := one.post(topic)
 	one.awaitListed("state=delivering", id)
-	if lane := two.adminLines("POST", "/lanes/talk/pause", "")[0]; lane["state"] != "paused" {
+	if lane := two.adminLines("POST", "/lanes/talk/pause")[0]; lane["state"] != "paused" {
 		t.Errorf("the lane is %v", lane)
 	}
 	within(t, longPatience, "the other Caddy has paused the lane, too", func() bool {
-		return one.adminLines("GET", "/lanes", "")[0]["state"] == "paused"
+		return one.adminLines("GET", "/lanes")[0]["state"] == "paused"
 	})
 	waiting := two.post(topic)
 	two.wantListed("state=waiting", waiting)

@@ -379,7 +379,7 @@ func (p *process) idle() {
 // wantDeliveries waits until so many deliveries of a lane are in a state.
 func (p *process) wantDeliveries(lane, state string, n int) {
 	p.t.Helper()
-	filters, got := "lane="+lane+"&state="+state, 0
+	filters, got := "limit=1000&lane="+lane+"&state="+state, 0
 	for end := time.Now().Add(longPatience); ; time.Sleep(50 * time.Millisecond) {
 		if got = len(p.listed(filters)); got == n {
 			return

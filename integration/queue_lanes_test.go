@@ -67,9 +67,9 @@ func TestQueueLanesAreIndependent(t *testing.T) {
 	wantTold(t, p, "warn", down, topics)
 	back.Store(true)
 	p.reload(config(good.address))
-	p.adminLines("POST", "/deliveries/retry?state=retrying", "") // as some are due only later
+	p.adminLines("POST", "/deliveries/retry?state=retrying") // as some are due only later
 	within(t, longPatience, "no lane is down", func() bool { return len(p.lines("info", up)) >= len(topics) })
-	p.adminLines("POST", "/deliveries/retry?state=retrying", "") // what was under way then
+	p.adminLines("POST", "/deliveries/retry?state=retrying") // what was under way then
 	p.idle()
 	wantTold(t, p, "info", up, topics)
 	wantTold(t, p, "warn", down, topics)

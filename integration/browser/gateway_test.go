@@ -107,7 +107,7 @@ func postNotification(t *testing.T, url string, body []byte) {
 	}
 }
 
-// awaitDeadLetter waits until the pages list a notification as a dead letter.
+// awaitDeadLetter waits until the UI lists a notification as a dead letter.
 func awaitDeadLetter(t *testing.T, ui, id string) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {

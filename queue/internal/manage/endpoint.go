@@ -116,7 +116,7 @@ func FindEndpoint(ctx context.Context, workers []*worker.Worker, name string) (E
 // unknown returns the error for a name that is not one of the valid ones.
 func unknown(what, name string, valid []string) error {
 	slices.Sort(valid)
-	return BadRequest(fmt.Errorf("%s %q: there is no such %[1]s; they are %s", what, name, option.Choices(name, slices.Compact(valid))))
+	return BadRequest(fmt.Errorf("%s %q: there is no such %[1]s; they are %[3]s", what, name, option.Choices(name, slices.Compact(valid))))
 }
 
 // inspector returns the database, or an error while it is not open.

@@ -2,6 +2,7 @@ package manage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"unicode/utf8"
 
@@ -9,6 +10,8 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/worker"
 )
+
+var errNotText = errors.New("the id is not text: escape UTF-8 with %, and leave out zero bytes")
 
 // maxFound is how many notifications with one id are looked at: their bodies are in memory.
 const maxFound = 10
@@ -39,6 +42,9 @@ func (e Endpoint) List(ctx context.Context, s Selection, do func([]adminapi.Deli
 // Find returns the deliveries of the notifications that have an id: Intercom's, or the number
 // in the database.
 func (e Endpoint) Find(ctx context.Context, id string) ([]adminapi.Details, error) {
+	if notText(id) {
+		return nil, BadRequest(errNotText)
+	}
 	inspector, err := e.inspector()
 	if err != nil {
 		return nil, err

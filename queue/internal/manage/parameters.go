@@ -78,10 +78,9 @@ func (p Parameters) One(name string) string {
 	return p[name][0]
 }
 
-// selection returns what the parameters select of an endpoint.
-func (p Parameters) selection(e Endpoint, ofChange bool) (s Selection, err error) {
-	now := e.Worker.Now()
-	s.Filter = db.Filter{Endpoint: e.Name, Topic: p.One("topic"), Lane: p.One("lane"), Workspace: p.One("workspace"), Error: p.One("error")}
+// selection returns what the parameters select of an endpoint. The time is the database's.
+func (p Parameters) selection(endpoint string, now time.Time, ofChange bool) (s Selection, err error) {
+	s.Filter = db.Filter{Endpoint: endpoint, Topic: p.One("topic"), Lane: p.One("lane"), Workspace: p.One("workspace"), Error: p.One("error")}
 	var errs [7]error
 	s.Filter.States, errs[0] = choices(p, "state", db.States)
 	s.Filter.Reasons, errs[1] = choices(p, "reason", db.Reasons)
@@ -115,7 +114,7 @@ func choices[T ~string](p Parameters, name string, valid []T) (chosen []T, err e
 			case value == "":
 				return nil, fmt.Errorf("%s %q: a value is empty", name, text)
 			case valid != nil && !slices.Contains(valid, value):
-				return nil, fmt.Errorf("%s %q: there is no such %[1]s; they are %s", name, one, option.Choices(one, Names(valid)))
+				return nil, fmt.Errorf("%s %q: there is no such %[1]s; they are %[3]s", name, one, option.Choices(one, Names(valid)))
 			}
 			chosen = append(chosen, value)
 		}
@@ -159,7 +158,7 @@ func (p Parameters) bool(name string) (bool, error) {
 
 // List returns what the parameters say about a list.
 func (p Parameters) List(e Endpoint) (Selection, error) {
-	s, err := p.selection(e, false)
+	s, err := p.selection(e.Name, e.Worker.Now(), false)
 	if err == nil && s.Limit > maxLimit {
 		err = fmt.Errorf("limit %d: a list has %d at most; its last line has the cursor to go on with", s.Limit, maxLimit)
 	}
@@ -173,7 +172,7 @@ func (p Parameters) List(e Endpoint) (Selection, error) {
 // Change returns what the parameters say about a change of deliveries of an endpoint.
 func (p Parameters) Change(e Endpoint, v Verb, who string) (Change, error) {
 	c := Change{Verb: v, To: p.One("to"), Who: who, What: url.Values(p).Encode()}
-	if err := c.parse(p, e); err != nil {
+	if err := c.parse(p, e.Name, e.Worker.Now()); err != nil {
 		return c, BadRequest(err)
 	}
 	if c.To != "" {
@@ -182,7 +181,7 @@ func (p Parameters) Change(e Endpoint, v Verb, who string) (Change, error) {
 	return c, nil
 }
 
-func (c *Change) parse(p Parameters, e Endpoint) (err error) {
+func (c *Change) parse(p Parameters, endpoint string, now time.Time) (err error) {
 	switch {
 	case !slices.ContainsFunc(filterParameters, func(name string) bool { return p[name] != nil }):
 		return fmt.Errorf("%s needs a filter, such as state=dead, topic=conversation.* or since=2h", c.Verb)
@@ -191,7 +190,7 @@ func (c *Change) parse(p Parameters, e Endpoint) (err error) {
 	case p["whole"] != nil && c.Verb != Erase:
 		return fmt.Errorf("%s has no parameter whole: only erase rewrites the file", c.Verb)
 	}
-	if c.Selection, err = p.selection(e, true); err != nil {
+	if c.Selection, err = p.selection(endpoint, now, true); err != nil {
 		return err
 	}
 	if c.DryRun, err = p.bool("dry_run"); err != nil {

@@ -244,7 +244,7 @@ func TestAdminAPIDoesNotDelayAReload(t *testing.T) {
 	s.webhook = strings.Replace(s.webhook, "respond 500", "respond 200", 1)
 	ended := make(chan []map[string]any, 1)
 	go func() { ended <- p.adminLines("POST", "/deliveries/retry?state=dead&rate=0.5") }()
-	time.Sleep(200 * time.Millisecond) // so that it has begun, as a rule
+	within(t, longPatience, "it has begun", func() bool { return len(p.listed("state=dead")) < 5 || len(ended) > 0 })
 	p.reload(s)
 	var last map[string]any
 	select {

@@ -159,7 +159,7 @@ func TestMetricsOfLanes(t *testing.T) {
 		}
 		const prefix = "caddy_intercom_webhook_"
 		for key, want := range map[string]float64{
-			"lane_info route support": 1, "lane_info copy staging": 1, "lane_paused support": 1, "lane_paused staging": 0,
+			"lane_paused support": 1, "lane_paused staging": 0,
 			"queue_deliveries support waiting": 1, "queue_deliveries staging dead": 0,
 		} {
 			if value, ok := got[prefix+key]; !ok || value != want {

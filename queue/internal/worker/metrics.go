@@ -33,7 +33,6 @@ var (
 	}, []string{"lane", "topic"})
 
 	allLanes = laneCollector{
-		info:       laneDesc("lane_info", "The lanes of the queue; kind is route or copy. Always 1.", "lane", "kind"),
 		paused:     laneDesc("lane_paused", "Whether a person has paused the lane.", "lane"),
 		deliveries: laneDesc("queue_deliveries", "Deliveries in the queue's database, by lane and state; delivered ones are not counted.", "lane", "state"),
 		oldest:     laneDesc("queue_oldest_seconds", "Age of the oldest delivery that is neither delivered nor dead, by lane; 0 if there is none.", "lane"),
@@ -72,11 +71,11 @@ func (c Config) startCounters() {
 var sources sync.Map // of any to func() []LaneStatus
 
 // laneCollector counts the deliveries when the metrics are read.
-type laneCollector struct{ info, paused, deliveries, oldest *prometheus.Desc }
+type laneCollector struct{ paused, deliveries, oldest *prometheus.Desc }
 
 // Describe sends the descriptions of all metrics.
 func (c laneCollector) Describe(descs chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{c.info, c.paused, c.deliveries, c.oldest} {
+	for _, desc := range []*prometheus.Desc{c.paused, c.deliveries, c.oldest} {
 		descs <- desc
 	}
 }
@@ -94,7 +93,7 @@ func (c laneCollector) Collect(metrics chan<- prometheus.Metric) {
 		label := Label(status.Lane)
 		sum, known := byLabel[label]
 		if !known {
-			sum = LaneStatus{Kind: status.Kind, State: status.State, Counts: make(map[db.State]int64)}
+			sum = LaneStatus{State: status.State, Counts: make(map[db.State]int64)}
 		}
 		for state, n := range status.Counts {
 			sum.Counts[state] += n
@@ -109,9 +108,6 @@ func (c laneCollector) Collect(metrics chan<- prometheus.Metric) {
 		metrics <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
 	}
 	for label, lane := range byLabel {
-		if lane.Kind != "" {
-			gauge(c.info, 1, label, lane.Kind)
-		}
 		paused := 0.0
 		if lane.State == LanePaused {
 			paused = 1

@@ -19,7 +19,10 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	requestbody "github.com/caddy-intercom/caddy-intercom-webhook/internal/body"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/envelope"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/signature"
 )
 
 // BenchmarkVerifyAndTag measures what a notification costs before it is routed,
@@ -53,7 +56,7 @@ func BenchmarkVerifyAndTag(b *testing.B) {
 			requestBody := io.NopCloser(reader)
 			r := httptest.NewRequest(http.MethodPost, "/", nil)
 			r.RemoteAddr = "127.0.0.1:1"
-			r.Header.Set("X-Hub-Signature", sign(hubSignature, secret, string(body)))
+			r.Header.Set("X-Hub-Signature", sign(signature.Hub, secret, string(body)))
 			r = prepared(r)
 			repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 			// the access log's fields would pile up on the one request
@@ -71,12 +74,12 @@ func BenchmarkVerifyAndTag(b *testing.B) {
 				if refused != nil {
 					b.Fatal(refused)
 				}
-				restoreBody(r, signed.body)
-				envelope, err := parseEnvelope(signed.body)
+				requestbody.Restore(r, signed.body)
+				parsed, err := envelope.Parse(signed.body)
 				if err != nil {
 					b.Fatal(err)
 				}
-				t.setNotification(r.Header, envelope)
+				t.setNotification(r.Header, parsed)
 			}
 		})
 	}

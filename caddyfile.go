@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -20,16 +19,16 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/secrets"
 )
 
 func init() {
 	httpcaddyfile.RegisterHandlerDirective("intercom_webhook", parseCaddyfile)
 	httpcaddyfile.RegisterHandlerDirective("intercom_ready", parseReady)
-	// Before all directives that dispatch to backends, so that no unverified request gets
-	// there. invoke is the first of them; handle, route and reverse_proxy follow.
-	// intercom_ready comes first, because a site may have intercom_webhook without a path.
-	httpcaddyfile.RegisterDirectiveOrder("intercom_ready", httpcaddyfile.Before, "invoke")
-	httpcaddyfile.RegisterDirectiveOrder("intercom_webhook", httpcaddyfile.Before, "invoke")
+	// Before redir and all that answers, so that nothing answers in their place. intercom_ready
+	// comes first, because a site may have intercom_webhook without a path.
+	httpcaddyfile.RegisterDirectiveOrder("intercom_ready", httpcaddyfile.Before, "redir")
+	httpcaddyfile.RegisterDirectiveOrder("intercom_webhook", httpcaddyfile.Before, "redir")
 }
 
 // subdirectives has the names for error messages, in the order of the grammar.
@@ -74,6 +73,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 	seen := make(map[string]bool)
 
 	h.Next() // consume the directive name
+	file, line := h.File(), h.Line()
 	if h.NextArg() {
 		return nil, h.ArgErr()
 	}
@@ -114,7 +114,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 		}
 	}
 	if len(handler.ClientSecrets) == 0 {
-		return nil, h.WrapErr(errNoSecret)
+		return nil, h.WrapErr(secrets.ErrMissing)
 	}
 
 	parser := routeParser{Helper: h, handler: handler, lanes: make(map[string]bool)}
@@ -141,55 +141,24 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 			return nil, err
 		}
 	}
+	rememberPlace(handler, file, line)
 	return handler, nil
 }
 
 func parseSecrets(d *caddyfile.Dispenser) ([]string, error) {
-	secrets := d.RemainingArgs()
-	if len(secrets) == 0 {
-		return nil, d.WrapErr(errNoSecret)
+	given := d.RemainingArgs()
+	if len(given) == 0 {
+		return nil, d.WrapErr(secrets.ErrMissing)
 	}
-	for i, secret := range secrets {
+	for i, secret := range given {
 		if secret == "" {
 			return nil, d.Errf("client_secret %d is empty", i+1)
 		}
-		if slices.Contains(secrets[:i], secret) {
+		if slices.Contains(given[:i], secret) {
 			return nil, d.Errf("client_secret %d is given twice", i+1)
 		}
 	}
-	return secrets, nil
-}
-
-func parseSource(d *caddyfile.Dispenser) (json.RawMessage, error) {
-	if !d.NextArg() {
-		return nil, d.Err("allow: the IP source is missing, as in `allow static 192.0.2.0/24`")
-	}
-	name := d.Val()
-	if name == "static" && d.CountRemainingArgs() == 0 {
-		return nil, d.WrapErr(errNoRange)
-	}
-	id := sourceNamespace + "." + name
-	if _, err := caddy.GetModule(id); err != nil {
-		if isRange(name) {
-			return nil, d.Errf("allow: an address range is not an IP source; did you mean `allow static %s`?",
-				strings.Join(append([]string{name}, d.RemainingArgs()...), " "))
-		}
-		return nil, d.Errf("allow: this Caddy has no IP source %q: it has %s", name, option.Choices(name, modulesIn(sourceNamespace)))
-	}
-	module, err := caddyfile.UnmarshalModule(d, id)
-	if err != nil {
-		return nil, err
-	}
-	return caddyconfig.JSONModuleObject(module, "source", name, nil), nil
-}
-
-// isRange reports whether the IP source static accepts s as a range.
-func isRange(s string) bool {
-	if _, err := netip.ParseAddr(s); err == nil {
-		return true
-	}
-	_, err := netip.ParsePrefix(s)
-	return err == nil || s == "private_ranges"
+	return given, nil
 }
 
 func parseSize(d *caddyfile.Dispenser) (int64, error) {
@@ -204,10 +173,7 @@ func parseSize(d *caddyfile.Dispenser) (int64, error) {
 	return int64(size), nil
 }
 
-const (
-	sourceNamespace = "http.ip_sources"
-	queueNamespace  = "http.intercom_webhook.queues"
-)
+const queueNamespace = "http.intercom_webhook.queues"
 
 // UnmarshalQueue parses `queue [<engine>] ...`. Its first token must be the current one.
 func UnmarshalQueue(d *caddyfile.Dispenser) (queue caddyfile.Unmarshaler, engine string, err error) {
@@ -245,15 +211,6 @@ func unknownEngine(engine string) error {
 	}
 }
 
-// modulesIn returns the names of all modules in a namespace.
-func modulesIn(namespace string) []string {
-	var names []string
-	for _, module := range caddy.GetModules(namespace) {
-		names = append(names, module.ID.Name())
-	}
-	return names
-}
-
 // parseQueue parses the segment of the queue subdirective, and checks the queue against the
 // lanes of the routes and copies.
 func parseQueue(segment caddyfile.Segment, lanes map[string]bool, routed bool) (json.RawMessage, error) {
@@ -272,18 +229,4 @@ func parseQueue(segment caddyfile.Segment, lanes map[string]bool, routed bool) (
 		return nil, d.WrapErr(err)
 	}
 	return caddyconfig.JSONModuleObject(module, "engine", engine, nil), nil
-}
-
-// parseDirectives parses a segment that has one token and a block of HTTP directives.
-func parseDirectives(h httpcaddyfile.Helper, segment caddyfile.Segment) (caddyhttp.RouteList, error) {
-	d := caddyfile.NewDispenser(segment)
-	parsed, err := httpcaddyfile.ParseSegmentAsSubroute(h.WithDispenser(d))
-	if err != nil {
-		return nil, err
-	}
-	subroute, ok := parsed.(*caddyhttp.Subroute)
-	if !ok || len(subroute.Routes) == 0 {
-		return nil, d.Err("the block of directives is missing or empty; to do nothing, write { respond 200 }")
-	}
-	return subroute.Routes, nil
 }

@@ -1,7 +1,6 @@
 package intercomwebhook
 
 import (
-	"cmp"
 	"errors"
 	"slices"
 	"strconv"
@@ -13,35 +12,14 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/lanename"
 )
-
-// parseCopy parses the segment of a copy subdirective.
-func (p *routeParser) parseCopy(segment caddyfile.Segment) (Copy, error) {
-	head, err := parseHead(segment)
-	if err != nil {
-		return Copy{}, err
-	}
-	if slices.ContainsFunc(head.topics, isCopyOption) || slices.ContainsFunc(head.workspaces, isCopyOption) {
-		return Copy{}, p.firstLine(segment).WrapErr(errMisplacedOption)
-	}
-	if err := p.claimLane(cmp.Or(head.lane, lanename.Default(lanename.CopyPrefix, head.topics))); err != nil {
-		return Copy{}, p.firstLine(segment).WrapErr(err)
-	}
-	var c Copy
-	if head.rest, err = c.cutOptions(head.rest); err != nil {
-		return Copy{}, err
-	}
-	c.Route, err = p.route(head)
-	return c, err
-}
 
 var copyOptions = []string{"sample", "resign"}
 
 func isCopyOption(name string) bool { return slices.Contains(copyOptions, name) }
 
 // cutOptions reads the options of a copy in its block, and returns the segment without them.
-func (c *Copy) cutOptions(segment caddyfile.Segment) (caddyfile.Segment, error) {
+func cutOptions(c *Copy, segment caddyfile.Segment) (caddyfile.Segment, error) {
 	d := caddyfile.NewDispenser(segment)
 	d.Next()
 	opening := 1 + len(d.RemainingArgs())

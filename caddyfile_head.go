@@ -20,8 +20,8 @@ type head struct {
 	lane       string
 	proxied    bool // it has `to`
 
-	shares string            // the tokens before `as` and `to`
-	rest   caddyfile.Segment // `to`, or else the last token of the line, and all that follows
+	selection string            // the tokens before `as` and `to`
+	rest      caddyfile.Segment // `to`, or else the last token of the line, and all that follows
 }
 
 // headParser reads the first line of a route, token by token.
@@ -53,7 +53,7 @@ func parseHead(segment caddyfile.Segment) (h head, err error) {
 			return head{}, p.Err("for: the workspace is missing; give the app ids of workspaces, as in `for tulip4`, or leave out `for` to take all of them")
 		}
 	}
-	h.shares = join(segment[:p.last])
+	h.selection = join(segment[:p.last])
 	if p.at("as") {
 		if p.next(); !p.more {
 			return head{}, p.Err("as: the name of the lane is missing")

@@ -21,7 +21,7 @@ import (
 type routeParser struct {
 	httpcaddyfile.Helper
 	handler *Handler
-	taken   []share         // by the routes so far
+	covered []coverage      // by the routes so far
 	lanes   map[string]bool // of the routes and copies so far
 }
 
@@ -32,20 +32,42 @@ func (p *routeParser) parse(segment caddyfile.Segment) (Route, error) {
 		return Route{}, err
 	}
 	d := p.firstLine(segment)
-	wanted := shares(head.topics, head.workspaces)
+	rememberPlace(&head.topics, segment[0].File, segment[0].Line)
+	wanted := coverages(head.topics, head.workspaces)
 	for _, one := range wanted {
-		if slices.Contains(p.taken, one) {
+		if slices.Contains(p.covered, one) {
 			return Route{}, d.WrapErr(routedTwice(one))
 		}
 	}
-	if err := checkReachable(wanted, p.taken); err != nil {
-		return Route{}, d.Errf("%s %w", head.shares, err)
+	if err := checkReachable(wanted, p.covered); err != nil {
+		return Route{}, d.Errf("%s %w", head.selection, err)
 	}
-	p.taken = append(p.taken, wanted...)
-	if err := p.claimLane(cmp.Or(head.lane, lanename.Default("", head.topics))); err != nil {
+	p.covered = append(p.covered, wanted...)
+	if err := p.addLane(cmp.Or(head.lane, lanename.Default("", head.topics))); err != nil {
 		return Route{}, d.WrapErr(err)
 	}
 	return p.route(head)
+}
+
+// parseCopy parses the segment of a copy subdirective.
+func (p *routeParser) parseCopy(segment caddyfile.Segment) (Copy, error) {
+	head, err := parseHead(segment)
+	if err != nil {
+		return Copy{}, err
+	}
+	rememberPlace(&head.topics, segment[0].File, segment[0].Line)
+	if slices.ContainsFunc(head.topics, isCopyOption) || slices.ContainsFunc(head.workspaces, isCopyOption) {
+		return Copy{}, p.firstLine(segment).WrapErr(errMisplacedOption)
+	}
+	if err := p.addLane(cmp.Or(head.lane, lanename.Default(lanename.CopyPrefix, head.topics))); err != nil {
+		return Copy{}, p.firstLine(segment).WrapErr(err)
+	}
+	var c Copy
+	if head.rest, err = cutOptions(&c, head.rest); err != nil {
+		return Copy{}, err
+	}
+	c.Route, err = p.route(head)
+	return c, err
 }
 
 // firstLine returns a dispenser whose errors name the first line of the segment.
@@ -55,16 +77,16 @@ func (p *routeParser) firstLine(segment caddyfile.Segment) *caddyfile.Dispenser 
 	return d
 }
 
-func routedTwice(s share) error {
-	if s.workspace == "" {
-		return fmt.Errorf("topic pattern %q already has a route", s.topics)
+func routedTwice(c coverage) error {
+	if c.workspace == "" {
+		return fmt.Errorf("topic pattern %q already has a route", c.topics)
 	}
-	return fmt.Errorf("topic pattern %q already has a route for workspace %q", s.topics, s.workspace)
+	return fmt.Errorf("topic pattern %q already has a route for workspace %q", c.topics, c.workspace)
 }
 
-// claimLane returns an error if an earlier route or copy has the lane. Provision checks that, too,
+// addLane returns an error if an earlier route or copy has the lane. Provision checks that, too,
 // but does not know the line of the Caddyfile.
-func (p *routeParser) claimLane(name string) error {
+func (p *routeParser) addLane(name string) error {
 	if p.lanes[name] {
 		return fmt.Errorf("another route or copy already has the lane %q: give this one another lane with `as <lane>`", name)
 	}
@@ -138,4 +160,18 @@ func (p *routeParser) parseProxy(segment caddyfile.Segment) (*reverseproxy.Handl
 		return nil, d.WrapErr(err)
 	}
 	return proxy, nil
+}
+
+// parseDirectives parses a segment that has one token and a block of HTTP directives.
+func parseDirectives(h httpcaddyfile.Helper, segment caddyfile.Segment) (caddyhttp.RouteList, error) {
+	d := caddyfile.NewDispenser(segment)
+	parsed, err := httpcaddyfile.ParseSegmentAsSubroute(h.WithDispenser(d))
+	if err != nil {
+		return nil, err
+	}
+	subroute, ok := parsed.(*caddyhttp.Subroute)
+	if !ok || len(subroute.Routes) == 0 {
+		return nil, d.Err("the block of directives is missing or empty; to do nothing, write { respond 200 }")
+	}
+	return subroute.Routes, nil
 }

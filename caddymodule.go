@@ -6,7 +6,6 @@ package intercomwebhook
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,12 +16,20 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/body"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/envelope"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/events"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/logging"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/metrics"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/secrets"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/shield"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/signature"
+	"github.com/caddy-intercom/caddy-intercom-webhook/ipranges"
 )
 
 func init() {
@@ -107,18 +114,17 @@ type Handler struct {
 	// delivers them to the routes later. Default: deliver first, then answer.
 	QueueRaw json.RawMessage `json:"queue,omitempty" caddy:"namespace=http.intercom_webhook.queues inline_key=engine"`
 
-	verifier   *verifier
-	routes     []route
-	copies     []copyRoute
-	queue      Queue
-	configHash [sha256.Size]byte
-	server     *caddyhttp.Server // nil outside of a server
+	verifier *verifier
+	router   *router
+	storer   *storer // nil without a queue
+	recorder *recorder
 
-	events *events.Emitter
 	logger *zap.Logger
 	// floodLogger writes each message at most once a second. It is for events that
 	// anybody on the internet can cause.
 	floodLogger *zap.Logger
+
+	counted []metrics.Lane // in metrics.Lanes
 }
 
 const (
@@ -136,53 +142,98 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 
 // Provision loads the guest modules and expands the secrets.
 func (h *Handler) Provision(ctx caddy.Context) error {
-	h.logger = ctx.Logger()
+	hash := hashOf(h)
+	h.logger = withPlace(ctx.Logger(), hash)
 	h.floodLogger = logging.OncePerSecond(h.logger)
-	if err := h.hashConfig(); err != nil {
-		return err
-	}
-	var err error
-	if h.events, err = events.New(ctx); err != nil {
-		return err
-	}
 	h.MaxSize = cmp.Or(h.MaxSize, defaultMaxSize)
 	h.Timeout = cmp.Or(h.Timeout, caddy.Duration(defaultTimeout))
+	if len(h.AllowRaw) == 0 {
+		h.AllowRaw = []json.RawMessage{caddyconfig.JSONModuleObject(new(ipranges.Source), "source", "intercom", nil)}
+	}
+	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
+		return fmt.Errorf("registering metrics: %w", err)
+	}
+	emitter, err := events.New(ctx)
+	if err != nil {
+		return err
+	}
+	h.recorder = &recorder{queued: h.QueueRaw != nil, logger: h.logger, events: emitter}
+	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	if err := h.provisionVerifier(ctx, server); err != nil {
+		return err
+	}
+	if err := h.provisionRoutes(ctx); err != nil {
+		return err
+	}
+	if err := h.provisionQueue(ctx, server, hash[:]); err != nil {
+		return err
+	}
+	var labels []string
+	for _, lane := range h.router.lanes() {
+		labels = append(labels, h.router.label(lane.Name))
+		one := metrics.Lane{Label: h.router.label(lane.Name), Copy: lane.Copy}
+		metrics.Lanes.Add(one)
+		h.counted = append(h.counted, one)
+	}
+	startCounters(labels)
+	running, err := loadApp(ctx)
+	if err != nil {
+		return err
+	}
+	running.add(h.router, h.storer, server)
+	return nil
+}
 
-	secrets, err := newClientSecrets(h.ClientSecrets, h.logger)
+func (h *Handler) provisionVerifier(ctx caddy.Context, server *caddyhttp.Server) error {
+	clientSecrets, err := secrets.New("client_secret", h.ClientSecrets, h.logger, startSecretMatches)
 	if err != nil {
 		return err
 	}
-	sources, err := h.loadSources(ctx)
+	sources, intercoms, err := loadSources(ctx, h)
 	if err != nil {
 		return err
 	}
+	warnOfSources(h.logger, intercoms, server)
 	h.verifier = &verifier{
 		sources:     sources,
-		keys:        secrets.current,
+		keys:        clientSecrets.Keys,
 		maxSize:     h.MaxSize,
 		appRequests: len(h.AppRequests) > 0,
 	}
-	h.server, _ = ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	h.warnOfForgeableSource()
+	return nil
+}
 
+func (h *Handler) provisionRoutes(ctx caddy.Context) (err error) {
+	h.router = &router{label: func(lane string) string { return lane }, logger: h.logger, floodLogger: h.floodLogger}
 	lanes := make(laneSet)
-	if h.routes, err = provisionRoutes(ctx, h.Routes, lanes); err != nil {
+	if h.router.routes, err = provisionRoutes(ctx, h.Routes, lanes); err != nil {
 		return err
 	}
-	if h.copies, err = provisionCopies(ctx, h.Copies, lanes, h.logger); err != nil {
+	if h.router.copies, err = provisionCopies(ctx, h.Copies, lanes, h.logger); err != nil {
 		return err
 	}
 	if err := h.AppRequests.Provision(ctx); err != nil {
 		return fmt.Errorf("app_requests: %w", err)
 	}
-	if err := h.loadQueue(ctx); err != nil {
-		return err
-	}
-	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
-		return fmt.Errorf("registering metrics: %w", err)
-	}
-	h.startCounters()
+	warnOfRoutes(h.logger, h.router.routes, h.QueueRaw != nil)
 	return nil
+}
+
+func (h *Handler) provisionQueue(ctx caddy.Context, server *caddyhttp.Server, hash []byte) error {
+	switch {
+	case h.QueueRaw == nil && len(h.Copies) > 0:
+		return errCopyWithoutQueue
+	case h.QueueRaw == nil:
+		return nil
+	}
+	module, err := ctx.LoadModule(h, "QueueRaw")
+	if err != nil {
+		return fmt.Errorf("loading queue: %w", err)
+	}
+	queue := module.(Queue)
+	h.router.label = queue.LaneLabel
+	h.storer = &storer{queue: queue, router: h.router, server: server, floodLogger: h.floodLogger}
+	return h.storer.attach(hash)
 }
 
 // Validate refuses limits that are out of range.
@@ -201,6 +252,14 @@ func (h *Handler) Validate() error {
 	return nil
 }
 
+// Cleanup forgets the lanes of this config.
+func (h *Handler) Cleanup() error {
+	for _, lane := range h.counted {
+		metrics.Lanes.Remove(lane)
+	}
+	return nil
+}
+
 // ServeHTTP verifies a request, reads its envelope, tags it, stores or routes it, and
 // answers it.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
@@ -209,7 +268,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	t := newTag(r)
 
 	if r.Method == http.MethodHead {
-		abandonBody(w, r)
+		body.Abandon(w, r)
 		w.WriteHeader(http.StatusOK)
 		return nil
 	}
@@ -218,19 +277,19 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return h.refuse(w, r, t, refused)
 	}
 	secretMatches(signed.secret).Inc()
-	restoreBody(r, signed.body)
+	body.Restore(r, signed.body)
 
-	if signed.scheme == bodySignature {
+	if signed.scheme == signature.Body {
 		t.kind = kindAppRequest
 		return h.runUnshielded(caddyhttp.NewResponseRecorder(w, nil, nil), r, t, h.AppRequests.Compile(next))
 	}
 
-	envelope, err := parseEnvelope(signed.body)
+	parsed, err := envelope.Parse(signed.body)
 	if err != nil {
 		return h.refuse(w, r, t, newRefusal(http.StatusBadRequest, reasonEnvelope, "%w", err))
 	}
-	t.request = notifications.capture(r, envelope, signed.body, start)
-	t.setNotification(r.Header, envelope)
+	t.request = live.Capture(r, parsed, signed.body, start)
+	t.setNotification(r.Header, parsed)
 	lastVerified.Set(float64(start.UnixMilli()) / 1e3)
 
 	ctx, cancel := context.WithDeadline(r.Context(), deadline)
@@ -242,41 +301,44 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	*r = *r.WithContext(ctx)
 	defer func() { *r = *r.WithContext(outer) }()
 
-	if len(h.routes) == 0 {
+	if len(h.router.routes) == 0 {
 		return h.callNext(w, r, t, next, start)
 	}
-
-	a := &answer{w: w}
+	answer := shield.NewAnswer(w)
 	late := http.StatusGatewayTimeout
-	if h.queue != nil {
+	if h.storer != nil {
 		late = http.StatusServiceUnavailable // it could not store the notification in time
 	}
-	defer a.giveAtDeadline(deadline, late, r.ProtoMajor)()
-	var outcome string
-	var status int
-	switch {
-	case t.topic == intercom.TopicPing && !h.takesPing(r, t):
-		outcome, status = outcomePing, http.StatusOK
-	case h.queue != nil:
-		outcome, status = h.store(r, t, signed.body)
-	default:
-		outcome, status = h.deliver(r, t)
-	}
-	status, answered := a.give(status)
-	h.observe(t, outcome, status, start, answered)
+	defer answer.GiveAtDeadline(deadline, late, r.ProtoMajor)()
+	outcome, status := h.handle(r, t, signed.body)
+	status, answered := answer.Give(status)
+	h.recorder.observe(t, outcome, status, start, answered)
 	return nil
+}
+
+// handle answers a ping, stores a notification, or delivers it. It returns the outcome and
+// the status for Intercom.
+func (h *Handler) handle(r *http.Request, t *tag, content []byte) (outcome string, status int) {
+	switch {
+	case t.Topic == intercom.TopicPing && !h.router.takesPing(r, t):
+		return outcomePing, http.StatusOK
+	case h.storer != nil:
+		return h.storer.store(r, t, content)
+	default:
+		return h.router.deliver(r, t)
+	}
 }
 
 // refuse logs and counts the refusal of a request, and returns the error with which
 // Caddy answers it.
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, t *tag, why *refusal) error {
 	t.reason = why.reason
-	closeConnection(w, r)
+	body.CloseConnection(w, r)
 	refusedTotal.WithLabelValues(why.reason).Inc()
 	switch why.reason {
 	case reasonMethod, reasonEarlyData, reasonSource: // not proven to come from Intercom
 	default:
-		watchAnswer(why.status, h.logger, h.events)
+		h.recorder.answered(why.status)
 	}
 	if why.reason == reasonMethod {
 		w.Header()["Allow"] = []string{"HEAD, POST"}
@@ -296,7 +358,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, t *tag, why *re
 // callNext calls the next handler, and counts the answer that it gives.
 func (h *Handler) callNext(w http.ResponseWriter, r *http.Request, t *tag, next caddyhttp.Handler, start time.Time) error {
 	status := http.StatusInternalServerError // if the next handler panics
-	defer func() { h.observe(t, outcomeOf(status), status, start, time.Now()) }()
+	defer func() { h.recorder.observe(t, outcomeOf(status), status, start, time.Now()) }()
 
 	recorder := caddyhttp.NewResponseRecorder(w, nil, nil)
 	err := h.runUnshielded(recorder, r, t, next)
@@ -311,52 +373,25 @@ func (h *Handler) callNext(w http.ResponseWriter, r *http.Request, t *tag, next 
 // runUnshielded runs handlers and does not change their answer. If one panics, the answer
 // is 502. If an answer has begun by then, the connection is closed.
 func (h *Handler) runUnshielded(w caddyhttp.ResponseRecorder, r *http.Request, t *tag, handler caddyhttp.Handler) error {
-	err := serve(handler, w, r)
-	if err == errCutShort { //nolint:errorlint // returned by serve itself
+	err := shield.Serve(handler, w, r)
+	if err == shield.ErrCutShort { //nolint:errorlint // returned by Serve itself
 		panic(http.ErrAbortHandler) // net/http closes the connection
 	}
-	panicked, ok := errors.AsType[*panicError](err)
+	panicked, ok := errors.AsType[*shield.PanicError](err)
 	if !ok {
 		return err
 	}
-	h.logPanic(panicked, zap.Inline(t))
+	logPanic(h.floodLogger, panicked, zap.Inline(t))
 	if w.Status() != 0 {
 		panic(http.ErrAbortHandler)
 	}
 	return caddyhttp.Error(http.StatusBadGateway, panicked)
 }
 
-// logPanic logs a panic of a handler or a matcher, together with fields that identify the
-// notification.
-func (h *Handler) logPanic(panicked *panicError, fields ...zap.Field) {
-	if c := h.floodLogger.Check(zapcore.ErrorLevel, "a handler panicked"); c != nil {
-		c.Write(append(fields, zap.String("panic", panicked.value), zap.ByteString("stack", panicked.stack))...)
-	}
-}
-
-// deliver runs the route that fits the notification, and returns the outcome and the
-// status for Intercom.
-func (h *Handler) deliver(r *http.Request, t *tag) (outcome string, status int) {
-	route, err := h.findRoute(r, t, "")
-	t.result = h.run(r, t, route, err)
-	if errors.Is(t.result.Err, ErrUnrouted) {
-		// An error answer would count against the whole subscription.
-		h.logger.Warn("notification is lost: no route answers it; add a route, such as route *, or an answer to the route that fits",
-			zap.Inline(t.onlyAttempt()))
-		return outcomeUnrouted, http.StatusOK
-	}
-	status = shieldedStatus(t.result.Delivery)
-	if status != http.StatusOK {
-		h.logger.Warn(logging.NotDelivered, zap.Inline(t.onlyAttempt()), zap.Int("answered", status))
-	} else if c := h.logger.Check(zap.DebugLevel, logging.Delivered); c != nil {
-		c.Write(zap.Inline(t.onlyAttempt()))
-	}
-	return outcomeOf(status), status
-}
-
 // Interface guards
 var (
 	_ caddy.Provisioner           = (*Handler)(nil)
 	_ caddy.Validator             = (*Handler)(nil)
+	_ caddy.CleanerUpper          = (*Handler)(nil)
 	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
 )

@@ -3,7 +3,6 @@ package intercomwebhook
 import (
 	"crypto/sha256"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"math"
 	"net/http"
@@ -13,6 +12,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/lanename"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/secrets"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/shield"
 )
 
 // Copy is a route for copies of notifications. Each notification that fits is stored once
@@ -39,20 +40,17 @@ type Copy struct {
 	Resign string `json:"resign,omitempty"`
 }
 
-// copyRoute is a Copy that is ready to run.
+// copyRoute is a Copy that can run.
 type copyRoute struct {
 	route
 	sample float64 // in percent
 }
 
-var errCopyWithoutQueue = errors.New("copy needs a queue: a copy is stored with its notification and delivered later, and without a queue nothing is stored; add `queue`")
-
-// provisionCopies makes the copies ready to run. A copy without a lane gets one.
+// provisionCopies makes the copies able to run. A copy without a lane gets one.
 func provisionCopies(ctx caddy.Context, configured []Copy, lanes laneSet, logger *zap.Logger) ([]copyRoute, error) {
 	var copies []copyRoute
 	for i := range configured {
-		c := &configured[i]
-		one, err := c.provision(ctx, lanes, logger)
+		one, err := provisionCopy(ctx, &configured[i], lanes, logger)
 		if err != nil {
 			return nil, fmt.Errorf("copy %d: %w", i, err)
 		}
@@ -61,7 +59,7 @@ func provisionCopies(ctx caddy.Context, configured []Copy, lanes laneSet, logger
 	return copies, nil
 }
 
-func (c *Copy) provision(ctx caddy.Context, lanes laneSet, logger *zap.Logger) (one copyRoute, err error) {
+func provisionCopy(ctx caddy.Context, c *Copy, lanes laneSet, logger *zap.Logger) (one copyRoute, err error) {
 	one.sample = 100
 	if c.Sample != nil {
 		one.sample = *c.Sample
@@ -72,11 +70,11 @@ func (c *Copy) provision(ctx caddy.Context, lanes laneSet, logger *zap.Logger) (
 	if err := c.Provision(ctx, nil); err != nil {
 		return one, err
 	}
-	if one.route, err = c.ready(lanename.Default(lanename.CopyPrefix, c.patterns()), lanes); err != nil {
+	if one.route, err = newRoute(c.Route, lanename.Default(lanename.CopyPrefix, patternsOf(c.MatcherSets)), lanes); err != nil {
 		return one, err
 	}
 	if c.Resign != "" {
-		one.signing, err = newSigningSecret(c.Resign, logger)
+		one.signing, err = secrets.NewSigning("resign", c.Resign, logger)
 	}
 	return one, err
 }
@@ -88,28 +86,11 @@ func checkSample(percent float64) error {
 	return nil
 }
 
-// copiesOf returns the lanes of the copies that the notification fits. A copy whose matcher
-// fails or panics gets none: what it is not meant to see must not go there.
-func (h *Handler) copiesOf(r *http.Request, t *tag) (lanes []string) {
-	for i := range h.copies {
-		one := &h.copies[i]
-		fits, err := one.takes(r, t)
-		if err != nil {
-			if c := h.floodLogger.Check(zap.ErrorLevel, "notification is not copied: a matcher of the copy failed"); c != nil {
-				c.Write(zap.String("lane", h.label(one.lane)), zap.Inline(t), zap.Error(err))
-			}
-		}
-		if fits {
-			lanes = append(lanes, one.lane)
-		}
-	}
-	return lanes
-}
-
-func (c *copyRoute) takes(r *http.Request, t *tag) (fits bool, err error) {
-	defer catchPanic(&err)
-	fits, err = c.fits(r, t.topic)
-	return fits && inSample(t.id, c.sample), err
+// fitsInSample reports whether the notification fits the copy, and is in its sample.
+func (c *copyRoute) fitsInSample(r *http.Request, t *tag) (fits bool, err error) {
+	defer shield.CatchPanic(&err)
+	fits, err = c.fits(r, t.Topic)
+	return fits && inSample(t.ID, c.sample), err
 }
 
 // inSample reports whether a notification is among so many percent of all. The sample of a
@@ -120,20 +101,4 @@ func inSample(id string, percent float64) bool {
 	}
 	hash := sha256.Sum256([]byte(id))
 	return float64(binary.BigEndian.Uint64(hash[:]))/math.MaxUint64*100 < percent
-}
-
-// takesPing reports whether a ping goes to a route or is copied.
-func (h *Handler) takesPing(r *http.Request, t *tag) bool {
-	_, err := matchRoute(h.routes, r, t.topic)
-	return !errors.Is(err, ErrUnrouted) || len(h.copiesOf(r, t)) > 0
-}
-
-// resign replaces the signature of a copy by that of its own secret, if it has one.
-func (r *route) resign(header http.Header, body []byte) {
-	if r.signing == nil {
-		return
-	}
-	delete(header, bodySignature.header)
-	key := r.signing.current()[0][hubSignature]
-	header[hubSignature.header] = []string{key.header(hubSignature, body)}
 }

@@ -18,6 +18,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/envelope"
 )
 
 // withCopies returns a handler without a queue that has these copies.
@@ -31,7 +33,7 @@ func withCopies(t *testing.T, copies string) *Handler {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if h.copies, err = provisionCopies(ctx, h.Copies, laneSet{"a": true}, zap.NewNop()); err != nil {
+	if h.router.copies, err = provisionCopies(ctx, h.Copies, laneSet{"a": true}, zap.NewNop()); err != nil {
 		t.Fatal(err)
 	}
 	return h
@@ -74,8 +76,9 @@ func TestNotificationsGoToTheCopiesThatTheyFit(t *testing.T) {
 		{"lane":"broken","match":[{"expression":"{http.request.header.X}.size() > 1000 || int({http.request.uri.path}) > 1"}]},
 		{"match":[{"intercom_topic":["a.b"]}],"sample":0.0000001}
 	]`)
-	if want := []string{"a", "copy-default", "vip", "copy-ping", "broken", "copy-a-b"}; !slices.Equal(h.Lanes(), want) {
-		t.Errorf("lanes %q, want %q", h.Lanes(), want)
+	want := []Lane{{"a", false}, {"copy-default", true}, {"vip", true}, {"copy-ping", true}, {"broken", true}, {"copy-a-b", true}}
+	if got := h.router.lanes(); !slices.Equal(got, want) {
+		t.Errorf("lanes %v, want %v", got, want)
 	}
 	for _, c := range []struct {
 		topic, workspace, id string
@@ -87,10 +90,10 @@ func TestNotificationsGoToTheCopiesThatTheyFit(t *testing.T) {
 		{"c", "tulip4", "1", []string{"copy-default"}}, // no route takes it
 		{"ping", "tulip4", "", []string{"copy-ping"}},
 	} {
-		r := h.prepare(httptest.NewRequest(http.MethodPost, "/intercom", nil))
+		r := withQueue(h, nil).prepare(httptest.NewRequest(http.MethodPost, "/intercom", nil))
 		tag := newTag(r)
-		tag.setNotification(r.Header, envelope{topic: c.topic, appID: c.workspace, id: c.id})
-		if got := h.copiesOf(r, tag); !slices.Equal(got, c.want) {
+		tag.setNotification(r.Header, envelope.Envelope{Topic: c.topic, AppID: c.workspace, ID: c.id})
+		if got := h.router.copiesOf(r, tag); !slices.Equal(got, c.want) {
 			t.Errorf("%+v goes to %q", c, got)
 		}
 	}
@@ -105,8 +108,8 @@ func TestACopyIsSignedAnew(t *testing.T) {
 		w.WriteHeader(http.StatusOK)
 		return nil
 	})
-	for i := range h.copies {
-		h.copies[i].handler = catch
+	for i := range h.router.copies {
+		h.router.copies[i].handler = catch
 	}
 	body := []byte(`{"topic":"ping"}`)
 	mac := hmac.New(sha1.New, []byte("another secret"))
@@ -114,7 +117,7 @@ func TestACopyIsSignedAnew(t *testing.T) {
 	for lane, want := range map[string]string{"staging": "sha1=" + hex.EncodeToString(mac.Sum(nil)), "plain": "sha1=0123"} {
 		r := httptest.NewRequest(http.MethodPost, "/", nil)
 		r.Header = http.Header{"X-Hub-Signature": {"sha1=0123"}, "X-Body-Signature": {"4567"}}
-		found, deliver := h.Route(r, body, 1, lane)
+		found, deliver := withQueue(h, nil).route(r, body, 1, lane)
 		if d := deliver(); found != lane || d.Err != nil {
 			t.Errorf("%s: lane %q, %+v", lane, found, d)
 		}
@@ -128,14 +131,32 @@ func TestACopyIsSignedAnew(t *testing.T) {
 	}
 }
 
+// storedQueue is a Queue that keeps what is stored.
+type storedQueue struct {
+	Queue
+	stored []Notification
+}
+
+func (q *storedQueue) Store(_ *http.Request, n Notification) (bool, error) {
+	q.stored = append(q.stored, n)
+	return false, nil
+}
+
 // A ping may be stored only because of its copies.
-func TestAPingThatNoRouteTakesIsNoDeadLetter(t *testing.T) {
-	h := withCopies(t, `[{"match":[{"intercom_topic":["ping"]}]}]`)
-	_, deliver := h.Route(httptest.NewRequest(http.MethodPost, "/", nil), []byte(`{"topic":"ping"}`), 1, "")
-	if d := deliver(); d.Err != nil || d.Status != http.StatusOK {
-		t.Errorf("it became %+v", d)
+func TestAPingThatNoRouteTakesIsStoredForItsCopiesAlone(t *testing.T) {
+	queue := new(storedQueue)
+	s := withQueue(withCopies(t, `[{"match":[{"intercom_topic":["ping"]}]}]`), queue)
+	r := s.prepare(httptest.NewRequest(http.MethodPost, "/", nil))
+	tag := newTag(r)
+	tag.setNotification(r.Header, envelope.Envelope{Topic: "ping"})
+	if !s.router.takesPing(r, tag) {
+		t.Error("the copy does not take it")
 	}
-	_, deliver = h.Route(httptest.NewRequest(http.MethodPost, "/", nil), []byte(`{"topic":"ping"}`), 1, "gone")
+	s.store(r, tag, []byte(`{"topic":"ping"}`))
+	if len(queue.stored) != 1 || queue.stored[0].Lane != "" || !slices.Equal(queue.stored[0].Copies, []string{"copy-ping"}) {
+		t.Errorf("stored %+v", queue.stored)
+	}
+	_, deliver := s.route(httptest.NewRequest(http.MethodPost, "/", nil), []byte(`{"topic":"ping"}`), 1, "gone")
 	if d := deliver(); !errors.Is(d.Err, ErrUnrouted) {
 		t.Errorf("its copy, whose lane is gone, became %+v", d)
 	}
@@ -166,9 +187,8 @@ func TestBadCopiesAreRefused(t *testing.T) {
 			t.Errorf("%s: error %v, want %s", copies, err, want)
 		}
 	}
-	h := new(Handler)
-	h.copies = []copyRoute{{}}
-	if err := h.loadQueue(ctx); !errors.Is(err, errCopyWithoutQueue) {
+	h := &Handler{Copies: make([]Copy, 1)}
+	if err := h.provisionQueue(ctx, nil, nil); !errors.Is(err, errCopyWithoutQueue) {
 		t.Errorf("copies without a queue: %v", err)
 	}
 }

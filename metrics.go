@@ -10,9 +10,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/events"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/metrics"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/shield"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/stream"
 )
 
 // The metrics live as long as the process, so that counters do not start over when Caddy
@@ -81,7 +84,7 @@ const (
 
 func registerMetrics(registry *prometheus.Registry) error {
 	return metrics.Register(registry, notificationsTotal, refusedTotal, answerSeconds,
-		backendResponsesTotal, backendSeconds, consecutiveErrors, lastVerified, secretMatchesTotal)
+		backendResponsesTotal, backendSeconds, consecutiveErrors, lastVerified, secretMatchesTotal, metrics.Lanes.Collector())
 }
 
 // newLastVerified returns a gauge that has the time of the start. Without that, alerts would
@@ -96,44 +99,34 @@ func newLastVerified() prometheus.Gauge {
 	return gauge
 }
 
-// startCounters makes the series of this config whose labels are known, with the value 0.
-// Without that, the first failure would make a new series with the value 1, which
-// Prometheus does not take for an increase.
+// startCounters makes the series of refusals and of these lanes, with the value 0. Without
+// that, the first failure would make a new series with the value 1, which Prometheus does not
+// take for an increase.
 //
 // Series of lanes that a config no longer has stay until Caddy ends.
-func (h *Handler) startCounters() {
+func startCounters(labels []string) {
 	for _, reason := range refusalReasons {
 		refusedTotal.WithLabelValues(reason)
 	}
-	outcomes := []string{outcomeDelivered, outcomeFailed, outcomeTimeout}
-	if h.queue != nil {
-		outcomes = []string{outcomeQueued, outcomeDuplicate, outcomeUnqueued}
-	}
-	start := func(topics []string, outcomes ...string) {
-		for _, topic := range topics {
-			for _, outcome := range outcomes {
-				notificationsTotal.WithLabelValues(topic, outcome)
-			}
-		}
-	}
-	if len(h.routes) == 0 {
-		start(append(intercom.Topics(), intercom.OtherTopics), outcomes...)
-		return
-	}
-	for _, lane := range h.lanes() {
-		label := h.label(lane)
+	for _, label := range labels {
 		backendSeconds.WithLabelValues(label)
 		for _, code := range []string{"200", codeError} {
 			backendResponsesTotal.WithLabelValues(label, code)
 		}
-		start(h.topics(lane), outcomes...)
 	}
-	if h.queue != nil {
-		start(h.topics(""), outcomes...)
-	} else {
-		start(h.topics(""), outcomeUnrouted)
+}
+
+// secretMatches returns the counter of the secret at a place, counted from 0.
+func secretMatches(place int) prometheus.Counter {
+	return secretMatchesTotal.WithLabelValues(strconv.Itoa(place + 1))
+}
+
+// startSecretMatches makes the counters of so many secrets, so that that of a secret that is
+// never used is 0.
+func startSecretMatches(n int) {
+	for i := range n {
+		secretMatches(i)
 	}
-	start([]string{intercom.TopicPing}, outcomePing)
 }
 
 // codeError is the label of an answer that is not whole, or did not come.
@@ -143,7 +136,7 @@ const codeError = "error"
 // code, so unusual ones share the label other.
 func codeLabel(status int, err error) string {
 	switch {
-	case err != nil && !errors.Is(err, errStatus):
+	case err != nil && !errors.Is(err, shield.ErrStatus):
 		return codeError
 	case status < 100 || status > 599:
 		return "other"
@@ -156,18 +149,28 @@ func codeLabel(status int, err error) string {
 // process. Only answers to allowed senders count.
 var errorStreak atomic.Int64
 
-// watchAnswer counts an answer in errorStreak. It warns and emits an event before Intercom's limit
+// live tells of all notifications of this process. It outlives configs.
+var live stream.Broadcaster
+
+// recorder counts the answers that Intercom gets.
+type recorder struct {
+	queued bool // there is a queue
+	logger *zap.Logger
+	events *events.Emitter
+}
+
+// answered counts an answer in errorStreak. It warns and emits an event before Intercom's limit
 // (intercom.MaxErrors) is reached.
-func watchAnswer(status int, logger *zap.Logger, emitter *events.Emitter) {
+func (o *recorder) answered(status int) {
 	if intercom.Accepts(status) {
 		errorStreak.Store(0)
 		return
 	}
 	if n := errorStreak.Add(1); n == 500 || n == 900 {
-		logger.Warn("many error answers in a row: at 1,000 within 15 minutes Intercom pauses all notifications; check the backends",
+		o.logger.Warn("many error answers in a row: at 1,000 within 15 minutes Intercom pauses all notifications; check the backends",
 			zap.Int64("consecutive_errors", n),
 			zap.Int("last_status", status))
-		emitter.Emit(events.ErrorBudget, func() map[string]any {
+		o.events.Emit(events.ErrorBudget, func() map[string]any {
 			return map[string]any{"consecutive_errors": n, "last_status": status}
 		})
 	}
@@ -175,21 +178,24 @@ func watchAnswer(status int, logger *zap.Logger, emitter *events.Emitter) {
 
 // observe counts a notification by its outcome, and the answer by its status and time. It
 // tells those who listen of both.
-func (h *Handler) observe(t *tag, outcome string, status int, received, answered time.Time) {
+func (o *recorder) observe(t *tag, outcome string, status int, received, answered time.Time) {
 	waited := answered.Sub(received)
 	answerSeconds.Observe(waited.Seconds())
 	switch { // whatever the handlers or the queue did after the answer
 	case status == http.StatusGatewayTimeout:
 		outcome = outcomeTimeout
-	case status == http.StatusServiceUnavailable && h.queue != nil:
+	case status == http.StatusServiceUnavailable && o.queued:
 		outcome = outcomeUnqueued
 	}
-	notificationsTotal.WithLabelValues(intercom.Label(t.topic), outcome).Inc()
-	watchAnswer(status, h.logger, h.events)
-	if notifications.listened() {
-		notifications.publish(&sighting{
-			At: received.UTC(), Kind: t.kind, Topic: t.topic, Workspace: t.appID, ID: t.id,
-			Outcome: outcome, Lane: t.result.lane, Status: status, Seconds: waited.Seconds(), Request: t.request,
+	notificationsTotal.WithLabelValues(intercom.Label(t.Topic), outcome).Inc()
+	o.answered(status)
+	if live.Listened() {
+		live.Publish(&stream.Event{
+			Event: adminapi.Event{
+				At: received.UTC(), Kind: t.kind, Topic: t.Topic, Workspace: t.AppID, ID: t.ID,
+				Outcome: outcome, Lane: t.result.lane, Status: status, Seconds: waited.Seconds(),
+			},
+			Request: t.request,
 		})
 	}
 }

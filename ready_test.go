@@ -1,7 +1,6 @@
 package intercomwebhook
 
 import (
-	"context"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -17,28 +16,35 @@ import (
 // readyQueue is a Queue that is as ready as its test says.
 type readyQueue struct {
 	Queue
-	ready func(context.Context) error
+	ready func() error
 }
 
-func (q *readyQueue) Ready(ctx context.Context) error { return q.ready(ctx) }
+func (q *readyQueue) Ready() error { return q.ready() }
 
 func TestReady(t *testing.T) {
 	var failure error
-	queue := &readyQueue{ready: func(context.Context) error { return failure }}
+	queue := &readyQueue{ready: func() error { return failure }}
 	core, logs := observer.New(zap.InfoLevel)
-	h := &Ready{readiness: &readiness{queues: []Queue{queue, queue}}, logger: zap.New(core)}
-	for _, step := range []struct {
+	a := &app{handlers: []appHandler{{queue: queue}, {}, {queue: queue}}}
+	h := &Ready{check: a.ready, logger: zap.New(core)}
+	for i, step := range []struct {
 		err    error
 		status int
 		text   string
 		logged string
 	}{
-		{nil, 200, "ready\n", ""},
+		{nil, 503, "not ready\n", "not ready: a notification could not be stored now"}, // it is not started
+		{nil, 200, "ready\n", "ready again"},
 		{errors.New("disk is full"), 503, "not ready\n", "not ready: a notification could not be stored now"},
 		{errors.New("disk is full"), 503, "not ready\n", ""},
 		{nil, 200, "ready\n", "ready again"},
 	} {
 		failure = step.err
+		if i == 1 {
+			if err := a.Start(); err != nil {
+				t.Fatal(err)
+			}
+		}
 		w := httptest.NewRecorder()
 		r := httptest.NewRequest(http.MethodGet, "/ready", nil)
 		r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), w, new(caddyhttp.Server))
@@ -55,16 +61,5 @@ func TestReady(t *testing.T) {
 		if logged != step.logged {
 			t.Errorf("logged %q, want %q", logged, step.logged)
 		}
-	}
-}
-
-func TestReadinessIsAnsweredInTime(t *testing.T) {
-	hanging := &readyQueue{ready: func(ctx context.Context) error {
-		<-ctx.Done()
-		return context.Cause(ctx)
-	}}
-	a := &readiness{queues: []Queue{hanging}}
-	if err := a.check(t.Context()); !errors.Is(err, errNotReadySoon) {
-		t.Errorf("error %v", err)
 	}
 }

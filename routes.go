@@ -9,14 +9,17 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/lanename"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/logging"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/secrets"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/shield"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/signature"
 )
 
 // Route is an ordinary route of Caddy for notifications, with a lane. Usually it has an
@@ -33,135 +36,66 @@ type Route struct {
 	Lane string `json:"lane,omitempty"`
 }
 
-// route is a Route that is ready to run.
+// route is a Route that can run.
 type route struct {
 	lane      string
 	matchers  caddyhttp.MatcherSets
 	handler   caddyhttp.Handler
 	namesPing bool
-	signing   *clientSecrets // of a copy that is signed anew; nil: the signature stays
+	signing   *secrets.Secrets // of a copy that is signed anew; nil: the signature stays
 }
 
-// provisionRoutes makes the routes ready to run. A route without a lane gets one.
+// provisionRoutes makes the routes able to run. A route without a lane gets one.
 func provisionRoutes(ctx caddy.Context, configured []Route, lanes laneSet) ([]route, error) {
 	routes := make([]route, 0, len(configured))
-	var taken []share // always go to one of the routes so far
+	var covered []coverage // always goes to one of the routes so far
 	for i := range configured {
 		c := &configured[i]
 		if err := c.Provision(ctx, nil); err != nil {
 			return nil, fmt.Errorf("route %d: %w", i, err)
 		}
-		possible, certain := c.reach()
-		if err := checkReachable(possible, taken); err != nil {
+		possible, certain := coverageOf(c.MatcherSets)
+		if err := checkReachable(possible, covered); err != nil {
 			return nil, fmt.Errorf("route %d %w", i, err)
 		}
-		taken = append(taken, certain...)
-		byDefault := lanename.Default("", c.patterns())
+		covered = append(covered, certain...)
+		byDefault := lanename.Default("", patternsOf(c.MatcherSets))
 		if lanes[byDefault] {
 			byDefault = fmt.Sprintf("%s-%d", byDefault, i)
 		}
-		ready, err := c.ready(byDefault, lanes)
+		one, err := newRoute(*c, byDefault, lanes)
 		if err != nil {
 			return nil, fmt.Errorf("route %d: %w", i, err)
 		}
-		routes = append(routes, ready)
+		routes = append(routes, one)
 	}
 	return routes, nil
 }
 
-// ready returns the provisioned route, ready to run. If it has no lane, it gets the default
-// one.
-func (r Route) ready(defaultLane string, lanes laneSet) (route, error) {
-	name := cmp.Or(r.Lane, defaultLane)
-	return route{lane: name, matchers: r.MatcherSets, handler: r.compile(), namesPing: slices.Contains(r.patterns(), intercom.TopicPing)}, lanes.claim(name)
+// newRoute returns the provisioned route so that it can run. If it has no lane, it gets the
+// default one.
+func newRoute(c Route, defaultLane string, lanes laneSet) (route, error) {
+	one := route{
+		lane:      cmp.Or(c.Lane, defaultLane),
+		matchers:  c.MatcherSets,
+		namesPing: slices.Contains(patternsOf(c.MatcherSets), intercom.TopicPing),
+	}
+	// The handler does not evaluate the matchers again, and calls no handler after the route.
+	c.MatcherSets, c.Group, c.Terminal = nil, "", false
+	one.handler = c.Compile(shield.Unhandled)
+	return one, lanes.add(one.lane)
 }
 
 // laneSet has the lanes of the routes and copies so far.
 type laneSet map[string]bool
 
-// claim takes a lane for a route or copy.
-func (l laneSet) claim(name string) error {
+// add adds the lane of a route or copy.
+func (l laneSet) add(name string) error {
 	if l[name] {
 		return fmt.Errorf("another route or copy already has the lane %q: give one of them another lane", name)
 	}
 	l[name] = true
 	return lanename.Check(name)
-}
-
-// compile returns a handler that runs the handlers of the route. It does not evaluate the
-// matchers again, and calls no handler after the route.
-func (r Route) compile() caddyhttp.Handler {
-	r.MatcherSets, r.Group, r.Terminal = nil, "", false
-	return r.Compile(unhandled)
-}
-
-// result is what came of running a route.
-type result struct {
-	lane     string // empty if no route fits
-	label    string // of the lane in metrics and logs
-	duration time.Duration
-	Delivery
-}
-
-// MarshalLogObject writes the result to the logs.
-func (r result) MarshalLogObject(enc zapcore.ObjectEncoder) error {
-	logging.AddString(enc, "lane", r.label)
-	if r.Status != 0 {
-		enc.AddInt("backend_status", r.Status)
-	}
-	return nil
-}
-
-// findRoute finds the route or copy with the lane to, whatever its matchers say, or the first
-// route that fits the notification now if to is empty.
-func (h *Handler) findRoute(r *http.Request, t *tag, to string) (*route, error) {
-	if to == "" {
-		return matchRoute(h.routes, r, t.topic)
-	}
-	for i := range h.routes {
-		if h.routes[i].lane == to {
-			return &h.routes[i], nil
-		}
-	}
-	for i := range h.copies {
-		if h.copies[i].lane == to {
-			return &h.copies[i].route, nil
-		}
-	}
-	return nil, fmt.Errorf("%w: no route or copy has the lane %q", ErrUnrouted, to)
-}
-
-// run runs a route that was found, or returns why none was found.
-func (h *Handler) run(r *http.Request, t *tag, route *route, err error) result {
-	ran := result{Delivery: Delivery{Err: err}}
-	if route != nil {
-		start := time.Now()
-		ran = result{lane: route.lane, label: h.label(route.lane), Delivery: newShield().run(route.handler, r)}
-		ran.duration = time.Since(start)
-		if !errors.Is(ran.Err, ErrUnrouted) {
-			backendResponsesTotal.WithLabelValues(ran.label, codeLabel(ran.Status, ran.Err)).Inc()
-			backendSeconds.WithLabelValues(ran.label).Observe(ran.duration.Seconds())
-		}
-	}
-	if panicked, ok := errors.AsType[*panicError](ran.Err); ok {
-		h.logPanic(panicked, zap.Inline(t), zap.Inline(ran))
-	}
-	return ran
-}
-
-// matchRoute returns the first route that fits the request, or an error.
-func matchRoute(routes []route, r *http.Request, topic string) (fitting *route, err error) {
-	defer catchPanic(&err)
-	for i := range routes {
-		fits, err := routes[i].fits(r, topic)
-		if err != nil {
-			return nil, err
-		}
-		if fits {
-			return &routes[i], nil
-		}
-	}
-	return nil, fmt.Errorf("%w: no route for this topic", ErrUnrouted)
 }
 
 // fits reports whether the request fits the route. A ping fits only routes that name it.
@@ -175,4 +109,181 @@ func (r *route) fits(request *http.Request, topic string) (bool, error) {
 		return false, fmt.Errorf("a matcher of route %s failed", r.lane)
 	}
 	return fits, nil
+}
+
+// resign replaces the signature of a copy by that of its own secret, if it has one.
+func (r *route) resign(header http.Header, body []byte) {
+	if r.signing == nil {
+		return
+	}
+	delete(header, signature.Body.Header)
+	header[signature.Hub.Header] = []string{r.signing.Keys()[0].Header(signature.Hub, body)}
+}
+
+// explain reports whether a notification fits the route, or says why it does not, or why that
+// depends on more than its topic and workspace.
+func (r *route) explain(request *http.Request, topic string) (fits bool, why string) {
+	if topic == intercom.TopicPing && !r.namesPing {
+		return false, "only a topic pattern that names ping fits a ping"
+	}
+	if len(r.matchers) == 0 {
+		return true, ""
+	}
+	for _, set := range r.matchers {
+		reason := explainMatchers(set, request)
+		if reason == "" {
+			return true, ""
+		}
+		if why == "" || reason == hasOtherMatchers {
+			why = reason
+		}
+	}
+	return false, why
+}
+
+// router has the routes and copies of a handler.
+type router struct {
+	routes []route
+	copies []copyRoute
+	label  func(lane string) string // the name of a lane in metrics and logs
+
+	logger      *zap.Logger
+	floodLogger *zap.Logger
+}
+
+// lanes returns the lanes of the routes, and then those of the copies.
+func (a *router) lanes() []Lane {
+	var lanes []Lane
+	for _, route := range a.routes {
+		lanes = append(lanes, Lane{Name: route.lane})
+	}
+	for _, one := range a.copies {
+		lanes = append(lanes, Lane{Name: one.lane, Copy: true})
+	}
+	return lanes
+}
+
+// match returns the first route that fits the notification, or an error.
+func (a *router) match(r *http.Request, topic string) (fitting *route, err error) {
+	defer shield.CatchPanic(&err)
+	for i := range a.routes {
+		fits, err := a.routes[i].fits(r, topic)
+		if err != nil {
+			return nil, err
+		}
+		if fits {
+			return &a.routes[i], nil
+		}
+	}
+	return nil, fmt.Errorf("%w: no route for this topic", ErrUnrouted)
+}
+
+// ofLane returns the route or copy with the lane, whatever its matchers say.
+func (a *router) ofLane(lane string) (*route, error) {
+	for i := range a.routes {
+		if a.routes[i].lane == lane {
+			return &a.routes[i], nil
+		}
+	}
+	for i := range a.copies {
+		if a.copies[i].lane == lane {
+			return &a.copies[i].route, nil
+		}
+	}
+	return nil, fmt.Errorf("%w: no route or copy has the lane %q", ErrUnrouted, lane)
+}
+
+// run runs a route that was found, or returns why none was found.
+func (a *router) run(r *http.Request, t *tag, route *route, err error) result {
+	ran := result{Delivery: Delivery{Err: err}}
+	if route != nil {
+		start := time.Now()
+		ran = result{lane: route.lane, label: a.label(route.lane), Delivery: Delivery(shield.Run(route.handler, r))}
+		ran.duration = time.Since(start)
+		if errors.Is(ran.Err, shield.ErrUnanswered) {
+			ran.Err = fmt.Errorf("%w: %w", ErrUnrouted, ran.Err)
+		} else {
+			backendResponsesTotal.WithLabelValues(ran.label, codeLabel(ran.Status, ran.Err)).Inc()
+			backendSeconds.WithLabelValues(ran.label).Observe(ran.duration.Seconds())
+		}
+	}
+	if panicked, ok := errors.AsType[*shield.PanicError](ran.Err); ok {
+		logPanic(a.floodLogger, panicked, zap.Inline(t), zap.Inline(ran))
+	}
+	return ran
+}
+
+// deliver runs the route that fits the notification, and returns the outcome and the
+// status for Intercom.
+func (a *router) deliver(r *http.Request, t *tag) (outcome string, status int) {
+	route, err := a.match(r, t.Topic)
+	t.result = a.run(r, t, route, err)
+	if errors.Is(t.result.Err, ErrUnrouted) {
+		// An error answer would count against the whole subscription.
+		a.logger.Warn("notification is lost: no route answers it; add a route, such as route *, or an answer to the route that fits",
+			zap.Inline(t.onlyAttempt()))
+		return outcomeUnrouted, http.StatusOK
+	}
+	status = shield.Status(t.result.Status, t.result.Err)
+	if status != http.StatusOK {
+		a.logger.Warn(logging.NotDelivered, zap.Inline(t.onlyAttempt()), zap.Int("answered", status))
+	} else if c := a.logger.Check(zap.DebugLevel, logging.Delivered); c != nil {
+		c.Write(zap.Inline(t.onlyAttempt()))
+	}
+	return outcomeOf(status), status
+}
+
+// takesPing reports whether a ping goes to a route or is copied.
+func (a *router) takesPing(r *http.Request, t *tag) bool {
+	_, err := a.match(r, t.Topic)
+	return !errors.Is(err, ErrUnrouted) || len(a.copiesOf(r, t)) > 0
+}
+
+// copiesOf returns the lanes of the copies that the notification fits. A copy whose matcher
+// fails or panics gets none: what it is not meant to see must not go there.
+func (a *router) copiesOf(r *http.Request, t *tag) (lanes []string) {
+	for i := range a.copies {
+		one := &a.copies[i]
+		fits, err := one.fitsInSample(r, t)
+		if err != nil {
+			if c := a.floodLogger.Check(zap.ErrorLevel, "notification is not copied: a matcher of the copy failed"); c != nil {
+				c.Write(zap.String("lane", a.label(one.lane)), zap.Inline(t), zap.Error(err))
+			}
+		}
+		if fits {
+			lanes = append(lanes, one.lane)
+		}
+	}
+	return lanes
+}
+
+// explain says where a notification of this topic and workspace goes, and why it goes nowhere
+// else.
+func (a *router) explain(r *http.Request, topic string) adminapi.Route {
+	explained := adminapi.Route{Copies: []string{}, Passed: []adminapi.Passed{}}
+	for i := range a.routes {
+		fits, why := a.routes[i].explain(r, topic)
+		if fits {
+			explained.Lane = a.routes[i].lane
+			break
+		}
+		explained.Passed = append(explained.Passed, adminapi.Passed{Lane: a.routes[i].lane, Why: why})
+	}
+	for i := range a.copies {
+		one := &a.copies[i]
+		if fits, why := one.explain(r, topic); fits {
+			explained.Copies = append(explained.Copies, one.lane)
+		} else {
+			explained.Passed = append(explained.Passed, adminapi.Passed{Lane: one.lane, Why: why})
+		}
+	}
+	return explained
+}
+
+// logPanic logs a panic of a handler or a matcher, together with fields that identify the
+// notification.
+func logPanic(logger *zap.Logger, panicked *shield.PanicError, fields ...zap.Field) {
+	if c := logger.Check(zap.ErrorLevel, "a handler panicked"); c != nil {
+		c.Write(append(fields, zap.String("panic", panicked.Value), zap.ByteString("stack", panicked.Stack))...)
+	}
 }

@@ -4,46 +4,44 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"reflect"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
 	"github.com/caddy-intercom/caddy-intercom-webhook/ipranges"
 )
 
+const sourceNamespace = "http.ip_sources"
+
 var errNoRange = errors.New("allow static: no address range given, as in `allow static 192.0.2.0/24`")
 
-// loadSources loads the IP sources that requests may come from.
-func (h *Handler) loadSources(ctx caddy.Context) ([]caddyhttp.IPRangeSource, error) {
-	if len(h.AllowRaw) == 0 {
-		h.AllowRaw = []json.RawMessage{caddyconfig.JSONModuleObject(new(ipranges.Source), "source", "intercom", nil)}
-	}
-	modules, err := ctx.LoadModule(h, "AllowRaw")
+// loadSources loads the IP sources in the handler's field AllowRaw.
+func loadSources(ctx caddy.Context, handler any) (sources []caddyhttp.IPRangeSource, intercoms bool, err error) {
+	modules, err := ctx.LoadModule(handler, "AllowRaw")
 	if err != nil {
-		return nil, fmt.Errorf("loading allow: %w", err)
+		return nil, false, fmt.Errorf("loading allow: %w", err)
 	}
-	var sources []caddyhttp.IPRangeSource
 	for _, module := range modules.([]any) {
 		if static, ok := module.(*caddyhttp.StaticIPRange); ok && len(static.Ranges) == 0 {
-			return nil, errNoRange
+			return nil, false, errNoRange
 		}
+		_, isIntercom := module.(*ipranges.Source)
+		intercoms = intercoms || isIntercom
 		sources = append(sources, module.(caddyhttp.IPRangeSource))
 	}
-	return sources, nil
+	return sources, intercoms, nil
 }
 
-// warnOfForgeableSource warns of a server that reads the client's address from a part of
+// forgeable reports whether a server reads the client's address from a part of
 // X-Forwarded-For that anybody can write.
-func (h *Handler) warnOfForgeableSource() {
-	if h.server == nil || h.server.TrustedProxiesStrict > 0 {
-		return
-	}
-	if h.server.TrustedProxiesUnix || hasTrustedProxies(h.server) {
-		h.logger.Warn("source addresses can be forged: with trusted_proxies but without trusted_proxies_strict " +
-			"Caddy uses the leftmost address of X-Forwarded-For, which the sender writes; add trusted_proxies_strict to the server's options")
-	}
+func forgeable(server *caddyhttp.Server) bool {
+	return server != nil && server.TrustedProxiesStrict == 0 && (server.TrustedProxiesUnix || hasTrustedProxies(server))
 }
 
 // hasTrustedProxies reports whether a caddyhttp.Server trusts proxies. It reads the
@@ -53,4 +51,46 @@ func (h *Handler) warnOfForgeableSource() {
 func hasTrustedProxies(server any) bool {
 	trusted := reflect.ValueOf(server).Elem().FieldByName("trustedProxies")
 	return trusted.Kind() == reflect.Interface && !trusted.IsNil()
+}
+
+// parseSource parses what follows `allow`.
+func parseSource(d *caddyfile.Dispenser) (json.RawMessage, error) {
+	if !d.NextArg() {
+		return nil, d.Err("allow: the IP source is missing, as in `allow static 192.0.2.0/24`")
+	}
+	name := d.Val()
+	if name == "static" && d.CountRemainingArgs() == 0 {
+		return nil, d.WrapErr(errNoRange)
+	}
+	id := sourceNamespace + "." + name
+	if _, err := caddy.GetModule(id); err != nil {
+		if isRange(name) {
+			return nil, d.Errf("allow: an address range is not an IP source; did you mean `allow static %s`?",
+				strings.Join(append([]string{name}, d.RemainingArgs()...), " "))
+		}
+		return nil, d.Errf("allow: this Caddy has no IP source %q: it has %s", name, option.Choices(name, modulesIn(sourceNamespace)))
+	}
+	module, err := caddyfile.UnmarshalModule(d, id)
+	if err != nil {
+		return nil, err
+	}
+	return caddyconfig.JSONModuleObject(module, "source", name, nil), nil
+}
+
+// isRange reports whether the IP source static accepts s as a range.
+func isRange(s string) bool {
+	if _, err := netip.ParseAddr(s); err == nil {
+		return true
+	}
+	_, err := netip.ParsePrefix(s)
+	return err == nil || s == "private_ranges"
+}
+
+// modulesIn returns the names of all modules in a namespace.
+func modulesIn(namespace string) []string {
+	var names []string
+	for _, module := range caddy.GetModules(namespace) {
+		names = append(names, module.ID.Name())
+	}
+	return names
 }

@@ -3,6 +3,7 @@ package intercomwebhook
 import (
 	"net/http"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -10,7 +11,9 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/envelope"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/logging"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/stream"
 )
 
 // The kinds of verified requests, as in {http.intercom_webhook.kind}.
@@ -34,11 +37,11 @@ const (
 type tag struct {
 	kind   string
 	reason string // why the request was refused, empty if it was not
-	envelope
+	envelope.Envelope
 
-	attempt string       // number of the delivery attempt of a queue; empty without a queue
-	result  result       // for the access log, once the route has run
-	request *seenRequest // for those who listen; nil if nobody wants it
+	attempt string          // number of the delivery attempt of a queue; empty without a queue
+	result  result          // for the access log, once the route has run
+	request *stream.Request // for those who listen; nil if nobody wants it
 
 	headerValues [4]string // saves an allocation for each header
 }
@@ -89,20 +92,20 @@ func spoofsTag(name string) bool {
 
 // setNotification makes the tag that of a notification, and sets the headers of the
 // request.
-func (t *tag) setNotification(header http.Header, e envelope) {
-	t.kind, t.envelope = kindNotification, e
+func (t *tag) setNotification(header http.Header, e envelope.Envelope) {
+	t.kind, t.Envelope = kindNotification, e
 	t.setHeaders(header)
 }
 
 // setHeaders sets the headers that tell a backend the topic, so that it can dispatch the
 // notification without parsing the body.
 func (t *tag) setHeaders(header http.Header) {
-	t.headerValues = [...]string{t.topic, t.appID, t.id, t.attempt}
+	t.headerValues = [...]string{t.Topic, t.AppID, t.ID, t.attempt}
 	header["X-Intercom-Topic"] = t.headerValues[0:1:1]
-	if t.appID != "" {
+	if t.AppID != "" {
 		header["X-Intercom-App-Id"] = t.headerValues[1:2:2]
 	}
-	if t.id != "" {
+	if t.ID != "" {
 		header["X-Intercom-Notification-Id"] = t.headerValues[2:3:3]
 	}
 	if t.attempt != "" {
@@ -120,15 +123,15 @@ func (t *tag) placeholder(key string) (any, bool) {
 	case "kind":
 		return t.kind, true
 	case "topic":
-		return t.topic, true
+		return t.Topic, true
 	case "app_id":
-		return t.appID, true
+		return t.AppID, true
 	case "id":
-		return t.id, true
+		return t.ID, true
 	case "created_at":
-		return t.number(t.createdAt), true
+		return t.number(t.CreatedAt), true
 	case "delivery_attempts":
-		return t.number(t.deliveryAttempts), true
+		return t.number(t.DeliveryAttempts), true
 	case "reason":
 		return t.reason, true
 	}
@@ -147,12 +150,12 @@ func (t *tag) number(n int64) any {
 func (t *tag) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	logging.AddString(enc, "kind", t.kind)
 	logging.AddString(enc, "reason", t.reason)
-	logging.AddString(enc, "topic", t.topic)
-	logging.AddString(enc, "app_id", t.appID)
-	logging.AddString(enc, "id", t.id)
+	logging.AddString(enc, "topic", t.Topic)
+	logging.AddString(enc, "app_id", t.AppID)
+	logging.AddString(enc, "id", t.ID)
 	if t.kind == kindNotification {
-		enc.AddInt64("created_at", t.createdAt)
-		enc.AddInt64("delivery_attempts", t.deliveryAttempts)
+		enc.AddInt64("created_at", t.CreatedAt)
+		enc.AddInt64("delivery_attempts", t.DeliveryAttempts)
 	}
 	return t.result.MarshalLogObject(enc)
 }
@@ -160,9 +163,26 @@ func (t *tag) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 // onlyAttempt returns the attempt to deliver a notification without a queue, for logs.
 func (t *tag) onlyAttempt() logging.Attempt {
 	return logging.Attempt{
-		ID: t.id, Topic: t.topic, AppID: t.appID, Lane: t.result.label, Number: 1,
+		ID: t.ID, Topic: t.Topic, AppID: t.AppID, Lane: t.result.label, Number: 1,
 		Upstream: t.result.Upstream, Status: t.result.Status, Duration: t.result.duration, Err: t.result.Err,
 	}
+}
+
+// result is what came of running a route.
+type result struct {
+	lane     string // empty if no route fits
+	label    string // of the lane in metrics and logs
+	duration time.Duration
+	Delivery
+}
+
+// MarshalLogObject writes the result to the logs.
+func (r result) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+	logging.AddString(enc, "lane", r.label)
+	if r.Status != 0 {
+		enc.AddInt("backend_status", r.Status)
+	}
+	return nil
 }
 
 // Interface guard

@@ -9,6 +9,8 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/envelope"
 )
 
 func TestSpoofedHeadersAreTakenOff(t *testing.T) {
@@ -42,7 +44,7 @@ func TestSpoofedHeadersAreTakenOff(t *testing.T) {
 
 func TestTagSetsHeaders(t *testing.T) {
 	header := make(http.Header)
-	(&tag{envelope: envelope{topic: "user.created", id: "notif_1", appID: "a1"}}).setHeaders(header)
+	(&tag{Envelope: envelope.Envelope{Topic: "user.created", ID: "notif_1", AppID: "a1"}}).setHeaders(header)
 	for name, want := range map[string]string{
 		"X-Intercom-Topic": "user.created", "X-Intercom-App-Id": "a1", "X-Intercom-Notification-Id": "notif_1",
 	} {
@@ -52,7 +54,7 @@ func TestTagSetsHeaders(t *testing.T) {
 	}
 
 	header = make(http.Header)
-	(&tag{envelope: envelope{topic: "ping"}}).setHeaders(header)
+	(&tag{Envelope: envelope.Envelope{Topic: "ping"}}).setHeaders(header)
 	if len(header) != 1 {
 		t.Errorf("headers without a value: %v", header)
 	}
@@ -79,7 +81,7 @@ func TestTagHasPlaceholders(t *testing.T) {
 	if got := read(); len(got) != 0 {
 		t.Errorf("before verification: %v", got)
 	}
-	tag.kind, tag.envelope = kindNotification, envelope{"user.created", "notif_1", "a1", 1768031794, 2}
+	tag.kind, tag.Envelope = kindNotification, envelope.Envelope{Topic: "user.created", ID: "notif_1", AppID: "a1", CreatedAt: 1768031794, DeliveryAttempts: 2}
 	if got, want := read(), map[string]string{
 		"kind": "notification", "topic": "user.created", "app_id": "a1", "id": "notif_1",
 		"created_at": "1768031794", "delivery_attempts": "2",
@@ -95,7 +97,7 @@ func TestTagIsLogged(t *testing.T) {
 	enc := zapcore.NewMapObjectEncoder()
 	tag := &tag{
 		kind: kindNotification, result: result{lane: "crm", label: "crm", Delivery: Delivery{Status: 410}},
-		envelope: envelope{"user.created", "notif_1", "a1", 1768031794, 2},
+		Envelope: envelope.Envelope{Topic: "user.created", ID: "notif_1", AppID: "a1", CreatedAt: 1768031794, DeliveryAttempts: 2},
 	}
 	if err := tag.MarshalLogObject(enc); err != nil {
 		t.Fatal(err)

@@ -2,19 +2,24 @@ package intercomwebhook
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 
 	"go.uber.org/zap"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/envelope"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
 
 func init() {
 	caddy.RegisterModule(new(MatchTopic))
+	caddy.RegisterModule(new(MatchWorkspace))
 }
 
 // MatchTopic matches verified notifications by their topic. It takes one or more
@@ -40,7 +45,7 @@ func (*MatchTopic) CaddyModule() caddy.ModuleInfo {
 func (m *MatchTopic) Provision(ctx caddy.Context) error {
 	for _, pattern := range *m {
 		if !topicpattern.FitsKnownTopic(pattern) {
-			ctx.Logger().Warn("topic pattern fits no known topic; nearest is "+topicpattern.Nearest(pattern),
+			withPlace(ctx.Logger(), hashOf(m)).Warn("topic pattern fits no known topic; nearest is "+topicpattern.Nearest(pattern),
 				zap.String("pattern", pattern))
 		}
 	}
@@ -64,8 +69,150 @@ func (m *MatchTopic) Validate() error {
 func (m *MatchTopic) MatchWithError(r *http.Request) (bool, error) {
 	t, ok := caddyhttp.GetVar(r.Context(), tagVar).(*tag)
 	return ok && t.kind == kindNotification && slices.ContainsFunc(*m, func(pattern string) bool {
-		return topicpattern.Matches(pattern, t.topic)
+		return topicpattern.Matches(pattern, t.Topic)
 	}), nil
+}
+
+// UnmarshalCaddyfile sets up the matcher from Caddyfile tokens. Syntax:
+//
+//	intercom_topic <patterns...>
+func (m *MatchTopic) UnmarshalCaddyfile(d *caddyfile.Dispenser) (err error) {
+	*m, err = parseList(d, *m, "topic pattern", topicpattern.Check)
+	return err
+}
+
+// MatchWorkspace matches verified notifications by the workspace that they come from. It
+// takes one or more app ids of workspaces, such as `tulip4`, and the `app_id` of the
+// notification must be one of them. Capitals count. A notification without an app id comes
+// from no workspace.
+//
+// It does not match requests that have not passed an `intercom_webhook` handler, and
+// requests that are not notifications.
+type MatchWorkspace []string
+
+// CaddyModule returns the Caddy module information.
+func (*MatchWorkspace) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.matchers.intercom_workspace",
+		New: func() caddy.Module { return new(MatchWorkspace) },
+	}
+}
+
+// Validate refuses malformed app ids.
+func (m *MatchWorkspace) Validate() error {
+	if len(*m) == 0 {
+		return errors.New("no workspace given")
+	}
+	for _, id := range *m {
+		if err := checkWorkspace(id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// MatchWithError reports whether the request is a notification from one of the workspaces.
+func (m *MatchWorkspace) MatchWithError(r *http.Request) (bool, error) {
+	t, ok := caddyhttp.GetVar(r.Context(), tagVar).(*tag)
+	return ok && t.kind == kindNotification && slices.Contains(*m, t.AppID), nil
+}
+
+// checkWorkspace returns an error if the app id of a workspace is malformed.
+func checkWorkspace(id string) error {
+	switch {
+	case id == "":
+		return errors.New("workspace: the app id is empty")
+	case strings.Contains(id, "*"):
+		return fmt.Errorf("workspace %q: an app id cannot have a *; to take all workspaces, name none", id)
+	case len(id) > envelope.MaxHeaderValue:
+		return fmt.Errorf("workspace: an app id has at most %d characters", envelope.MaxHeaderValue)
+	}
+	for _, c := range []byte(id) {
+		letter := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
+		if !letter && (c < '0' || c > '9') && c != '_' && c != '-' {
+			return fmt.Errorf("workspace %q: an app id has only the characters [A-Za-z0-9_-]", id)
+		}
+	}
+	return nil
+}
+
+// UnmarshalCaddyfile sets up the matcher from Caddyfile tokens. Syntax:
+//
+//	intercom_workspace <app ids...>
+func (m *MatchWorkspace) UnmarshalCaddyfile(d *caddyfile.Dispenser) (err error) {
+	*m, err = parseList(d, *m, "workspace", checkWorkspace)
+	return err
+}
+
+// parseList parses a matcher that is a list, each time that it is given, and returns the
+// list with the new elements at its end.
+func parseList(d *caddyfile.Dispenser, list []string, element string, check func(string) error) ([]string, error) {
+	for d.Next() {
+		name := d.Val()
+		if d.CountRemainingArgs() == 0 {
+			return nil, d.ArgErr()
+		}
+		for d.NextArg() {
+			if err := check(d.Val()); err != nil {
+				return nil, d.WrapErr(err)
+			}
+			if slices.Contains(list, d.Val()) {
+				return nil, d.Errf("%s %q is given twice", element, d.Val())
+			}
+			list = append(list, d.Val())
+		}
+		if d.NextBlock(0) {
+			return nil, d.Errf("%s takes no block", name)
+		}
+	}
+	return list, nil
+}
+
+// patternsOf returns the topic patterns of the matchers, in their order.
+func patternsOf(sets caddyhttp.MatcherSets) []string {
+	var patterns []string
+	for _, set := range sets {
+		topics, _, _ := limits(set)
+		patterns = append(patterns, topics...)
+	}
+	return patterns
+}
+
+// limits returns the topic patterns and the workspaces of a matcher set, nil if it has none,
+// and whether it has other matchers.
+func limits(set caddyhttp.MatcherSet) (topics, workspaces []string, others bool) {
+	for _, matcher := range set {
+		switch matcher := matcher.(type) {
+		case *MatchTopic:
+			topics = *matcher
+		case *MatchWorkspace:
+			workspaces = *matcher
+		default:
+			others = true
+		}
+	}
+	return topics, workspaces, others
+}
+
+// hasOtherMatchers is why a route may be passed although topic and workspace fit.
+const hasOtherMatchers = "topic and workspace fit, but it has other matchers, which decide by more than these"
+
+// explainMatchers says why a notification does not fit a matcher set, or may not. It returns
+// an empty string if it fits.
+func explainMatchers(set caddyhttp.MatcherSet, r *http.Request) string {
+	topics, workspaces, others := limits(set)
+	topicFits, _ := (*MatchTopic)(&topics).MatchWithError(r)
+	workspaceFits, _ := (*MatchWorkspace)(&workspaces).MatchWithError(r)
+	switch {
+	case topics != nil && !topicFits:
+		return "the topic fits none of its patterns: " + strings.Join(topics, " ")
+	case workspaces != nil && !workspaceFits:
+		return "the workspace is none of its: " + strings.Join(workspaces, " ")
+	case others:
+		return hasOtherMatchers
+	default:
+		return ""
+	}
 }
 
 // Interface guards
@@ -73,4 +220,9 @@ var (
 	_ caddy.Provisioner                 = (*MatchTopic)(nil)
 	_ caddy.Validator                   = (*MatchTopic)(nil)
 	_ caddyhttp.RequestMatcherWithError = (*MatchTopic)(nil)
+	_ caddyfile.Unmarshaler             = (*MatchTopic)(nil)
+
+	_ caddy.Validator                   = (*MatchWorkspace)(nil)
+	_ caddyhttp.RequestMatcherWithError = (*MatchWorkspace)(nil)
+	_ caddyfile.Unmarshaler             = (*MatchWorkspace)(nil)
 )

@@ -26,11 +26,11 @@ the URL answers with a slash more or less at its end. With --topic, it also send
 notification of that topic, which reaches the real backend. From the admin endpoint of the
 Caddy, if it can be reached (--address), it learns the address that the ping came from.
 ` + secretHelp + `
-With --config, doctor reads a config without starting it: the secrets resolve, each known
-topic has a route, no route is in vain, no source address can be forged, and so on. It
-reads environment variables of its own process, so give it those that Caddy has. At the
-end the modules of the config are loaded, as caddy validate does, with a temporary folder
-as storage and without opening the logs.
+With --config, doctor loads a config as caddy validate does, without starting it, and shows
+what the module itself says of it: why the config is refused, or what it warns of. It
+reads environment variables and files of its own process, so run it with the environment
+and as the user of Caddy. Its storage is a temporary folder, and no log of the config is
+opened, so nothing of the running Caddy is touched.
 
 Each finding is one line: what it is, why it matters, what to do. The exit code is 0 if
 nothing is broken, 1 if something is, and 2 if the arguments are wrong. A config that does
@@ -110,7 +110,7 @@ func newURLDoctor(cmd *cobra.Command, target string) (*urlDoctor, error) {
 	if d.topic != "" && !intercom.IsKnown(d.topic) {
 		return nil, usagef("topic %q is not known: the nearest topics are %s", d.topic, strings.Join(intercom.NearestTopics(d.topic, 3), ", "))
 	}
-	if err := checkURL(target); err != nil {
+	if err := checkURL("url", target); err != nil {
 		return nil, err
 	}
 	secrets, err := clientSecrets(fl, cmd.ErrOrStderr())

@@ -41,7 +41,7 @@ func newForwarder(cmd *cobra.Command) (*forwarder, error) {
 	if !flags.Changed("forward-to") {
 		return nil, nil
 	}
-	if err := forwardURL(target); err != nil {
+	if err := checkURL("--forward-to", target); err != nil {
 		return nil, err
 	}
 	if timeout <= 0 {
@@ -58,7 +58,7 @@ var notForwarded = []string{
 
 // send sends a notification on, and waits for the whole answer.
 func (f *forwarder) send(ctx context.Context, n *listened) *forwarded {
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, f.url, bytes.NewReader(n.Request.body()))
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, f.url, bytes.NewReader(requestBody(n.Request)))
 	if err != nil {
 		return &forwarded{Error: err.Error()}
 	}

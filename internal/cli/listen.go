@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/signal"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -19,7 +18,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/spf13/cobra"
 
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
 
@@ -82,12 +81,7 @@ Examples:
 	flags.String("forward-to", "", "URL to send each notification to")
 	flags.Duration("timeout", 10*time.Second, "How long to wait for an answer of --forward-to")
 	flags.Bool("insecure", false, "Do not verify the certificate of --forward-to (WARNING: for local tests only)")
-	completeTopics := func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-		return intercom.Topics(), cobra.ShellCompDirectiveNoFileComp
-	}
-	if err := cmd.RegisterFlagCompletionFunc("topic", completeTopics); err != nil {
-		panic(err) // the flag is above
-	}
+	_ = cmd.RegisterFlagCompletionFunc("topic", completeTopic) // the flag exists
 	return cmd
 }
 
@@ -198,7 +192,7 @@ func (l *listener) listen(ctx context.Context) error {
 // follow connects and shows notifications until the stream ends. It reports whether it was
 // connected. If it was not, it returns the reason.
 func (l *listener) follow(ctx context.Context) (connected bool, err error) {
-	response, err := l.client.do(ctx, http.MethodGet, "notifications/stream", l.query)
+	response, err := l.client.do(ctx, http.MethodGet, adminapi.StreamPath, l.query)
 	if err != nil {
 		return false, err
 	}
@@ -250,26 +244,9 @@ func (l *listener) print(n *listened) {
 
 // listened is a line of the stream: a notification, or how many were dropped.
 type listened struct {
-	At        time.Time `json:"at"`
-	Topic     string    `json:"topic"`
-	Workspace string    `json:"workspace"`
-	ID        string    `json:"id"`
-	Outcome   string    `json:"outcome"`
-	Lane      string    `json:"lane"`
-	Status    int       `json:"status"`
-	Seconds   float64   `json:"seconds"`
-	Dropped   int       `json:"dropped"`
-
-	Request *notificationRequest `json:"request"`
+	adminapi.Event
+	adminapi.Dropped
 
 	line      json.RawMessage
 	forwarded *forwarded // nil before it is sent on
-}
-
-// forwardURL checks the URL of --forward-to.
-func forwardURL(target string) error {
-	if u, err := url.Parse(target); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
-		return usagef("--forward-to %q must start with http:// or https:// and a host, as in http://localhost:3000/hook", strings.TrimSpace(target))
-	}
-	return nil
 }

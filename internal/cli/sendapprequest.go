@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -99,10 +98,9 @@ func runSendAppRequest(cmd *cobra.Command, args []string) error {
 // reportAppRequest prints one line for the answer, and its body.
 func reportAppRequest(w io.Writer, r sendResult) {
 	fmt.Fprintf(w, "%s in %s, %s bytes sent, %s\n", statusText(r.Status), roundTime(r.took), comma(r.Bytes), r.Name)
-	text := r.Answer
-	var pretty bytes.Buffer
-	if json.Indent(&pretty, r.body, "", "  ") == nil {
-		text = printable(pretty.Bytes())
+	text := escapeLines(r.Answer)
+	if json.Valid(r.body) {
+		text = prettyBody(r.body)
 	}
 	if text != "" {
 		fmt.Fprintln(w, text)

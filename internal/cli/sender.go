@@ -17,9 +17,6 @@ import (
 	"net/http"
 	"strings"
 	"time"
-	"unicode"
-
-	"github.com/dustin/go-humanize"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 )
@@ -74,7 +71,7 @@ type sendResult struct {
 	Bytes   int         `json:"bytes"`        // the size of the body sent
 	Status  int         `json:"status"`
 	Seconds float64     `json:"seconds"`
-	Answer  string      `json:"answer,omitempty"` // the beginning of the answer's body, safe to print
+	Answer  string      `json:"answer,omitempty"` // the beginning of the answer's body
 	body    []byte      // the beginning of the answer's body, as it is
 	header  http.Header // of the answer
 	took    time.Duration
@@ -84,8 +81,7 @@ type sendResult struct {
 func newSendClient(timeout time.Duration, insecure bool) *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: insecure} //nolint:gosec // only with --insecure
-	transport.MaxIdleConnsPerHost = maxInFlight
-	transport.DisableCompression = true // Intercom is not known to send Accept-Encoding
+	transport.DisableCompression = true                                   // Intercom is not known to send Accept-Encoding
 	return &http.Client{
 		Transport:     transport,
 		Timeout:       timeout,
@@ -160,7 +156,7 @@ func (s *sender) roundTrip(req *http.Request, r *sendResult) {
 		return
 	}
 	r.Status, r.header, r.body = resp.StatusCode, resp.Header, answer
-	r.Answer = printable(answer[:min(len(answer), maxAnswerShown)])
+	r.Answer = strings.TrimSpace(string(answer[:min(len(answer), maxAnswerShown)]))
 }
 
 // explain adds to an error what the user can do about it.
@@ -184,11 +180,11 @@ func (r sendResult) ok() bool { return intercom.Accepts(r.Status) }
 func (r sendResult) report(w io.Writer) {
 	fmt.Fprintf(w, "%s in %s%s, %s bytes sent", statusText(r.Status), roundTime(r.took), lateness(r.took), comma(r.Bytes))
 	if name := strings.TrimSpace(r.Name + " " + r.ID); name != "" {
-		fmt.Fprintf(w, ", %s", name)
+		fmt.Fprintf(w, ", %s", escape(name))
 	}
 	fmt.Fprintln(w)
 	if !r.ok() && r.Answer != "" {
-		fmt.Fprintln(w, r.Answer)
+		fmt.Fprintln(w, escapeLines(r.Answer))
 	}
 }
 
@@ -208,18 +204,4 @@ func lateness(took time.Duration) string {
 	default:
 		return ""
 	}
-}
-
-func comma(n int) string { return humanize.Comma(int64(n)) }
-
-func roundTime(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }
-
-// printable makes text from a server safe to print on a terminal.
-func printable(text []byte) string {
-	return strings.TrimSpace(strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' || unicode.IsPrint(r) {
-			return r
-		}
-		return unicode.ReplacementChar
-	}, string(text)))
 }

@@ -5,8 +5,8 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
-	"slices"
 	"sync"
+	"sync/atomic"
 
 	"go.uber.org/zap"
 
@@ -28,27 +28,8 @@ const (
 // Emitter emits events with one module of a config as their origin. A nil Emitter emits
 // nothing.
 type Emitter struct {
-	ctx     caddy.Context
-	app     *caddyevents.App
-	module  caddy.ModuleID
-	started chan struct{} // closed when the config was started
-}
-
-// maxWaiting bounds how many events wait for slow handlers.
-const maxWaiting = 1000
-
-var (
-	mu       sync.Mutex
-	emitters []*Emitter // of configs that were started and not stopped, the latest last
-
-	waiting     = make(chan event, maxWaiting)
-	startHandle sync.Once
-)
-
-type event struct {
-	emitter *Emitter
-	name    string
-	data    map[string]any
+	ctx caddy.Context
+	app *caddyevents.App
 }
 
 // New returns an Emitter for the module that ctx belongs to. It must be called while the
@@ -58,85 +39,72 @@ func New(ctx caddy.Context) (*Emitter, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Emitter{ctx: ctx, app: app.(*caddyevents.App), started: make(chan struct{})}
-	if module := ctx.Module(); module != nil {
-		e.module = module.CaddyModule().ID
+	return &Emitter{ctx: ctx, app: app.(*caddyevents.App)}, nil
+}
+
+// current returns the app of the config that runs now, or else of the Emitter's own, which
+// may be about to start. The context has the Emitter's module as the origin.
+func (e *Emitter) current() (caddy.Context, *caddyevents.App) {
+	ctx := e.ctx
+	active := caddy.ActiveContext()
+	app, err := active.AppIfConfigured("events")
+	if err != nil {
+		return ctx, e.app
 	}
-	return e, OnceStarted(ctx, e.start)
+	ctx.Context = active.Context
+	return ctx, app.(*caddyevents.App)
 }
 
-func (e *Emitter) start() {
-	mu.Lock()
-	emitters = append(emitters, e)
-	mu.Unlock()
-	context.AfterFunc(e.ctx, e.stop)
-	close(e.started)
-}
+var (
+	// handling has a place for each event that waits for the handlers of those before it.
+	handling = make(chan func(), 100)
+	start    sync.Once
+	dropped  atomic.Int64
+)
 
-func (e *Emitter) stop() {
-	mu.Lock()
-	defer mu.Unlock()
-	emitters = slices.DeleteFunc(emitters, func(other *Emitter) bool { return other == e })
-}
-
-// current returns the emitter of the same module in the config that runs now; nil if there
-// is none.
-func (e *Emitter) current() *Emitter {
-	mu.Lock()
-	defer mu.Unlock()
-	for _, other := range slices.Backward(emitters) {
-		if other.module == e.module && other.ctx.Err() == nil {
-			return other
-		}
-	}
-	return nil
-}
-
-// Emit emits an event through the config that runs when the event is handled, or, if none
-// runs yet, once this one is started. It calls data only if somebody may want the event, and
-// returns at once: Caddy's handlers run synchronously, and a slow one must not hold up what
-// has emitted. If too many events wait for slow handlers, Emit drops the event.
+// Emit emits an event through the config that runs now. It calls data only if somebody may
+// want the event, and returns at once: Caddy's handlers run synchronously, and a slow one
+// must not hold up what has emitted. If too many events wait for slow handlers, Emit drops
+// the event, and logs how many it has dropped.
 func (e *Emitter) Emit(name string, data func() map[string]any) {
 	if e == nil {
 		return
 	}
-	if current := e.current(); current != nil && !current.app.ShouldEmit(name) {
+	if _, app := e.current(); !app.ShouldEmit(name) {
 		return
 	}
-	startHandle.Do(func() { go handleAll() })
+	values := data()
+	start.Do(func() { go handleAll() })
 	select {
-	case waiting <- event{e, name, data()}:
+	case handling <- func() { e.handle(name, values) }:
 	default:
-		floodLogger().Warn("event is dropped: the handlers of events are too slow", zap.String("event", name))
+		logger().Warn("event is dropped: the handlers of events are too slow",
+			zap.String("event", name), zap.Int64("dropped", dropped.Add(1)))
 	}
 }
 
-// handleAll handles events in their order, as long as the process lives.
+// handleAll handles one event at a time, in their order, as long as the process lives.
 func handleAll() {
-	for ev := range waiting {
-		ev.handle()
+	for handle := range handling {
+		handle()
 	}
 }
 
-func (ev event) handle() {
+// handle runs the handlers of an event in the config that runs by now.
+func (e *Emitter) handle(name string, data map[string]any) {
 	defer func() {
 		if p := recover(); p != nil { // here nobody else would catch it
-			caddy.Log().Named(loggerName).Error("a handler of events panicked", zap.String("event", ev.name),
+			logger().Error("a handler of events panicked", zap.String("event", name),
 				zap.String("panic", fmt.Sprintf("%T", p)), zap.ByteString("stack", debug.Stack()))
 		}
 	}()
-	select {
-	case <-ev.emitter.started:
-	case <-ev.emitter.ctx.Done():
-	}
-	if current := ev.emitter.current(); current != nil {
-		current.app.Emit(current.ctx, ev.name, ev.data)
-	}
+	ctx, app := e.current()
+	app.Emit(ctx, name, data)
 }
 
-const loggerName = "http.intercom_webhook.events"
-
-var floodLogger = sync.OnceValue(func() *zap.Logger { return logging.OncePerSecond(caddy.Log().Named(loggerName)) })
+var logger = sync.OnceValue(func() *zap.Logger {
+	return logging.OncePerSecond(caddy.Log().Named("http.intercom_webhook.events"))
+})
 
 // OnceStarted calls start when the config of ctx is started, or now if its start has begun.
 func OnceStarted(ctx caddy.Context, start func()) error {

@@ -3,6 +3,7 @@ package metrics
 
 import (
 	"errors"
+	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -24,4 +25,56 @@ func Register(registry *prometheus.Registry, collectors ...prometheus.Collector)
 		}
 	}
 	return nil
+}
+
+// Lanes has the lanes of the configs that are in use.
+var Lanes = &laneCounter{
+	count: make(map[Lane]int),
+	info: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Namespace: Namespace, Subsystem: Subsystem,
+		Name: "lane_info",
+		Help: "The lanes of the config, by kind: route or copy. The value is 1.",
+	}, []string{"lane", "kind"}),
+}
+
+// Lane is the lane of a route or a copy.
+type Lane struct {
+	Label string
+	Copy  bool
+}
+
+func (l Lane) kind() string {
+	if l.Copy {
+		return "copy"
+	}
+	return "route"
+}
+
+// laneCounter counts how many configs have a lane: those before and after a reload have the
+// same ones.
+type laneCounter struct {
+	mu    sync.Mutex
+	count map[Lane]int
+	info  *prometheus.GaugeVec
+}
+
+// Collector returns the collector to register.
+func (c *laneCounter) Collector() prometheus.Collector { return c.info }
+
+// Add adds a lane.
+func (c *laneCounter) Add(l Lane) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.count[l]++
+	c.info.WithLabelValues(l.Label, l.kind()).Set(1)
+}
+
+// Remove removes a lane that was added, unless another config has it.
+func (c *laneCounter) Remove(l Lane) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.count[l]--; c.count[l] == 0 {
+		delete(c.count, l)
+		c.info.DeleteLabelValues(l.Label, l.kind())
+	}
 }

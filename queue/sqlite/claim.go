@@ -13,6 +13,8 @@ const (
 
 	claimNext = `SELECT id` + claimWaiting + ` AND workspace = name AND id NOT IN (SELECT value FROM json_each(?3))`
 
+	oneWorkspace = `(SELECT workspace` + claimWaiting + ` ORDER BY workspace LIMIT 1) = (SELECT workspace` + claimWaiting + ` ORDER BY workspace DESC LIMIT 1)`
+
 	bodySize = `(SELECT octet_length(bytes) FROM body WHERE notification = id / 100)`
 )
 
@@ -22,6 +24,7 @@ const (
 // It finds the workspaces that have waiting deliveries by looking at one of each: those
 // behind ?4, and then those up to it. Then it takes the next delivery of each, round by round,
 // in one look at the index for each. (SQLite takes the rows of a recursive table in its order.)
+// If there is only one workspace, it goes along the index.
 const candidates = `WITH RECURSIVE behind (name) AS (
 		SELECT (SELECT workspace` + claimWaiting + ` AND workspace > ?4 ORDER BY workspace LIMIT 1)
 		UNION ALL
@@ -34,7 +37,7 @@ const candidates = `WITH RECURSIVE behind (name) AS (
 		FROM upto WHERE name IS NOT NULL LIMIT ?5 + json_array_length(?3)
 	), turn (round, part, name, id) AS (
 		SELECT 1, part, name, (` + claimNext + ` ORDER BY id LIMIT 1)
-		FROM (SELECT 1 AS part, name FROM behind UNION ALL SELECT 2, name FROM upto) WHERE name IS NOT NULL
+		FROM (SELECT 1 AS part, name FROM behind UNION ALL SELECT 2, name FROM upto) WHERE name IS NOT NULL AND NOT (` + oneWorkspace + `)
 		UNION ALL
 		SELECT round + 1, part, name, (` + claimNext + ` AND id > turn.id ORDER BY id LIMIT 1)
 		FROM turn WHERE id IS NOT NULL
@@ -43,6 +46,9 @@ const candidates = `WITH RECURSIVE behind (name) AS (
 	SELECT id, ` + bodySize + `, 1 FROM (
 		SELECT id FROM delivery INDEXED BY delivery_retrying WHERE state = 'retrying' AND endpoint = ?1 AND lane = ?2 AND due_at <= ?6
 			AND id NOT IN (SELECT value FROM json_each(?3)) ORDER BY due_at, id LIMIT ?5)
+	UNION ALL
+	SELECT id, ` + bodySize + `, 0 FROM (SELECT id` + claimWaiting + ` AND ` + oneWorkspace + `
+			AND id NOT IN (SELECT value FROM json_each(?3)) ORDER BY workspace, id LIMIT ?5)
 	UNION ALL
 	SELECT id, ` + bodySize + `, 0 FROM (SELECT id FROM turn WHERE id IS NOT NULL LIMIT ?5)`
 

@@ -1,0 +1,156 @@
+// Package body reads the body of a request into memory, and puts it back.
+package body
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/bodymemory"
+)
+
+// preallocated is the most memory that is allocated because of a Content-Length alone,
+// in bytes. The largest known notification has 17 KB.
+const preallocated = 64 << 10
+
+// memoryTimeout is how long a large body waits for memory.
+const memoryTimeout = 2 * time.Second
+
+var (
+	// ErrTooLarge is the error for a body that is larger than the limit.
+	ErrTooLarge = errors.New("body is too large")
+	// ErrNoMemory is the error for a large body when others need all memory for bodies.
+	ErrNoMemory = errors.New("too many bytes of large bodies are being handled at once")
+)
+
+// reserve waits until there is memory for a body, which it keeps until the request ends. It
+// reports whether there is.
+func reserve(ctx context.Context, size int64) bool {
+	waiting, cancel := context.WithTimeout(ctx, memoryTimeout)
+	defer cancel()
+	if err := bodymemory.Acquire(waiting, size); err != nil {
+		return false
+	}
+	context.AfterFunc(ctx, func() { bodymemory.Release(size) })
+	return true
+}
+
+// Read reads the whole body, up to maxSize bytes, until the deadline. The text of an error
+// quotes nothing of the request.
+func Read(w http.ResponseWriter, r *http.Request, maxSize int64, deadline time.Time) ([]byte, error) {
+	// The ResponseWriters of HTTP/1, 2 and 3 have deadlines. For others, only Caddy's own
+	// timeouts apply.
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(deadline)
+
+	limited := http.MaxBytesReader(w, r.Body, maxSize)
+	// ReadFrom needs free space at the end, or it grows the buffer to read the EOF.
+	size := bytes.MinRead + max(0, min(r.ContentLength, preallocated))
+	buf := bytes.NewBuffer(make([]byte, 0, size))
+	_, err := io.CopyN(buf, limited, preallocated)
+	if err == nil { // it is a large one
+		length := r.ContentLength
+		if length < 0 {
+			length = maxSize
+		}
+		if !reserve(r.Context(), length) {
+			return nil, ErrNoMemory
+		}
+		// at once, as ReadFrom doubles the buffer time and again
+		buf.Grow(int(max(0, r.ContentLength-preallocated)) + bytes.MinRead)
+		_, err = buf.ReadFrom(limited)
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, failure(err)
+	}
+	_ = control.SetReadDeadline(time.Time{})
+	_ = limited.Close()
+	return buf.Bytes(), nil
+}
+
+// failure returns the error for a body that could not be read. It does not wrap the error
+// itself, because its text may quote the request, such as a malformed trailer.
+func failure(err error) error {
+	timeout, ok := errors.AsType[net.Error](err)
+	_, tooLarge := errors.AsType[*http.MaxBytesError](err)
+	switch {
+	case tooLarge:
+		return ErrTooLarge
+	case ok && timeout.Timeout():
+		return errors.New("body was not complete in time")
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return errors.New("body was cut short")
+	default:
+		return errors.New("body could not be read")
+	}
+}
+
+// Abandon makes net/http close an HTTP/1 connection together with the answer, if the
+// request announced a body that was not read. Otherwise, net/http would read the body,
+// before the answer and after it, for as long as the sender wants.
+func Abandon(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor != 1 || r.ContentLength == 0 {
+		return
+	}
+	CloseConnection(w, r)
+	_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) // in the past: reads fail immediately
+	// After a body over its limit, net/http ends its side of the connection immediately,
+	// and closes the socket a little later. If it closed the socket immediately, the kernel
+	// could reset the connection because of unread data, and the sender would not get the
+	// answer.
+	overLimit := http.MaxBytesReader(innermost(w), io.NopCloser(strings.NewReader("x")), 0)
+	_, _ = overLimit.Read(make([]byte, 1))
+}
+
+// innermost returns the ResponseWriter that is net/http's own.
+func innermost(w http.ResponseWriter) http.ResponseWriter {
+	for {
+		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			return w
+		}
+		w = wrapper.Unwrap()
+	}
+}
+
+// CloseConnection makes net/http close an HTTP/1 connection after the answer, so that a
+// refused sender does not keep it open.
+func CloseConnection(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor == 1 {
+		w.Header()["Connection"] = []string{"close"}
+	}
+}
+
+// Restore puts the body back into the request, so that later handlers can read it, and
+// so that net/http can read it again when it repeats the request on a new connection. The
+// caller must not change the bytes later: a transport may still read them after its
+// handler has returned.
+func Restore(r *http.Request, body []byte) {
+	r.Body = newReplay(body)
+	r.GetBody = func() (io.ReadCloser, error) { return newReplay(body), nil }
+	if r.ContentLength != int64(len(body)) {
+		r.ContentLength = int64(len(body))
+		r.Header["Content-Length"] = []string{strconv.Itoa(len(body))}
+	}
+	// The length is known now. Trailers would make net/http send the body in chunks again.
+	r.TransferEncoding = nil
+	r.Trailer = nil
+}
+
+// replay is a body in memory. Close does nothing, so that the next handler can still read
+// a body that one has closed.
+type replay struct{ bytes.Reader }
+
+func newReplay(body []byte) *replay {
+	r := new(replay)
+	r.Reset(body)
+	return r
+}
+
+func (*replay) Close() error { return nil }

@@ -1,0 +1,189 @@
+// Package envelope reads the top-level fields of a notification.
+package envelope
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/romshark/jscan/v2"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
+)
+
+// Envelope has the top-level fields of a notification that this module uses. A field other
+// than the topic is empty if it is missing, null or not of its documented type, so that no
+// notification is lost because of it.
+// Source: https://developers.intercom.com/docs/references/webhooks/webhook-models
+type Envelope struct {
+	Topic            string
+	ID               string // "notif_" + UUID; null for ping
+	AppID            string // of the workspace
+	CreatedAt        int64  // unix seconds
+	DeliveryAttempts int64
+}
+
+const (
+	// maxDepth is the deepest nesting that is accepted. The deepest known notification has
+	// 9 levels.
+	maxDepth = 1000
+	// MaxHeaderValue is the longest text that becomes a header, in bytes. The longest
+	// known topic has 37.
+	MaxHeaderValue = 255
+)
+
+var (
+	errNoObject      = errors.New("body is not a JSON object")
+	errTooDeep       = errors.New("body is nested too deeply")
+	errTopicMissing  = errors.New("no topic at the top level")
+	errTopicInvalid  = errors.New("topic is not a dotted name of [A-Za-z0-9_-] segments")
+	errFieldRepeated = errors.New("a top-level field is repeated")
+	errFieldCase     = errors.New("a top-level field differs from one of the envelope only in case")
+)
+
+// Parse reads the envelope of a notification. The body must be one strictly valid
+// JSON object. Only its top level is read, because the data of a notification may have
+// fields with the same names. Invalid UTF-8 in strings is accepted, as in encoding/json.
+func Parse(body []byte) (Envelope, error) {
+	var e Envelope
+	var seen fieldSet
+	err := errNoObject // until the root value is an object
+	syntax := jscan.Scan(body, func(i *jscan.Iterator[[]byte]) (stop bool) {
+		switch level := i.Level(); {
+		case level > 1: // most values are here, so this must be fast
+			return level > maxDepth
+		case level == 1:
+			err = e.set(i, &seen)
+		case i.ValueType() == jscan.ValueTypeObject:
+			err = nil
+		}
+		return err != nil
+	})
+	switch {
+	case err != nil:
+		return Envelope{}, err
+	case syntax.Code == jscan.ErrorCodeCallback:
+		return Envelope{}, errTooDeep
+	case syntax.IsErr():
+		// The text of syntax is not used, because it quotes the body.
+		return Envelope{}, fmt.Errorf("body is not valid JSON at byte %d", syntax.Index)
+	case e.Topic == "":
+		return Envelope{}, errTopicMissing
+	}
+	return e, nil
+}
+
+// envelopeFields has the keys of the fields that set reads.
+var envelopeFields = [][]byte{
+	[]byte("topic"), []byte("id"), []byte("app_id"), []byte("created_at"), []byte("delivery_attempts"),
+}
+
+// fieldSet is the set of the fields that were found.
+type fieldSet uint8
+
+const (
+	fieldTopic fieldSet = 1 << iota
+	fieldID
+	fieldAppID
+	fieldCreatedAt
+	fieldDeliveryAttempts
+)
+
+func (s *fieldSet) add(field fieldSet) error {
+	if *s&field != 0 {
+		return errFieldRepeated
+	}
+	*s |= field
+	return nil
+}
+
+// set reads the current member of the top level, if it is a field of the envelope. It
+// refuses a repeated field, and a field that differs from another only in case. Parsers
+// differ on which one they use, and the backend must not read another topic than the one
+// that decided the route.
+func (e *Envelope) set(i *jscan.Iterator[[]byte], seen *fieldSet) (err error) {
+	key := i.Key()
+	name := key[1 : len(key)-1]
+	if bytes.IndexByte(name, '\\') >= 0 {
+		name = []byte(unquote(key))
+	}
+	switch string(name) {
+	case "topic":
+		if err = seen.add(fieldTopic); err == nil {
+			e.Topic, err = topicValue(i)
+		}
+	case "id":
+		e.ID, err = idValue(i), seen.add(fieldID)
+	case "app_id":
+		e.AppID, err = idValue(i), seen.add(fieldAppID)
+	case "created_at":
+		e.CreatedAt, err = intValue(i), seen.add(fieldCreatedAt)
+	case "delivery_attempts":
+		e.DeliveryAttempts, err = intValue(i), seen.add(fieldDeliveryAttempts)
+	default:
+		if foldsToField(name) {
+			err = errFieldCase
+		}
+	}
+	return err
+}
+
+// foldsToField reports whether encoding/json, which ignores case, would read the key as a
+// field of the envelope. In Unicode, ſ (U+017F) and s are equal but for case, and so are
+// K (U+212A) and k.
+func foldsToField(key []byte) bool {
+	return slices.ContainsFunc(envelopeFields, func(field []byte) bool { return bytes.EqualFold(key, field) })
+}
+
+func topicValue(i *jscan.Iterator[[]byte]) (string, error) {
+	if i.ValueType() != jscan.ValueTypeString {
+		return "", errTopicInvalid
+	}
+	topic := unquote(i.Value())
+	if len(topic) > MaxHeaderValue || !topicpattern.IsTopic(topic) {
+		return "", errTopicInvalid
+	}
+	return topic, nil
+}
+
+// idValue returns the value if it is a string that can be a header value, or else an empty
+// string.
+func idValue(i *jscan.Iterator[[]byte]) string {
+	if i.ValueType() != jscan.ValueTypeString {
+		return ""
+	}
+	id := unquote(i.Value())
+	if len(id) > MaxHeaderValue {
+		return ""
+	}
+	for _, c := range []byte(id) {
+		if c <= ' ' || c > '~' {
+			return ""
+		}
+	}
+	return id
+}
+
+func intValue(i *jscan.Iterator[[]byte]) int64 {
+	if i.ValueType() != jscan.ValueTypeNumber {
+		return 0
+	}
+	n, err := strconv.ParseInt(string(i.Value()), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// unquote returns the text of a JSON string, which jscan has validated.
+func unquote(quoted []byte) string {
+	if bytes.IndexByte(quoted, '\\') < 0 {
+		return string(quoted[1 : len(quoted)-1])
+	}
+	var text string
+	_ = json.Unmarshal(quoted, &text) // cannot fail: the string is valid
+	return text
+}

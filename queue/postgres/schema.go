@@ -50,7 +50,7 @@ CREATE TABLE {s}notification (
 	body            bytea NOT NULL
 );
 ALTER SEQUENCE {s}notification_id_seq OWNED BY {s}notification.id;
-CREATE UNIQUE INDEX notification_once ON {s}notification (notification_id, workspace, endpoint) WHERE notification_id IS NOT NULL;
+CREATE UNIQUE INDEX notification_once ON {s}notification (({indexed notification_id}), ({indexed workspace}), endpoint) WHERE notification_id IS NOT NULL;
 CREATE INDEX notification_without_id ON {s}notification (received_at) WHERE notification_id IS NULL;
 
 CREATE TABLE {s}delivery (
@@ -58,7 +58,7 @@ CREATE TABLE {s}delivery (
 	notification bigint NOT NULL,
 	endpoint     text NOT NULL,
 	lane         text NOT NULL,
-	workspace    text NOT NULL COLLATE "C",
+	workspace    text NOT NULL COLLATE "C", -- its md5 if it is longer than 200 bytes
 	topic        text NOT NULL,
 	fixed        boolean NOT NULL DEFAULT false,
 	state        text NOT NULL CHECK (state IN ('waiting', 'delivering', 'retrying', 'delivered', 'dead')),
@@ -80,7 +80,7 @@ CREATE TABLE {s}delivery (
 );
 CREATE INDEX delivery_waiting ON {s}delivery (endpoint, lane, workspace, id) WHERE state = 'waiting';
 CREATE INDEX delivery_retrying ON {s}delivery (endpoint, lane, due_at, id) WHERE state = 'retrying';
-CREATE INDEX delivery_delivering ON {s}delivery (instance, id) WHERE state = 'delivering';
+CREATE INDEX delivery_delivering ON {s}delivery (id) WHERE state = 'delivering';
 CREATE INDEX delivery_dead ON {s}delivery (id) WHERE state = 'dead';
 
 CREATE TABLE {s}attempt (
@@ -115,9 +115,9 @@ CREATE TABLE {s}instance (
 
 -- All rows of delivery change soon after they were made, and all rows are deleted in the
 -- order in which they came.
-ALTER TABLE {s}delivery SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
+ALTER TABLE {s}delivery SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
 	autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 1);
-ALTER TABLE {s}notification SET (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 5000,
+ALTER TABLE {s}notification SET (toast_tuple_target = 4080, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 5000,
 	autovacuum_vacuum_insert_scale_factor = 0.2, autovacuum_vacuum_cost_delay = 1);
 
 CREATE TABLE {s}schema_version (
@@ -228,12 +228,12 @@ func makeTables(ctx context.Context, tx pgx.Tx, schema string, exists bool) erro
 		}
 	}
 	for _, sql := range strings.Split(tables, ";\n") {
-		if _, err := tx.Exec(ctx, strings.ReplaceAll(sql, "{s}", name+".")); err != nil {
+		if _, err := tx.Exec(ctx, inSchema(sql, name)); err != nil {
 			return fmt.Errorf("creating the tables: %w", err)
 		}
 	}
 	// a server older than 14, or one that was built without it
-	return attempt(ctx, tx, strings.ReplaceAll(compression, "{s}", name+"."), "0A000", "42601")
+	return attempt(ctx, tx, inSchema(compression, name), "0A000", "42601")
 }
 
 // attempt executes a statement, and ignores errors with one of these SQLSTATEs.

@@ -112,11 +112,16 @@ func finishAll(run *statements, outcomes []db.Outcome, instance string) (applied
 	return applied, nil
 }
 
-// addAttempt stores a failed attempt. It needs the write lock.
+// addAttempt stores a failed attempt. One that ended at the same time as another one of its
+// delivery is stored as a microsecond later. It needs the write lock.
 func addAttempt(run *statements, delivery int64, a db.Attempt) error {
-	_, err := run.exec(context.Background(), insertAttempt, delivery, a.At.UnixMicro(), a.Instance, orNull(db.EncodeText(a.Upstream)),
-		orNull(a.Status), a.Duration.Seconds(), orNull(db.EncodeText(a.Error)), a.Answer)
-	return err
+	for at := a.At.UnixMicro(); ; at++ {
+		added, err := run.exec(context.Background(), insertAttempt, delivery, at, a.Instance, orNull(db.EncodeText(a.Upstream)),
+			orNull(a.Status), a.Duration.Seconds(), orNull(db.EncodeText(a.Error)), a.Answer)
+		if err != nil || added > 0 {
+			return err
+		}
+	}
 }
 
 // released is what a release sets: the claim is no attempt.

@@ -80,6 +80,7 @@ func newOutcomeRow(o db.Outcome, now int64) outcomeRow {
 		row[5] = now
 	case db.Retrying:
 		row[4] = now + o.Delay.Microseconds()
+	case db.Waiting, db.Delivering: // it is released
 	}
 	if a := o.Attempt; a != nil {
 		row[6], row[7], row[8] = orNull(db.EncodeText(a.Upstream)), orNull(a.Status), a.Duration.Seconds()

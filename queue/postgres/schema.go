@@ -142,6 +142,9 @@ const (
 		WHERE n.nspname = $1::text AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') ORDER BY 1`
 )
 
+// beginUntimed begins a transaction without the time limits that a role may have.
+const beginUntimed = `BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0`
+
 // migrationLock keeps instances that start together from migrating together.
 const migrationLock = 0x49637771
 
@@ -149,7 +152,7 @@ const migrationLock = 0x49637771
 // no right to, if they are there. It runs in a transaction, which a pooler that cannot keep one
 // together refuses.
 func prepare(ctx context.Context, conn *pgx.Conn, schema string, logger *zap.Logger) error {
-	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+	return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{BeginQuery: beginUntimed}, func(tx pgx.Tx) error {
 		var encoding, fsync string
 		var exists, readOnly bool
 		var limit int
@@ -209,10 +212,6 @@ func areMade(ctx context.Context, tx pgx.Tx, schema string) (bool, error) {
 }
 
 func makeTables(ctx context.Context, tx pgx.Tx, schema string, exists bool) error {
-	if _, err := tx.Exec(ctx, "SELECT set_config('statement_timeout', '0', true), set_config('lock_timeout', '0', true), "+
-		"set_config('idle_in_transaction_session_timeout', '0', true)"); err != nil {
-		return err
-	}
 	// YugabyteDB before 2025.1 has no such locks, and is the less safe for it
 	if err := attempt(ctx, tx, fmt.Sprint("SELECT pg_advisory_xact_lock(", migrationLock, ")"), "0A000"); err != nil { // feature_not_supported
 		return fmt.Errorf("locking for the migration: %w", err)

@@ -109,6 +109,11 @@ func newRefresher(set setting, sub *subscriber) *refresher {
 		if err != nil {
 			sub.logger.Warn("stored list of Intercom's addresses is not used", zap.String("region", region.Region), zap.Error(err))
 		}
+		if list.Source == sourceStorage && time.Since(list.Checked) > staleAfter {
+			sub.logger.Warn("stored list of Intercom's addresses is old: Intercom may send from new addresses, which are refused",
+				zap.String("region", region.Region), zap.Inline(list),
+				zap.String("do", "look in the log why none was fetched, or fetch them with `caddy intercom-webhook ip-ranges --fetch`"))
+		}
 		region.list.Store(list)
 		r.regions = append(r.regions, region)
 	}
@@ -189,6 +194,9 @@ func (r *refresher) refreshLoop(region *regionList) {
 		}
 	}
 }
+
+// staleAfter is the age of a stored list at which the start of a config warns of it.
+const staleAfter = 48 * time.Hour
 
 // firstRetry is the pause after the first failure. It doubles with each further one.
 const firstRetry = 10 * time.Second

@@ -49,9 +49,8 @@ func addAdminFlags(cmd *cobra.Command) {
 	flags.StringP("adapter", "a", "", "Name of the config adapter to apply to --config")
 }
 
-// newAdminClient returns a client for the admin endpoint that the command's flags name.
-func newAdminClient(cmd *cobra.Command) (*adminClient, error) {
-	fl := caddycmd.Flags{FlagSet: cmd.Flags()}
+// newAdminClient returns a client for the admin endpoint that the flags name.
+func newAdminClient(fl caddycmd.Flags) (*adminClient, error) {
 	address, err := caddycmd.DetermineAdminAPIAddress(fl.String("address"), nil, fl.String("config"), fl.String("adapter"))
 	if err != nil {
 		return nil, usagef("address of the admin endpoint in --config: %w", err)

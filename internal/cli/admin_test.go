@@ -16,6 +16,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
 )
 
@@ -27,7 +29,7 @@ func adminAt(t *testing.T, flags ...string) (*adminClient, error) {
 	if err := cmd.ParseFlags(flags); err != nil {
 		t.Fatal(err)
 	}
-	return newAdminClient(cmd)
+	return newAdminClient(caddycmd.Flags{FlagSet: cmd.Flags()})
 }
 
 // readLanes gets the lines of /intercom_webhook/lanes.

@@ -3,9 +3,13 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
+	"os/signal"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -46,12 +50,43 @@ func (e *safeError) Error() string { return escapeLines(e.error.Error()) }
 // Unwrap returns the error as it was.
 func (e *safeError) Unwrap() error { return e.error }
 
-// runE returns the RunE function of a command that does run. An error of run is printed
-// once, by Caddy's logger. The exit code is 2 for a usageError, and 1 for other errors.
-func runE(run func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
+// run is one run of a command.
+type run struct {
+	caddycmd.Flags
+	cmd        *cobra.Command
+	in         io.Reader
+	out, notes io.Writer
+}
+
+func newRun(cmd *cobra.Command) *run {
+	return &run{caddycmd.Flags{FlagSet: cmd.Flags()}, cmd, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()}
+}
+
+// print prints a value as JSON, with the flag json, or else what text prints.
+func (r *run) print(value any, text func(out io.Writer)) error {
+	if r.Bool("json") {
+		return printJSON(r.out, value)
+	}
+	text(r.out)
+	return nil
+}
+
+// runE returns the RunE function of a command that does do. The context ends with the first
+// SIGINT or SIGTERM.
+func runE(do func(ctx context.Context, r *run, args []string) error) func(*cobra.Command, []string) error {
+	return withExitCode(func(cmd *cobra.Command, args []string) error {
+		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+		defer stop()
+		return do(ctx, newRun(cmd), args)
+	})
+}
+
+// withExitCode has an error of do printed once, by Caddy's logger. The exit code is 2 for a
+// usageError, and 1 for other errors.
+func withExitCode(do func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) {
-			err := run(cmd, args)
+			err := do(cmd, args)
 			switch {
 			case err == nil:
 				return exitFine, nil
@@ -66,7 +101,7 @@ func runE(run func(cmd *cobra.Command, args []string) error) func(*cobra.Command
 
 // usageArgs has cobra's check of the arguments end with the exit code of wrong use.
 func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
-	return runE(func(cmd *cobra.Command, args []string) error {
+	return withExitCode(func(cmd *cobra.Command, args []string) error {
 		if check(cmd, args) != nil {
 			return usagef("got %s: expecting '%s': see '%s --help'", count(len(args), "argument"), strings.TrimSuffix(cmd.UseLine(), " [flags]"), cmd.CommandPath())
 		}
@@ -78,10 +113,10 @@ func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 // flag of it or of a subcommand, and an unknown subcommand, are wrong use.
 func groupCommands(cmd *cobra.Command, subcommands ...*cobra.Command) {
 	cmd.AddCommand(subcommands...)
-	cmd.Args = runE(noSuchCommand)
+	cmd.Args = withExitCode(noSuchCommand)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return runE(func(*cobra.Command, []string) error {
+		return withExitCode(func(*cobra.Command, []string) error {
 			if cmd.HasSubCommands() { // the flag may be one of the command that is meant
 				if unknown := noSuchCommand(cmd, cmd.Flags().Args()); unknown != nil {
 					return unknown

@@ -8,11 +8,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
-	"os/signal"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -86,13 +83,11 @@ Examples:
 }
 
 // runListen shows notifications until it is interrupted.
-func runListen(cmd *cobra.Command, _ []string) error {
-	l, err := newListener(cmd)
+func runListen(ctx context.Context, r *run, _ []string) error {
+	l, err := newListener(r)
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	err = l.listen(ctx)
 	l.forwarding.Wait()
 	if ctx.Err() != nil {
@@ -116,25 +111,22 @@ type listener struct {
 }
 
 // newListener makes a listener from the flags.
-func newListener(cmd *cobra.Command) (*listener, error) {
-	flags := cmd.Flags()
-	asJSON, errJSON := flags.GetBool("json")
-	withBody, errBody := flags.GetBool("body")
-	topics, errTopics := flags.GetStringArray("topic")
-	workspaces, errWorkspaces := flags.GetStringArray("workspace")
-	if err := errors.Join(errJSON, errBody, errTopics, errWorkspaces); err != nil {
+func newListener(r *run) (*listener, error) {
+	topics, errTopics := r.GetStringArray("topic")
+	workspaces, errWorkspaces := r.GetStringArray("workspace")
+	if err := errors.Join(errTopics, errWorkspaces); err != nil {
 		return nil, err
 	}
-	client, err := newAdminClient(cmd)
+	client, err := newAdminClient(r.Flags)
 	if err != nil {
 		return nil, err
 	}
 	l := &listener{
 		client:  client,
 		query:   url.Values{"topic": topics, "workspace": workspaces},
-		notices: cmd.ErrOrStderr(),
+		notices: r.notes,
 		slots:   make(chan struct{}, maxForwards),
-		out:     listenPrinter{w: cmd.OutOrStdout(), json: asJSON, body: withBody},
+		out:     listenPrinter{w: r.out, json: r.Bool("json"), body: r.Bool("body")},
 	}
 	for _, pattern := range topics {
 		if err := topicpattern.Check(pattern); err != nil {
@@ -144,13 +136,13 @@ func newListener(cmd *cobra.Command) (*listener, error) {
 			l.notice("no known topic fits --topic %s: the nearest is %s", pattern, topicpattern.Nearest(pattern))
 		}
 	}
-	if flags.Changed("workspace") && len(workspaces) == 0 || slices.Contains(workspaces, "") { // pflag drops a single empty one
+	if r.Changed("workspace") && len(workspaces) == 0 || slices.Contains(workspaces, "") { // pflag drops a single empty one
 		return nil, usagef("--workspace is empty: give the id of a workspace")
 	}
-	if l.forward, err = newForwarder(cmd); err != nil {
+	if l.forward, err = newForwarder(r); err != nil {
 		return nil, err
 	}
-	if withBody || l.forward != nil {
+	if l.out.body || l.forward != nil {
 		l.query.Set("request", "true")
 	}
 	return l, nil

@@ -7,11 +7,9 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -79,31 +77,27 @@ var (
 
 // queueRun is one run of a command on the queue of a running Caddy.
 type queueRun struct {
-	cmd   *cobra.Command
-	flags caddycmd.Flags
+	*run
 	admin *adminClient
 	json  bool // print the lines of the answer as they are
 }
 
 // onQueue completes a command that speaks to the queue of a running Caddy.
-func onQueue(cmd *cobra.Command, args cobra.PositionalArgs, run func(ctx context.Context, q *queueRun, args []string) error) *cobra.Command {
+func onQueue(cmd *cobra.Command, args cobra.PositionalArgs, do func(ctx context.Context, q *queueRun, args []string) error) *cobra.Command {
 	addAdminFlags(cmd)
 	cmd.Flags().String("endpoint", "", "Name of the endpoint, where several share the database")
 	_ = cmd.RegisterFlagCompletionFunc("endpoint", completeEndpoints) // the flag exists
 	cmd.Flags().Bool("json", false, "Print the objects of the answer, one a line")
 	cmd.Args = usageArgs(args)
-	cmd.RunE = runE(func(cmd *cobra.Command, args []string) error {
+	cmd.RunE = runE(func(ctx context.Context, r *run, args []string) error {
 		if slices.Contains(args, "") {
 			return usagef("an argument is empty: is the variable set that it comes from?")
 		}
-		admin, err := newAdminClient(cmd)
+		admin, err := newAdminClient(r.Flags)
 		if err != nil {
 			return err
 		}
-		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
-		defer stop()
-		flags := caddycmd.Flags{FlagSet: cmd.Flags()}
-		err = run(ctx, &queueRun{cmd: cmd, flags: flags, admin: admin, json: flags.Bool("json")}, args)
+		err = do(ctx, &queueRun{r, admin, r.Bool("json")}, args)
 		var answer *adminError
 		switch {
 		case errors.As(err, &answer) && answer.status == http.StatusBadRequest:
@@ -116,9 +110,9 @@ func onQueue(cmd *cobra.Command, args cobra.PositionalArgs, run func(ctx context
 	return cmd
 }
 
-// print prints a line of an answer.
-func (q *queueRun) print(line json.RawMessage) {
-	fmt.Fprintln(q.cmd.OutOrStdout(), escapeJSON(string(line)))
+// printLine prints a line of an answer.
+func (q *queueRun) printLine(line json.RawMessage) {
+	fmt.Fprintln(q.out, escapeJSON(string(line)))
 }
 
 // ofEndpoint returns the parameters that name the endpoint, if one is named.
@@ -131,13 +125,13 @@ func (q *queueRun) ofEndpoint() (url.Values, error) {
 // as a variable that is not set, is an error: ignored, it would select more than is meant.
 func (q *queueRun) copyFlags(parameters url.Values, names ...string) error {
 	for _, name := range names {
-		flag := q.flags.Lookup(name)
+		flag := q.Lookup(name)
 		if flag == nil || !flag.Changed {
 			continue
 		}
 		values := []string{flag.Value.String()}
 		if flag.Value.Type() == "stringSlice" {
-			values, _ = q.flags.GetStringSlice(name) // it is one
+			values, _ = q.GetStringSlice(name) // it is one
 		}
 		if len(values) == 0 || slices.Contains(values, "") {
 			return usagef("--%s is empty: leave it out, or give it a value", name)
@@ -256,7 +250,7 @@ func completeEndpoints(cmd *cobra.Command, _ []string, _ string) ([]cobra.Comple
 // completeNames offers the names that are well-formed: a shell runs $(…) in what it completes.
 func completeNames(cmd *cobra.Command, name func(adminapi.Lane) string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	var names []string
-	if admin, err := newAdminClient(cmd); err == nil {
+	if admin, err := newAdminClient(caddycmd.Flags{FlagSet: cmd.Flags()}); err == nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		defer cancel()
 		_ = eachLine(admin.lines(ctx, http.MethodGet, adminapi.LanesPath, nil), func(l adminapi.Lane, _ json.RawMessage) error {

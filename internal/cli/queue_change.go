@@ -154,8 +154,8 @@ func (c *change) run(ctx context.Context, q *queueRun, ids []string) error {
 	if err != nil {
 		return err
 	}
-	yes, dryRun := q.flags.Bool("yes"), q.flags.Bool("dry-run")
-	if !yes && !dryRun && !isTerminal(q.cmd.InOrStdin()) {
+	yes, dryRun := q.Bool("yes"), q.Bool("dry-run")
+	if !yes && !dryRun && !isTerminal(q.in) {
 		return usagef("there is no terminal to ask on: give --yes to %s without a question, or --dry-run to see how many are selected", c.verb)
 	}
 	missing, err := q.missing(ctx, selected)
@@ -174,7 +174,7 @@ func (c *change) run(ctx context.Context, q *queueRun, ids []string) error {
 		if to := options.Get("to"); to != "" {
 			question += " to lane " + escape(to)
 		}
-		if ok, err := confirm(ctx, q.cmd.InOrStdin(), q.cmd.ErrOrStderr(), question+"?"); err != nil || !ok {
+		if ok, err := confirm(ctx, q.in, q.notes, question+"?"); err != nil || !ok {
 			return cmp.Or(err, errors.New("nothing was changed"))
 		}
 	}
@@ -210,14 +210,14 @@ func (c *change) selection(q *queueRun, ids []string) (url.Values, error) {
 // options returns the parameters that say how deliveries are changed.
 func (c *change) options(q *queueRun) (url.Values, error) {
 	options := make(url.Values)
-	rate := q.flags.Float64("rate")
+	rate := q.Float64("rate")
 	switch {
 	case !(rate >= 0): // this refuses NaN, too
 		return nil, usagef("rate %v must not be negative", rate)
 	case rate > 0:
 		options.Set("rate", strconv.FormatFloat(rate, 'f', -1, 64))
 	}
-	if c.whole && q.flags.Bool("vacuum") {
+	if c.whole && q.Bool("vacuum") {
 		options.Set("whole", "true")
 	}
 	return options, q.copyFlags(options, "to", "cursor")
@@ -227,7 +227,7 @@ func (c *change) options(q *queueRun) (url.Values, error) {
 // interruption, which a cursor tells of, it does not look: they may be changed already.
 func (q *queueRun) missing(ctx context.Context, selected url.Values) ([]string, error) {
 	ids := slices.Clone(selected["notification"])
-	if len(ids) == 0 || q.flags.Changed("cursor") {
+	if len(ids) == 0 || q.Changed("cursor") {
 		return nil, nil
 	}
 	_, err := q.deliveries(ctx, selected, 0, func(d adminapi.Delivery, _ json.RawMessage) error {
@@ -253,15 +253,15 @@ func (c *change) notFound(ids []string, selected url.Values) error {
 // preview says how many deliveries are selected. With --json and --dry-run, it prints the
 // lines of the answer.
 func (c *change) preview(ctx context.Context, q *queueRun, selected url.Values) (total int64, err error) {
-	out := q.cmd.OutOrStdout()
+	out := q.out
 	parameters := withParameter(selected, "dry_run", "true")
-	if q.flags.Changed("cursor") {
-		parameters.Set("cursor", q.flags.String("cursor"))
+	if q.Changed("cursor") {
+		parameters.Set("cursor", q.String("cursor"))
 	}
 	err = eachLine(q.admin.lines(ctx, http.MethodPost, adminapi.DeliveriesPath+"/"+c.verb, parameters), func(p adminapi.Progress, line json.RawMessage) error {
 		total = p.Total
-		if q.json && q.flags.Bool("dry-run") {
-			q.print(line)
+		if q.json && q.Bool("dry-run") {
+			q.printLine(line)
 		}
 		return nil
 	})
@@ -276,7 +276,7 @@ func (c *change) preview(ctx context.Context, q *queueRun, selected url.Values) 
 	if c.warning != "" {
 		fmt.Fprintln(out, c.warning)
 	}
-	if c.whole && q.flags.Bool("vacuum") {
+	if c.whole && q.Bool("vacuum") {
 		fmt.Fprintln(out, vacuumWarning)
 	}
 	return total, nil
@@ -284,13 +284,13 @@ func (c *change) preview(ctx context.Context, q *queueRun, selected url.Values) 
 
 // carryOut changes the deliveries, and reports what was done.
 func (c *change) carryOut(ctx context.Context, q *queueRun, parameters url.Values) error {
-	bar := newProgress(q.cmd.ErrOrStderr(), c.past)
+	bar := newProgress(q.notes, c.past)
 	defer bar.clear()
 	var now adminapi.Progress
 	err := eachLine(q.admin.lines(ctx, http.MethodPost, adminapi.DeliveriesPath+"/"+c.verb, parameters), func(p adminapi.Progress, line json.RawMessage) error {
 		now = p
 		if q.json {
-			q.print(line)
+			q.printLine(line)
 		}
 		bar.show(now.Done, now.Total)
 		return nil
@@ -304,14 +304,14 @@ func (c *change) carryOut(ctx context.Context, q *queueRun, parameters url.Value
 			err = fmt.Errorf("%w (to go on: --cursor %s)", err, last.Cursor)
 		}
 	}
-	switch out := q.cmd.OutOrStdout(); {
+	switch out := q.out; {
 	case ctx.Err() != nil:
 		return fmt.Errorf("stopped: at least %s of %s are %s, the others are as they were", comma(now.Done), count(now.Total, "delivery"), c.past)
 	case err != nil && now.Total > 0:
 		return fmt.Errorf("%s of %s are %s, then: %w", comma(now.Done), count(now.Total, "delivery"), c.past, err)
 	case err != nil || q.json:
 		return err
-	case now.Total == 0 && !q.flags.Changed("cursor"): // with it, they may be those of the run before
+	case now.Total == 0 && !q.Changed("cursor"): // with it, they may be those of the run before
 		fmt.Fprintf(out, "there is nothing to %s: %s\n", c.verb, escape(nothingFits(parameters)))
 	default:
 		fmt.Fprintf(out, "%s %s", c.past, count(now.Done, "delivery"))

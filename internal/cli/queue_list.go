@@ -42,7 +42,7 @@ func runQueueList(ctx context.Context, q *queueRun, _ []string) error {
 		block    = 1000 // rows whose columns have the same widths
 		maxError = 80   // characters
 	)
-	limit := q.flags.Int("limit")
+	limit := q.Int("limit")
 	if limit < 0 {
 		return usagef("limit %d must not be negative", limit)
 	}
@@ -55,7 +55,7 @@ func runQueueList(ctx context.Context, q *queueRun, _ []string) error {
 	more, err := q.deliveries(ctx, parameters, limit, func(d adminapi.Delivery, line json.RawMessage) error {
 		n++
 		if q.json {
-			q.print(line)
+			q.printLine(line)
 			return nil
 		}
 		if n%block == 1 {
@@ -64,7 +64,7 @@ func runQueueList(ctx context.Context, q *queueRun, _ []string) error {
 					return err
 				}
 			}
-			t = newTable(q.cmd.OutOrStdout(), "NUMBER", "STORED", "TOPIC", "WORKSPACE", "LANE", "STATE", "ATTEMPTS", "LAST ERROR")
+			t = newTable(q.out, "NUMBER", "STORED", "TOPIC", "WORKSPACE", "LANE", "STATE", "ATTEMPTS", "LAST ERROR")
 		}
 		t.row(strconv.FormatInt(d.Number, 10), localTime(d.StoredAt), d.Topic, d.Workspace, d.Lane, stateOf(d),
 			strconv.Itoa(d.Attempts), shorten(d.Error, maxError))
@@ -76,7 +76,7 @@ func runQueueList(ctx context.Context, q *queueRun, _ []string) error {
 	if err != nil {
 		return err
 	}
-	switch notes := q.cmd.ErrOrStderr(); {
+	switch notes := q.notes; {
 	case n == 0:
 		fmt.Fprintln(notes, nothingFits(parameters))
 	case more:

@@ -6,10 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
-	"os/signal"
 	"slices"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -65,8 +64,7 @@ type mover interface {
 	MoveQueue(ctx context.Context, from, to []json.RawMessage, endpoint string, report func(done, total int64)) (summary string, err error)
 }
 
-func runQueueMove(cmd *cobra.Command, _ []string) error {
-	fl := caddycmd.Flags{FlagSet: cmd.Flags()}
+func runQueueMove(ctx context.Context, r *run, _ []string) error {
 	info, err := caddy.GetModule(moverModule)
 	if err != nil {
 		return errors.New("this Caddy is built without the queue: build it with github.com/caddy-intercom/caddy-intercom-webhook/queue")
@@ -75,29 +73,24 @@ func runQueueMove(cmd *cobra.Command, _ []string) error {
 	if !ok {
 		return fmt.Errorf("the module %s of this build cannot move queues: build all parts of intercom_webhook in the same version", moverModule)
 	}
-	from, err := queuesIn(fl, "from")
+	from, err := queuesIn(r.Flags, "from")
 	if err != nil {
 		return err
 	}
-	to, err := queuesIn(fl, "to")
+	to, err := queuesIn(r.Flags, "to")
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	bar := newProgress(cmd.ErrOrStderr(), "moved")
-	summary, err := module.MoveQueue(ctx, from, to, fl.String("endpoint"), bar.show)
+	bar := newProgress(r.notes, "moved")
+	summary, err := module.MoveQueue(ctx, from, to, r.String("endpoint"), bar.show)
 	bar.clear()
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return errors.New("stopped: what is moved stays moved, and the same command goes on from there")
 	case err != nil:
 		return err
-	case fl.Bool("json"):
-		return printJSON(cmd.OutOrStdout(), map[string]string{"summary": summary})
 	}
-	_, err = fmt.Fprintln(cmd.OutOrStdout(), escapeLines(summary))
-	return err
+	return r.print(map[string]string{"summary": summary}, func(out io.Writer) { fmt.Fprintln(out, escapeLines(summary)) })
 }
 
 // queuesIn returns the queues of all intercom_webhook handlers of the config that a flag names.

@@ -48,12 +48,12 @@ func runQueueShow(ctx context.Context, q *queueRun, args []string) error {
 	if err != nil {
 		return err
 	}
-	out := q.cmd.OutOrStdout()
+	out := q.out
 	var last adminapi.Details
 	path := adminapi.NotificationsPath + "/" + url.PathEscape(args[0])
 	err = eachLine(q.admin.lines(ctx, http.MethodGet, path, parameters), func(d adminapi.Details, line json.RawMessage) error {
 		if q.json {
-			q.print(line)
+			q.printLine(line)
 			return nil
 		}
 		if last.ID != 0 {
@@ -68,7 +68,7 @@ func runQueueShow(ctx context.Context, q *queueRun, args []string) error {
 	if err != nil || last.Request == nil {
 		return err
 	}
-	if q.flags.Bool("headers") {
+	if q.Bool("headers") {
 		fmt.Fprintln(out, "\nheaders")
 		for _, name := range slices.Sorted(maps.Keys(last.Request.Header)) {
 			for _, value := range last.Request.Header[name] {
@@ -76,7 +76,7 @@ func runQueueShow(ctx context.Context, q *queueRun, args []string) error {
 			}
 		}
 	}
-	if q.flags.Bool("body") {
+	if q.Bool("body") {
 		fmt.Fprintf(out, "\nbody\n%s\n", prettyBody(requestBody(last.Request)))
 	}
 	return nil

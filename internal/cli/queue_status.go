@@ -59,7 +59,7 @@ func runQueueStatus(ctx context.Context, q *queueRun, _ []string) error {
 	failed := eachLine(q.admin.lines(ctx, http.MethodGet, adminapi.LanesPath, parameters), func(l adminapi.Lane, line json.RawMessage) error {
 		lanes = append(lanes, l)
 		if q.json {
-			q.print(line)
+			q.printLine(line)
 		}
 		return nil
 	})
@@ -71,7 +71,7 @@ func runQueueStatus(ctx context.Context, q *queueRun, _ []string) error {
 			return err
 		}
 	}
-	if q.flags.Bool("check") {
+	if q.Bool("check") {
 		return errors.Join(failed, checkLanes(lanes))
 	}
 	return failed
@@ -93,7 +93,7 @@ func (q *queueRun) printLanes(lanes []adminapi.Lane) error {
 	for _, state := range deliveryStates {
 		head = append(head, strings.ToUpper(state))
 	}
-	t := newTable(q.cmd.OutOrStdout(), append(head, "OLDEST")...)
+	t := newTable(q.out, append(head, "OLDEST")...)
 	total := adminapi.Lane{Deliveries: make(map[string]int64)}
 	print := func(l adminapi.Lane, cells []string) {
 		for _, state := range deliveryStates {
@@ -187,11 +187,11 @@ func newLaneCommand(verb, past, short, long string) *cobra.Command {
 		path := adminapi.LanesPath + "/" + url.PathEscape(args[0]) + "/" + verb
 		return eachLine(q.admin.lines(ctx, http.MethodPost, path, parameters), func(l adminapi.Lane, line json.RawMessage) error {
 			if q.json {
-				q.print(line)
+				q.printLine(line)
 				return nil
 			}
 			undelivered := l.Deliveries["waiting"] + l.Deliveries["retrying"]
-			_, err := fmt.Fprintf(q.cmd.OutOrStdout(), "%s lane %s; %s not made yet\n", past, escape(l.Lane), count(undelivered, "delivery"))
+			_, err := fmt.Fprintf(q.out, "%s lane %s; %s not made yet\n", past, escape(l.Lane), count(undelivered, "delivery"))
 			return err
 		})
 	})

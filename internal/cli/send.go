@@ -1,21 +1,20 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"os"
-	"os/signal"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
-
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/signature"
 )
 
 func newSendCommand() *cobra.Command {
@@ -75,53 +74,35 @@ func addRequestFlags(flags *pflag.FlagSet) {
 }
 
 // runSend sends a notification and prints the answer.
-func runSend(cmd *cobra.Command, args []string) error {
-	fl := caddycmd.Flags{FlagSet: cmd.Flags()}
-	if fl.Bool("list") {
-		return listSamples(cmd.OutOrStdout(), fl.Bool("json"))
+func runSend(ctx context.Context, r *run, args []string) error {
+	if r.Bool("list") {
+		return listSamples(r)
 	}
-	topic, target, err := sendArgs(args, fl.String("body"))
+	topic, target, err := sendArgs(args, r.String("body"))
 	if err != nil {
 		return err
 	}
-	s, err := newSender(fl, target, cmd.ErrOrStderr())
+	s, err := newSender(r, target)
 	if err != nil {
 		return err
 	}
-	s.scheme, s.name = notificationScheme, topic
-	if s.body, err = readBody(fl.String("body"), cmd.InOrStdin()); err != nil {
-		return err
-	}
-	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
-	defer stop()
-	r := s.send(ctx)
-	switch {
-	case r.err != nil:
-		return r.err
-	case fl.Bool("json"):
-		err = printJSON(cmd.OutOrStdout(), r)
-	default:
-		r.report(cmd.OutOrStdout())
-	}
-	if err == nil && !r.ok() {
-		err = fmt.Errorf("answered %s: Intercom would count this as failed", statusText(r.Status))
+	s.scheme, s.name = signature.Hub, topic
+	answer, err := s.sendAndPrint(ctx, r)
+	if err == nil && !answer.ok() {
+		err = answer.notAccepted()
 	}
 	return err
 }
 
 // listSamples prints what can be sent.
-func listSamples(w io.Writer, asJSON bool) error {
+func listSamples(r *run) error {
 	for _, topic := range intercom.Topics() {
-		if !asJSON {
-			fmt.Fprintln(w, topic)
-		} else if err := printJSON(w, map[string]string{"topic": topic}); err != nil {
+		if err := r.print(map[string]string{"topic": topic}, func(out io.Writer) { fmt.Fprintln(out, topic) }); err != nil {
 			return err
 		}
 	}
 	for _, kind := range intercom.AppRequestKinds() {
-		if !asJSON {
-			fmt.Fprintln(w, "app-request", kind)
-		} else if err := printJSON(w, map[string]string{"app_request": kind}); err != nil {
+		if err := r.print(map[string]string{"app_request": kind}, func(out io.Writer) { fmt.Fprintln(out, "app-request", kind) }); err != nil {
 			return err
 		}
 	}
@@ -129,15 +110,15 @@ func listSamples(w io.Writer, asJSON bool) error {
 }
 
 // newSender makes a sender to a URL from the flags.
-func newSender(fl caddycmd.Flags, target string, warnings io.Writer) (*sender, error) {
+func newSender(r *run, target string) (*sender, error) {
 	if err := checkURL("url", target); err != nil {
 		return nil, err
 	}
-	secrets, err := clientSecrets(fl, warnings)
+	keys, err := clientSecrets(r)
 	if err != nil {
 		return nil, err
 	}
-	fields, err := fl.GetStringArray("header")
+	fields, err := r.GetStringArray("header")
 	if err != nil {
 		return nil, err
 	}
@@ -145,14 +126,19 @@ func newSender(fl caddycmd.Flags, target string, warnings io.Writer) (*sender, e
 	if err != nil {
 		return nil, err
 	}
-	timeout := fl.Duration("timeout")
+	timeout := r.Duration("timeout")
 	if timeout <= 0 {
 		return nil, usagef("timeout %s must be longer than 0", timeout)
 	}
+	body, err := readBody(r.String("body"), r.in)
+	if err != nil {
+		return nil, err
+	}
 	return &sender{
-		client:  newSendClient(timeout, fl.Bool("insecure")),
+		client:  newSendClient(timeout, r.Bool("insecure")),
 		url:     target,
-		secret:  secrets[0],
+		body:    body,
+		key:     keys[0],
 		headers: headers,
 	}, nil
 }

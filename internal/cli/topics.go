@@ -8,14 +8,10 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
-	"os/signal"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
-
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
@@ -69,14 +65,13 @@ func completeTopic(*cobra.Command, []string, string) ([]string, cobra.ShellCompD
 	return intercom.Topics(), cobra.ShellCompDirectiveNoFileComp
 }
 
-func runTopics(cmd *cobra.Command, args []string) error {
-	fl := caddycmd.Flags{FlagSet: cmd.Flags()}
+func runTopics(ctx context.Context, r *run, args []string) error {
 	switch {
-	case fl.Changed("route") && len(args) > 0:
+	case r.Changed("route") && len(args) > 0:
 		return usagef("--route takes one topic, and no patterns: give either")
-	case fl.Changed("route"):
-		return runRoute(cmd, fl)
-	case fl.Changed("workspace"):
+	case r.Changed("route"):
+		return printRoutes(ctx, r)
+	case r.Changed("workspace"):
 		return usagef("--workspace is for --route: give the topic with --route")
 	}
 	for _, pattern := range args {
@@ -92,7 +87,7 @@ func runTopics(cmd *cobra.Command, args []string) error {
 			return fmt.Errorf("topic pattern %q fits no known topic: the nearest is %s", pattern, topicpattern.Nearest(pattern))
 		}
 	}
-	return printTopics(cmd.OutOrStdout(), topics, fl.Bool("json"))
+	return printTopics(r.out, topics, r.Bool("json"))
 }
 
 // printTopics prints what is known about topics.
@@ -120,42 +115,36 @@ func printTopics(w io.Writer, topics []intercom.Topic, asJSON bool) error {
 	return table.Flush()
 }
 
-// runRoute prints where a notification would go in a running Caddy.
-func runRoute(cmd *cobra.Command, fl caddycmd.Flags) error {
-	query := url.Values{"topic": {fl.String("route")}}
+// printRoutes prints where a notification would go in a running Caddy.
+func printRoutes(ctx context.Context, r *run) error {
+	query := url.Values{"topic": {r.String("route")}}
 	if !topicpattern.IsTopic(query.Get("topic")) {
 		return usagef("--route %q is no topic: it has the form conversation.user.created", query.Get("topic"))
 	}
-	if fl.Changed("workspace") {
-		query.Set("workspace", fl.String("workspace"))
+	if r.Changed("workspace") {
+		query.Set("workspace", r.String("workspace"))
 	}
-	admin, err := newAdminClient(cmd)
+	admin, err := newAdminClient(r.Flags)
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
-	defer stop()
-	return printRoutes(ctx, admin, query, cmd.OutOrStdout(), fl.Bool("json"))
-}
-
-func printRoutes(ctx context.Context, admin *adminClient, query url.Values, out io.Writer, asJSON bool) error {
-	n := 0
-	err := eachLine(admin.lines(ctx, http.MethodGet, adminapi.RoutePath, query), func(r adminapi.Route, line json.RawMessage) error {
-		if n++; asJSON {
+	n, out := 0, r.out
+	err = eachLine(admin.lines(ctx, http.MethodGet, adminapi.RoutePath, query), func(route adminapi.Route, line json.RawMessage) error {
+		if n++; r.Bool("json") {
 			_, err := fmt.Fprintln(out, escapeJSON(string(line)))
 			return err
 		}
 		place := "intercom_webhook"
-		for _, part := range [][2]string{{" of server ", r.Server}, {", queue ", r.Endpoint}} {
+		for _, part := range [][2]string{{" of server ", route.Server}, {", queue ", route.Endpoint}} {
 			if part[1] != "" {
 				place += part[0] + part[1]
 			}
 		}
-		fmt.Fprintf(out, "%s\n  lane: %s\n", escape(place), escape(cmp.Or(r.Lane, "none: no route fits")))
-		if len(r.Copies) > 0 {
-			fmt.Fprintf(out, "  copies: %s\n", escape(strings.Join(r.Copies, ", ")))
+		fmt.Fprintf(out, "%s\n  lane: %s\n", escape(place), escape(cmp.Or(route.Lane, "none: no route fits")))
+		if len(route.Copies) > 0 {
+			fmt.Fprintf(out, "  copies: %s\n", escape(strings.Join(route.Copies, ", ")))
 		}
-		for _, p := range r.Passed {
+		for _, p := range route.Passed {
 			fmt.Fprintf(out, "  not %s: %s\n", escape(p.Lane), escape(p.Why))
 		}
 		return nil

@@ -1,9 +1,8 @@
 package cli
 
 import (
-	"crypto/hmac"
+	"context"
 	"crypto/sha1"
-	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
 	"errors"
@@ -13,9 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
-
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/signature"
 )
 
 func newVerifyCommand() *cobra.Command {
@@ -66,29 +64,24 @@ const (
 // errNotGenuine is the error after the reasons have been printed.
 var errNotGenuine = errors.New("the request is not genuine as it is")
 
-func runVerify(cmd *cobra.Command, args []string) error {
-	fl := caddycmd.Flags{FlagSet: cmd.Flags()}
-	signature := fl.String("signature")
-	if signature == "" {
+func runVerify(_ context.Context, r *run, args []string) error {
+	claimed := r.String("signature")
+	if claimed == "" {
 		return usagef("no signature: give the value of the request's X-Hub-Signature with --signature")
 	}
-	secrets, err := clientSecrets(fl, cmd.ErrOrStderr())
+	keys, err := clientSecrets(r)
 	if err != nil {
 		return err
 	}
-	if len(secrets) > maxSecrets {
-		return usagef("--secret-file has %d secrets: %d are tried at most; leave the others out", len(secrets), maxSecrets)
+	if len(keys) > maxSecrets {
+		return usagef("--secret-file has %d secrets: %d are tried at most; leave the others out", len(keys), maxSecrets)
 	}
-	body, err := readFile(args[0], cmd.InOrStdin(), maxVerified)
+	body, err := readFile(args[0], r.in, maxVerified)
 	if err != nil {
 		return usagef("reading the body: %w", err)
 	}
-	v := judge(body, signature, secrets)
-	if fl.Bool("json") {
-		err = printJSON(cmd.OutOrStdout(), v)
-	} else {
-		v.report(cmd.OutOrStdout(), len(secrets))
-	}
+	v := judge(body, claimed, keys)
+	err = r.print(v, func(out io.Writer) { v.report(out, len(keys)) })
 	if err == nil && !v.Genuine {
 		err = errNotGenuine
 	}
@@ -137,22 +130,21 @@ func (v verdict) report(w io.Writer, secrets int) {
 	}
 }
 
-// judge finds out whether the signature is that of the body with one of the secrets. If it is
+// judge finds out whether a text is the signature of the body with one of the keys. If it is
 // not, judge tries the usual mistakes, and returns the first that explains it.
-func judge(body []byte, signature string, secrets [][]byte) verdict {
-	claimed, ok := readSignature(signature)
-	if !ok {
-		return verdict{Mistakes: []mistake{{"malformed",
-			"the signature is not " + intercom.HubSignaturePrefix + " and 40 hexadecimal digits, nor anything like it: copy the whole value of the header " + intercom.HubSignature}}}
+func judge(body []byte, text string, keys []*signature.Key) verdict {
+	claimed, mistakes := readSignature(text)
+	if claimed.Scheme == nil {
+		return verdict{Mistakes: mistakes}
 	}
-	v := verdict{Header: claimed.header}
+	v := verdict{Header: claimed.Scheme.Header, Mistakes: mistakes}
 	for sent, wrong := range guesses(body) {
-		for place, secret := range secrets {
-			if !hmac.Equal(claimed.mac(sent, secret), claimed.sum) {
+		for place, key := range keys {
+			if !key.Signed(sent, claimed) {
 				continue
 			}
-			v.Secret, v.Mistakes = place+1, claimed.mistakes
-			if claimed.header == intercom.BodySignature && isNotification(sent) {
+			v.Secret = place + 1
+			if claimed.Scheme == signature.Body && isNotification(sent) {
 				v.Mistakes = append(v.Mistakes, mistake{"sha256",
 					"it fits as HMAC-SHA256, which app requests have in " + intercom.BodySignature + "; a notification has HMAC-SHA1 in " + intercom.HubSignature + ": use that header"})
 			}
@@ -161,21 +153,15 @@ func judge(body []byte, signature string, secrets [][]byte) verdict {
 			return v
 		}
 	}
-	v.Mistakes = claimed.mistakes
 	return v
 }
 
-// claimedSignature is the value of a signature header.
-type claimedSignature struct {
-	scheme   // in which Intercom sends such a sum
-	sum      []byte
-	mistakes []mistake // in how it is written
-}
-
-// readSignature reads the value of a signature header, or a whole header line. It accepts
-// other forms than Intercom's, and returns how they are wrong.
-func readSignature(text string) (c claimedSignature, ok bool) {
-	text, header := strings.TrimSpace(text), ""
+// readSignature reads the value of a signature header, or a whole header line. It accepts other
+// forms than Intercom's, and returns how they are wrong. What is no signature has no scheme.
+func readSignature(text string) (claimed signature.Claimed, mistakes []mistake) {
+	wrong := func(kind, text string) { mistakes = append(mistakes, mistake{kind, text}) }
+	header := ""
+	text = strings.TrimSpace(text)
 	for _, known := range []string{intercom.HubSignature, intercom.BodySignature} {
 		if name, value, found := strings.Cut(text, ":"); found && strings.EqualFold(strings.TrimSpace(name), known) {
 			text, header = strings.TrimSpace(value), known
@@ -187,36 +173,35 @@ func readSignature(text string) (c claimedSignature, ok bool) {
 	} else {
 		prefix += "="
 	}
-	wrong := func(kind, text string) { c.mistakes = append(c.mistakes, mistake{kind, text}) }
-	knownSize := func(sum []byte) bool { return len(sum) == sha1.Size || len(sum) == sha256.Size }
-	if sum, err := hex.DecodeString(digits); err == nil && knownSize(sum) {
-		c.sum = sum
-		if strings.ToLower(digits) != digits {
-			wrong("hex_case", "the digits are in upper case, and Intercom's are in lower case: compare the bytes, not the text")
-		}
-	} else if sum := fromBase64(digits); knownSize(sum) {
-		c.sum = sum
+	sum, err := hex.DecodeString(digits)
+	switch {
+	case err != nil:
+		sum = fromBase64(digits)
 		wrong("base64", "it is base64, and Intercom's is hexadecimal: encode the HMAC as hexadecimal digits")
-	} else {
-		return claimedSignature{}, false
+	case strings.ToLower(digits) != digits:
+		wrong("hex_case", "the digits are in upper case, and Intercom's are in lower case: compare the bytes, not the text")
 	}
-	c.scheme = appRequestScheme
-	if len(c.sum) == sha1.Size {
-		c.scheme = notificationScheme
+	scheme, usual := signature.Body, ""
+	if len(sum) == sha1.Size {
+		scheme, usual = signature.Hub, intercom.HubSignaturePrefix
+	}
+	if claimed, err = scheme.Decode(usual + hex.EncodeToString(sum)); err != nil {
+		return claimed, []mistake{{"malformed", "the signature is not " + intercom.HubSignaturePrefix +
+			" and 40 hexadecimal digits, nor anything like it: copy the whole value of the header " + intercom.HubSignature}}
 	}
 	switch {
-	case prefix == c.prefix:
-	case c.prefix == "":
-		wrong("prefix", "it has the prefix "+prefix+", and "+c.header+" has none: leave it out")
+	case prefix == usual:
+	case usual == "":
+		wrong("prefix", "it has the prefix "+prefix+", and "+scheme.Header+" has none: leave it out")
 	case prefix == "":
-		wrong("prefix_missing", "it lacks the prefix "+c.prefix+": use the whole value of "+c.header)
+		wrong("prefix_missing", "it lacks the prefix "+usual+": use the whole value of "+scheme.Header)
 	default:
-		wrong("prefix", "its prefix is not "+c.prefix+" in lower case: use the value of "+c.header+" as it is")
+		wrong("prefix", "its prefix is not "+usual+" in lower case: use the value of "+scheme.Header+" as it is")
 	}
-	if header != "" && header != c.header {
-		wrong("header", "it stands in "+header+", and has the length of "+c.header+": the headers, or SHA-1 and SHA-256, are mixed up")
+	if header != "" && header != scheme.Header {
+		wrong("header", "it stands in "+header+", and has the length of "+scheme.Header+": the headers, or SHA-1 and SHA-256, are mixed up")
 	}
-	return c, true
+	return claimed, mistakes
 }
 
 // fromBase64 decodes base64 in one of its alphabets, with or without padding. It returns nil if

@@ -16,11 +16,12 @@ import (
 
 // benchBody is a JSON object of some 5 KiB, of words.
 func benchBody() string {
-	text := []byte(`{"topic":"conversation.user.created","body":"`)
+	text := []byte(`{"type":"notification_event","topic":"conversation.user.created","data":{"item":{"type":"conversation","parts":[`)
 	for len(text) < 5000 {
-		text = fmt.Appendf(text, "word%d ", rand.N(5000))
+		text = fmt.Appendf(text, `{"type":"conversation_part","id":"%d","part_type":"comment","created_at":%d,"author":{"type":"user","id":"%08x%08x","name":null},"body":"<p>word%d word%d word%d</p>","attachments":[]},`,
+			rand.N(1_000_000_000), 1_700_000_000+rand.N(100_000_000), rand.Uint32(), rand.Uint32(), rand.N(5000), rand.N(5000), rand.N(5000))
 	}
-	return string(append(text, `"}`...))
+	return string(append(text, `{}]}}}`...))
 }
 
 func benchBatch(n int, token db.Token) []*db.NewNotification {

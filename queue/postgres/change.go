@@ -145,11 +145,11 @@ func changing(change db.Change, ids []int64, changed *[]int64) ([]statement, err
 	q.add("d.id = ANY (%s::bigint[])", ids)
 	switch change.Action {
 	case db.Retry:
-		return []statement{{strings.Replace(retrySQL, "{where}", q.where(), 1), q.args, collectIDs(changed)}}, nil
+		return []statement{{sql: strings.Replace(retrySQL, "{where}", q.where(), 1), args: q.args, scan: collectIDs(changed)}}, nil
 	case db.Send:
 		return []statement{
 			{sql: lockNotificationsSQL, args: []any{ids}},
-			{strings.Replace(sendSQL, "{where}", q.where(), 1), q.args, collectIDs(changed)},
+			{sql: strings.Replace(sendSQL, "{where}", q.where(), 1), args: q.args, scan: collectIDs(changed)},
 		}, nil
 	case db.Drop:
 		q.texts = append(q.texts, "d.state <> 'delivering'")
@@ -180,7 +180,7 @@ const (
 func deletion(ids []int64, q *conditions, deleted *[]int64) []statement {
 	return []statement{
 		{sql: lockNotificationsSQL, args: []any{ids}},
-		{strings.Replace(deleteSQL, "{where}", q.where(), 1), q.args, collectIDs(deleted)},
+		{sql: strings.Replace(deleteSQL, "{where}", q.where(), 1), args: q.args, scan: collectIDs(deleted)},
 		{sql: deleteAttemptsSQL, args: []any{ids}},
 		{sql: deleteNotificationsSQL, args: []any{ids}},
 	}

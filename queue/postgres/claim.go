@@ -10,30 +10,27 @@ import (
 )
 
 // claimSQL claims deliveries. The workspaces that have waiting ones are found with one look
-// at the index each, up to the limit: those behind the last one ($6), and then those up to
-// it. Of each, so many deliveries are looked at that all that are claimed could be its own;
+// at the index each, up to the limit: in the first lap those behind the last one ($6), and in
+// the second those up to it. Of each, so many deliveries are looked at that all that are claimed could be its own;
 // with hundreds of workspaces, fewer.
 //
 // Waiting and due retrying ones are taken in turns, and $9 says which kind is the first.
 // What another transaction has locked is left out, as it is claimed or changed. Bodies are
 // measured without being read.
 const claimSQL = `
-	WITH RECURSIVE behind(name, n) AS (
-		SELECT (SELECT workspace FROM {s}delivery WHERE state = 'waiting' AND endpoint = $1::text AND lane = $2::text
-			AND workspace > $6::text AND id <> ALL ($7::bigint[]) ORDER BY workspace LIMIT 1), 1
+	WITH RECURSIVE ring(name, last, lap, n, found) AS (
+		SELECT $6::text COLLATE "C", 9223372036854775807, 1, 0::bigint, false
 		UNION ALL
-		SELECT (SELECT workspace FROM {s}delivery WHERE state = 'waiting' AND endpoint = $1::text AND lane = $2::text
-			AND workspace > name AND id <> ALL ($7::bigint[]) ORDER BY workspace LIMIT 1), n + 1 FROM behind WHERE name IS NOT NULL AND n < $4::bigint
-	), upto(name, n) AS (
-		SELECT (SELECT workspace FROM {s}delivery WHERE state = 'waiting' AND endpoint = $1::text AND lane = $2::text
-			AND workspace <= $6::text AND id <> ALL ($7::bigint[]) ORDER BY workspace LIMIT 1), 1
-		UNION ALL
-		SELECT (SELECT workspace FROM {s}delivery WHERE state = 'waiting' AND endpoint = $1::text AND lane = $2::text
-			AND workspace > name AND workspace <= $6::text AND id <> ALL ($7::bigint[]) ORDER BY workspace LIMIT 1), n + 1 FROM upto WHERE name IS NOT NULL AND n < $4::bigint
+		SELECT coalesce(d.workspace, '' COLLATE "C"), CASE WHEN d.workspace IS NULL THEN 0 ELSE 9223372036854775807 END,
+			CASE WHEN d.workspace IS NULL THEN lap + 1 ELSE lap END, n + CASE WHEN d.workspace IS NULL THEN 0 ELSE 1 END, d.workspace IS NOT NULL
+		FROM ring LEFT JOIN LATERAL (
+			SELECT workspace FROM {s}delivery WHERE state = 'waiting' AND endpoint = $1::text AND lane = $2::text AND (workspace, id) > (ring.name, ring.last)
+			ORDER BY workspace, id LIMIT 1
+		) AS d ON true
+		WHERE n < $4::bigint AND lap <= 2 AND NOT (lap = 2 AND found AND name >= $6::text)
 	), workspaces AS MATERIALIZED (
-		SELECT name, row_number() OVER (ORDER BY part, n) AS turn, count(*) OVER () AS all
-		FROM (SELECT name, 1 AS part, n FROM behind UNION ALL SELECT name, 2, n FROM upto) AS found
-		WHERE name IS NOT NULL ORDER BY part, n LIMIT $4::bigint
+		SELECT name, row_number() OVER (ORDER BY n) AS turn, count(*) OVER () AS all
+		FROM ring WHERE found AND (lap = 1 OR name <= $6::text)
 	), waiting AS MATERIALIZED (
 		SELECT id, row_number() OVER (ORDER BY round, turn) AS place, 1 AS kind FROM workspaces, LATERAL (
 			SELECT id, row_number() OVER (ORDER BY id) AS round FROM {s}delivery
@@ -50,22 +47,21 @@ const claimSQL = `
 		FROM (SELECT * FROM waiting UNION ALL SELECT * FROM due) AS both_kinds
 		ORDER BY place, kind = $9::int, kind LIMIT $4::bigint
 	), sized AS MATERIALIZED (
-		SELECT chosen.id, place, sum(octet_length(n.body)) OVER (ORDER BY place) AS size
+		SELECT chosen.id AS delivery, place, sum(octet_length(n.body)) OVER (ORDER BY place) AS size, n.*
 		FROM chosen JOIN {s}notification AS n ON n.id = chosen.id / 100
 	), claimed AS (
 		UPDATE {s}delivery SET state = 'delivering', claim = $3::bigint, instance = $8::text
 		WHERE id = ANY (ARRAY(
 			SELECT id FROM {s}delivery
-			WHERE id = ANY (ARRAY(SELECT id FROM sized WHERE place = 1 OR size <= $5::bigint)) AND state IN ('waiting', 'retrying')
+			WHERE id = ANY (ARRAY(SELECT delivery FROM sized WHERE place = 1 OR size <= $5::bigint)) AND state IN ('waiting', 'retrying')
 			ORDER BY id FOR UPDATE SKIP LOCKED
 		))
-		RETURNING id, notification, fixed, attempts, (extract(epoch FROM now() - age_from) * 1000000)::bigint AS age
+		RETURNING id, fixed, attempts, (extract(epoch FROM now() - age_from) * 1000000)::bigint AS age
 	)
-	SELECT coalesce((SELECT max(chosen.all) FROM chosen), 0), c.id, c.fixed, c.attempts, c.age,
-		c.notification, c.workspace, c.topic, c.notification_id, c.received_at, c.request, c.body
+	SELECT coalesce((SELECT max(chosen.all) FROM chosen), 0), c.*
 	FROM (VALUES (1)) AS always LEFT JOIN (
-		SELECT claimed.*, sized.place, n.workspace, n.topic, n.notification_id, n.received_at, n.request, n.body
-		FROM claimed JOIN sized USING (id) JOIN {s}notification AS n ON n.id = claimed.notification
+		SELECT claimed.id, fixed, attempts, age, sized.id, workspace, topic, notification_id, received_at, request, body, place
+		FROM claimed JOIN sized ON sized.delivery = claimed.id
 	) AS c ON true
 	ORDER BY c.place`
 
@@ -89,7 +85,7 @@ func readClaimed(rows pgx.Rows, endpoint string) (claimed []db.Claimed, more boo
 	var received *time.Time
 	var body []byte
 	_, err = pgx.ForEachRow(rows, []any{
-		&candidates, &id, &fixed, &attempts, &age, &notification, &workspace, &topic, &notificationID, &received, &request, &body,
+		&candidates, &id, &fixed, &attempts, &age, &notification, &workspace, &topic, &notificationID, &received, &request, &body, nil,
 	}, func() error {
 		if id == nil {
 			return nil

@@ -50,6 +50,7 @@ func newSlots(all, few int64) *slots { return &slots{semaphore.NewWeighted(all),
 
 // newClient makes a client that has no connection yet.
 func newClient(ctx context.Context, config *pgxpool.Config, name, schema, instance string, logger *zap.Logger) (*client, error) {
+	config.AfterConnect = findDirect
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, withoutUser(err, name)
@@ -72,12 +73,31 @@ type statement struct {
 	sql  string
 	args []any
 	scan func(pgx.Rows) error
+	hot  bool // many run in a second, so that the server's time to plan it matters
+}
+
+// isDirect is a key of the custom data of connections that lead to one session of the server,
+// so that it can keep plans. Behind a pooler, each transaction may have another one.
+const isDirect = "is direct"
+
+// findDirect is called with each new connection. A pooler gives it another number than the
+// server's process has.
+func findDirect(ctx context.Context, conn *pgx.Conn) error {
+	var pid uint32
+	if err := conn.QueryRow(ctx, "SELECT pg_backend_pid()").Scan(&pid); err != nil {
+		return err
+	}
+	if pid == conn.PgConn().PID() {
+		conn.PgConn().CustomData()[isDirect] = true
+	}
+	return nil
 }
 
 // The settings of a transaction. Whoever set a time limit for a role or a database did not
-// mean statements that change many rows.
+// mean statements that change many rows. None of the statements is worth compiling, whatever
+// the server thinks that it costs.
 const (
-	settings = `set_config('statement_timeout', '0', true), set_config('lock_timeout', '0', true)`
+	settings = `set_config('statement_timeout', '0', true), set_config('lock_timeout', '0', true), set_config('jit', 'off', true)`
 
 	// plainly commits as the server's settings say.
 	plainly = `SELECT ` + settings
@@ -92,7 +112,11 @@ const (
 	// lazily returns from the commit before it is on the disk. If the server crashes at that
 	// moment, claims and outcomes of the last half second are lost: what was delivered then is
 	// delivered again.
-	lazily = `SELECT ` + settings + `, set_config('synchronous_commit', 'off', true)`
+	//
+	// It is for statements that look for rows by their keys. A plan that the server keeps from
+	// when a table was empty must not read all of it later.
+	lazily = `SELECT ` + settings + `, set_config('synchronous_commit', 'off', true),
+		set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)`
 )
 
 // run runs statements in one transaction, in one message to the server.
@@ -104,7 +128,15 @@ func (c *client) send(ctx context.Context, conn *pgx.Conn, commit string, statem
 	var batch pgx.Batch
 	batch.Queue(commit)
 	for _, s := range statements {
-		batch.Queue(c.sql(s.sql), s.args...)
+		sql := c.sql(s.sql)
+		if s.hot && conn.PgConn().CustomData()[isDirect] != nil {
+			for _, text := range []string{commit, sql} {
+				if _, err := conn.Prepare(ctx, text, text); err != nil { // once for each connection
+					return err
+				}
+			}
+		}
+		batch.Queue(sql, s.args...)
 	}
 	results := conn.SendBatch(ctx, &batch)
 	_, err := results.Exec()

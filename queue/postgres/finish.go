@@ -18,7 +18,9 @@ const maxRows = 1000
 // retrying, and its time has come already.
 const released = `state = CASE WHEN attempts = 0 THEN 'waiting' ELSE 'retrying' END, claim = NULL, instance = NULL`
 
-// finishSQL ends claims, and writes down the failed attempts.
+// finishSQL ends claims, and writes down the failed attempts. Who is delivering has a claim
+// and an instance, and nobody else; the state is not asked for, as the key finds the rows, and
+// not the index of what is delivering.
 const finishSQL = `
 	WITH outcome AS MATERIALIZED (
 		SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::boolean[],
@@ -38,7 +40,7 @@ const finishSQL = `
 			seconds = CASE WHEN o.attempted THEN o.seconds ELSE d.seconds END,
 			error = CASE WHEN o.attempted THEN nullif(o.error, '') ELSE d.error END
 		FROM outcome AS o
-		WHERE d.id = o.id AND d.state = 'delivering' AND d.instance = $14::text AND d.claim = o.claim
+		WHERE d.id = o.id AND d.instance = $14::text AND d.claim = o.claim
 		RETURNING d.id
 	), logged AS (
 		INSERT INTO {s}attempt (delivery, at, instance, upstream, status, seconds, error, answer)

@@ -79,7 +79,7 @@ func (i inspector) list(ctx context.Context, filter db.Filter, page db.Page) (fo
 		sorted = "d.id + 0" // keeps PostgreSQL from walking along the key
 	}
 	sql := selectDeliveries + q.where() + ` ORDER BY ` + sorted + order + ` LIMIT ` + strconv.Itoa(page.Limit)
-	err = i.run(ctx, plainly, statement{sql, q.args, collectDeliveries(&found)})
+	err = i.run(ctx, plainly, statement{sql: sql, args: q.args, scan: collectDeliveries(&found)})
 	switch {
 	case err != nil:
 		return nil, 0, err
@@ -104,8 +104,8 @@ func (i inspector) areFew(ctx context.Context, filter db.Filter) (bool, error) {
 	for _, state := range filter.States {
 		var n int
 		err := i.run(ctx, plainly, statement{
-			fmt.Sprintf(`SELECT count(*) FROM (SELECT FROM {s}delivery WHERE state = '%s' LIMIT %d) AS counted`, db.States[max(slices.Index(db.States, state), 0)], sparseRows),
-			nil, func(rows pgx.Rows) (err error) {
+			sql: fmt.Sprintf(`SELECT count(*) FROM (SELECT FROM {s}delivery WHERE state IN (%s) LIMIT %d) AS counted`, quoted([]db.State{state}, db.States), sparseRows),
+			scan: func(rows pgx.Rows) (err error) {
 				n, err = pgx.CollectExactlyOneRow(rows, pgx.RowTo[int])
 				return err
 			},
@@ -155,7 +155,7 @@ func rowID(id string) int64 {
 
 // DeadGroups implements db.Inspector.
 func (i inspector) DeadGroups(ctx context.Context, endpoint string) (groups []db.DeadGroup, err error) {
-	err = i.run(ctx, plainly, statement{deadGroupsSQL, []any{endpoint}, func(rows pgx.Rows) (err error) {
+	err = i.run(ctx, plainly, statement{sql: deadGroupsSQL, args: []any{endpoint}, scan: func(rows pgx.Rows) (err error) {
 		groups, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (g db.DeadGroup, err error) {
 			var topic string
 			var lastError *string

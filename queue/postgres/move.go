@@ -161,13 +161,13 @@ func nullTime(at time.Time) *time.Time {
 func details(ctx context.Context, c *client, ids []int64) (found []db.Details, err error) {
 	var deliveries []db.Delivery
 	err = c.run(ctx, plainly,
-		statement{notificationsSQL, []any{ids}, func(rows pgx.Rows) (err error) {
+		statement{sql: notificationsSQL, args: []any{ids}, scan: func(rows pgx.Rows) (err error) {
 			found, err = pgx.CollectRows(rows, scanNotification)
 			return err
 		}},
 		statement{
-			selectDeliveries + ` JOIN unnest($1::bigint[]) AS wanted(id) ON d.id BETWEEN wanted.id * 100 AND wanted.id * 100 + 99 ORDER BY d.id`,
-			[]any{ids}, collectDeliveries(&deliveries),
+			sql:  selectDeliveries + ` JOIN unnest($1::bigint[]) AS wanted(id) ON d.id BETWEEN wanted.id * 100 AND wanted.id * 100 + 99 ORDER BY d.id`,
+			args: []any{ids}, scan: collectDeliveries(&deliveries),
 		})
 	if err != nil {
 		return nil, err
@@ -177,7 +177,7 @@ func details(ctx context.Context, c *client, ids []int64) (found []db.Details, e
 		deliveryIDs[i] = d.ID
 	}
 	history := make(map[int64][]db.Attempt)
-	err = c.run(ctx, plainly, statement{attemptsSQL, []any{deliveryIDs}, func(rows pgx.Rows) error {
+	err = c.run(ctx, plainly, statement{sql: attemptsSQL, args: []any{deliveryIDs}, scan: func(rows pgx.Rows) error {
 		clear(history)
 		return scanAttempts(rows, history)
 	}})

@@ -78,7 +78,7 @@ func (p peers) Heartbeat(ctx context.Context, self db.Presence) (known db.Peers,
 	}
 	err = p.run(ctx, durably,
 		statement{sql: heartbeatSQL, args: []any{p.instance, db.EncodeText(self.Version), lanes, configs}},
-		statement{peersSQL, []any{p.instance}, func(rows pgx.Rows) error {
+		statement{sql: peersSQL, args: []any{p.instance}, scan: func(rows pgx.Rows) error {
 			known = db.Peers{}
 			var id, version, lanes, configs *string
 			_, err := pgx.ForEachRow(rows, []any{&known.Now, &id, &version, &lanes, &configs}, func() error {

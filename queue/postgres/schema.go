@@ -80,7 +80,7 @@ CREATE TABLE {s}delivery (
 );
 CREATE INDEX delivery_waiting ON {s}delivery (endpoint, lane, workspace, id) WHERE state = 'waiting';
 CREATE INDEX delivery_retrying ON {s}delivery (endpoint, lane, due_at, id) WHERE state = 'retrying';
-CREATE INDEX delivery_delivering ON {s}delivery (instance, id) WHERE state = 'delivering';
+CREATE INDEX delivery_delivering ON {s}delivery (id) WHERE state = 'delivering';
 CREATE INDEX delivery_dead ON {s}delivery (id) WHERE state = 'dead';
 
 CREATE TABLE {s}attempt (
@@ -115,9 +115,9 @@ CREATE TABLE {s}instance (
 
 -- All rows of delivery change soon after they were made, and all rows are deleted in the
 -- order in which they came.
-ALTER TABLE {s}delivery SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
+ALTER TABLE {s}delivery SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
 	autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 1);
-ALTER TABLE {s}notification SET (autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 5000,
+ALTER TABLE {s}notification SET (toast_tuple_target = 4080, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 5000,
 	autovacuum_vacuum_insert_scale_factor = 0.2, autovacuum_vacuum_cost_delay = 1);
 
 CREATE TABLE {s}schema_version (

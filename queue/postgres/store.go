@@ -92,12 +92,13 @@ func store(ctx context.Context, c *client, conn *pgx.Conn, batch []*db.NewNotifi
 	}
 	s := newStoring(batch)
 	err := c.send(ctx, conn, durably, []statement{{
-		storeSQL,
-		[]any{
+		hot: true,
+		sql: storeSQL,
+		args: []any{
 			s.endpoints, s.workspaces, s.topics, s.ids, s.received, s.requests, s.bodies,
 			s.places, s.numbers, s.lanes, s.fixed, s.claims, c.instance, len(batch),
 		},
-		func(rows pgx.Rows) error {
+		scan: func(rows pgx.Rows) error {
 			var place, id int64
 			_, err := pgx.ForEachRow(rows, []any{&place, &id}, func() error {
 				stored[place-1] = db.Stored{ID: id}
@@ -133,7 +134,7 @@ func (w work) Claim(ctx context.Context, claim db.Claim) (claimed []db.Claimed, 
 	if claim.Limit <= 0 {
 		return nil, false, nil
 	}
-	err = w.run(ctx, lazily, statement{claimSQL, claimArgs(claim, w.instance), func(rows pgx.Rows) (err error) {
+	err = w.run(ctx, lazily, statement{hot: true, sql: claimSQL, args: claimArgs(claim, w.instance), scan: func(rows pgx.Rows) (err error) {
 		claimed, more, err = readClaimed(rows, claim.Lane.Endpoint)
 		return err
 	}})
@@ -151,7 +152,7 @@ func (w work) Finish(ctx context.Context, outcomes []db.Outcome) (applied []int6
 		if err != nil {
 			return applied, err
 		}
-		ids, err := w.ids(ctx, lazily, statement{sql: finishSQL, args: finished.args(w.instance)})
+		ids, err := w.ids(ctx, lazily, statement{hot: true, sql: finishSQL, args: finished.args(w.instance)})
 		if err != nil {
 			return applied, fmt.Errorf("finishing: %w", err)
 		}
@@ -163,8 +164,9 @@ func (w work) Finish(ctx context.Context, outcomes []db.Outcome) (applied []int6
 // Held implements db.DB.
 func (w work) Held(ctx context.Context) (held []db.Held, err error) {
 	err = w.run(ctx, plainly, statement{
-		`SELECT id, claim FROM {s}delivery WHERE state = 'delivering' AND instance = $1::text`, []any{w.instance},
-		func(rows pgx.Rows) (err error) {
+		sql:  `SELECT id, claim FROM {s}delivery WHERE state = 'delivering' AND instance = $1::text`,
+		args: []any{w.instance},
+		scan: func(rows pgx.Rows) (err error) {
 			held, err = pgx.CollectRows(rows, pgx.RowToStructByPos[db.Held])
 			return err
 		},

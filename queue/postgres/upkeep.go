@@ -45,7 +45,7 @@ type upkeep struct{ *client }
 
 // Backlog implements db.DB.
 func (u upkeep) Backlog(ctx context.Context) (counts []db.LaneCount, err error) {
-	err = u.run(ctx, plainly, statement{backlogSQL, nil, func(rows pgx.Rows) error {
+	err = u.run(ctx, plainly, statement{sql: backlogSQL, scan: func(rows pgx.Rows) error {
 		counts = nil
 		var count db.LaneCount
 		var age int64
@@ -72,8 +72,9 @@ func (u upkeep) Expire(ctx context.Context, expiry db.Expiry) (deleted, cursor i
 	var old, gone []int64
 	q := newConditions(db.Filter{Endpoint: expiry.Endpoint}, expiry.KeepDelivered.Microseconds(), expiry.KeepDead.Microseconds())
 	err = u.run(ctx, plainly, statement{
-		expiredSQL, append(q.args[:3:3], expiry.Limit, expiry.Cursor, expireRows),
-		func(rows pgx.Rows) error {
+		sql:  expiredSQL,
+		args: append(q.args[:3:3], expiry.Limit, expiry.Cursor, expireRows),
+		scan: func(rows pgx.Rows) error {
 			_, err := pgx.ForEachRow(rows, []any{&looked, &last, &young, &old}, func() error { return nil })
 			return err
 		},
@@ -96,7 +97,7 @@ func (u upkeep) Expire(ctx context.Context, expiry db.Expiry) (deleted, cursor i
 
 // Paused implements db.DB.
 func (u upkeep) Paused(ctx context.Context) (paused []db.Lane, err error) {
-	err = u.run(ctx, plainly, statement{`SELECT endpoint, name FROM {s}lane ORDER BY endpoint, name`, nil, func(rows pgx.Rows) (err error) {
+	err = u.run(ctx, plainly, statement{sql: `SELECT endpoint, name FROM {s}lane ORDER BY endpoint, name`, scan: func(rows pgx.Rows) (err error) {
 		paused, err = pgx.CollectRows(rows, pgx.RowToStructByPos[db.Lane])
 		return err
 	}})

@@ -186,24 +186,9 @@ func (d deliveries) Backlog(ctx context.Context) ([]db.LaneCount, error) {
 // given in the order of time, until it meets only rows that are too young.
 func (d deliveries) Expire(ctx context.Context, expiry db.Expiry) (deleted int64, cursor int64, err error) {
 	delivered, dead := now()-expiry.KeepDelivered.Microseconds(), now()-expiry.KeepDead.Microseconds()
-	rows, err := oldRows(ctx, d.read, expiry, delivered, dead)
+	over, cursor, err := old(ctx, d.read, expiry, delivered, dead)
 	if err != nil {
 		return 0, 0, err
-	}
-	var over []int64
-	young := true
-	for i, row := range rows {
-		young = young && !row.old
-		if row.over {
-			over = append(over, row.id)
-		}
-		if len(over) == expiry.Limit && i+1 < len(rows) {
-			cursor = row.id + 1
-			break
-		}
-	}
-	if cursor == 0 && len(rows) == expiryRows && !young {
-		cursor = rows[len(rows)-1].id + 1
 	}
 	for batch := range slices.Chunk(over, maxRows) {
 		err := d.write.transaction(ctx, delivering, func() error {

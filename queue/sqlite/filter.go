@@ -87,13 +87,7 @@ func fits(f db.Filter, d *db.Delivery) bool {
 		(f.Error == "" || strings.Contains(strings.ToLower(d.Error), strings.ToLower(f.Error)))
 }
 
-// source is a statement that returns the ids of deliveries that a filter can select.
-type source condition
-
-// allDeliveries is in the order of ids.
-var allDeliveries = source{text: `SELECT id FROM delivery`}
-
-// byState have the ids of deliveries of a state, from indexes alone. ?1 is the endpoint.
+// byState have the ids of deliveries of a state, from indexes alone.
 var byState = map[db.State]string{
 	db.Waiting:    `SELECT id FROM delivery INDEXED BY delivery_waiting WHERE state = 'waiting'`,
 	db.Delivering: `SELECT id FROM delivery INDEXED BY delivery_delivering WHERE state = 'delivering'`,
@@ -101,15 +95,16 @@ var byState = map[db.State]string{
 	db.Dead:       `SELECT id FROM delivery INDEXED BY delivery_dead WHERE state = 'dead'`,
 }
 
-// sourceOf returns the smallest source that is known for a filter. Its rows are in any order.
-func sourceOf(f db.Filter) (s source, indexed bool) {
+// indexedIDs returns a statement that finds, by indexes, the ids of all deliveries that a
+// filter can select. Its text is empty if no index has them.
+func indexedIDs(f db.Filter) (ids condition) {
 	if f.Notification != "" {
 		number := numberOf(f.Notification)
-		return source{
+		return condition{
 			`SELECT delivery.id FROM notification CROSS JOIN delivery ON delivery.id BETWEEN notification.id * 100 AND notification.id * 100 + 99
 				WHERE notification.notification_id = ? UNION SELECT id FROM delivery WHERE id BETWEEN ? * 100 AND ? * 100 + 99`,
 			[]any{db.EncodeText(f.Notification), number, number},
-		}, true
+		}
 	}
 	states := f.States
 	if len(states) == 0 && len(f.Reasons) > 0 {
@@ -119,17 +114,14 @@ func sourceOf(f db.Filter) (s source, indexed bool) {
 	for _, state := range states {
 		one, ok := byState[state]
 		if !ok {
-			return allDeliveries, false
+			return condition{}
 		}
-		if f.Endpoint != "" && state != db.Delivering { // which are few
+		if f.Endpoint != "" && state != db.Delivering { // of which there are few
 			one += ` AND endpoint = ?`
-			s.args = append(s.args, f.Endpoint)
+			ids.args = append(ids.args, f.Endpoint)
 		}
 		selects = append(selects, one)
 	}
-	if len(selects) == 0 {
-		return allDeliveries, false
-	}
-	s.text = strings.Join(selects, " UNION ALL ")
-	return s, true
+	ids.text = strings.Join(selects, " UNION ALL ")
+	return ids
 }

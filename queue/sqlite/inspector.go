@@ -11,12 +11,10 @@ import (
 )
 
 const (
-	// listRows is how many rows a call of List looks at, at most.
+	// listRows is how many rows a call of List looks at, at most. If a filter can select no
+	// more, List has their ids from indexes; else it goes along the ids of all deliveries, of
+	// which it wants many.
 	listRows = 20_000
-
-	// indexedRows is up to how many ids List sorts that it has from indexes. If there are
-	// more, it goes along the ids of all deliveries: many of them are wanted.
-	indexedRows = 50_000
 
 	// changeRows is how many deliveries a statement changes.
 	changeRows = 20
@@ -27,40 +25,31 @@ type inspector struct{ *tables }
 
 // List implements db.Inspector.
 func (i inspector) List(ctx context.Context, filter db.Filter, page db.Page) (found []db.Delivery, next int64, err error) {
-	from, indexed := sourceOf(filter)
-	if indexed {
-		var n int
-		err := i.read.queryRow(ctx, `SELECT count(*) FROM (SELECT 1 FROM (`+from.text+`) LIMIT ?)`, slices.Concat(from.args, []any{indexedRows + 1}), &n)
-		if err != nil {
-			return nil, 0, err
-		}
-		if indexed = n <= indexedRows; !indexed {
-			from = allDeliveries
-		}
-	}
-	begin, comparison, order := max(page.From, 0), ">=", "id"
+	begin, comparison, before, order := page.From, ">=", "<", "id"
 	if page.Newest {
-		comparison, order = "<=", "id DESC"
+		comparison, before, order = "<=", ">", "id DESC"
 		if begin == 0 {
 			begin = math.MaxInt64
 		}
 	}
-	// the first row of the next call, 0 if there is none
-	err = i.read.queryRow(ctx, `SELECT id FROM (`+from.text+`) WHERE id `+comparison+` ? ORDER BY `+order+` LIMIT 1 OFFSET ?`,
-		slices.Concat(from.args, []any{begin, listRows}), &next)
-	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return nil, 0, err
-	}
 	where := filterCondition(filter)
 	where.and(`id `+comparison+` ?`, begin)
-	switch {
-	case next != 0 && page.Newest:
-		where.and(`id > ?`, next)
-	case next != 0:
-		where.and(`id < ?`, next)
+	n := listRows + 1
+	indexed := indexedIDs(filter)
+	if indexed.text != "" {
+		if err := i.read.queryRow(ctx, `SELECT count(*) FROM (`+indexed.text+` LIMIT ?)`, slices.Concat(indexed.args, []any{n}), &n); err != nil {
+			return nil, 0, err
+		}
 	}
-	if indexed {
-		where.and(`id IN (`+from.text+`)`, from.args...)
+	if n <= listRows {
+		where.and(`id IN (`+indexed.text+`)`, indexed.args...)
+	} else {
+		err := i.read.queryRow(ctx, `SELECT id FROM delivery WHERE id `+comparison+` ? ORDER BY `+order+` LIMIT 1 OFFSET ?`, []any{begin, listRows}, &next)
+		if err == nil {
+			where.and(`id `+before+` ?`, next)
+		} else if !errors.Is(err, sql.ErrNoRows) {
+			return nil, 0, err
+		}
 	}
 	rows, err := i.read.query(ctx, `SELECT `+deliveryColumns+` FROM delivery AS d WHERE TRUE`+where.text+` ORDER BY `+order, where.args...)
 	if err != nil {

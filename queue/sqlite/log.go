@@ -34,6 +34,7 @@ type writeAheadLog struct {
 	backfilling sync.Mutex
 	incomplete  bool // what checkpoints have moved may not be on the disk; needs backfilling
 
+	limits   limits
 	keptSize atomic.Int64 // of a log that a reader keeps and that is too large to go on; 0 otherwise
 	warned   int64        // the size that was warned of last; for maintenance alone
 
@@ -41,18 +42,20 @@ type writeAheadLog struct {
 	maintained sync.WaitGroup
 }
 
+// limits are sizes of the write-ahead log, in bytes.
+type limits struct {
+	checkpoint int64 // from here on it is moved into the database and begun anew
+	warn       int64 // that is reported, and again whenever it has grown by as much
+	most       int64 // nothing is stored until it could be moved
+}
+
 const (
-	// checkpointSize is the size of the write-ahead log, in bytes, from which on it is
-	// moved into the database and begun anew.
 	checkpointSize = 32 << 20
+	warnSize       = 256 << 20
+	mostSize       = 1 << 30
 
 	// lockedPages is how many pages are moved while others must wait, at most.
 	lockedPages = 2048
-
-	// A log of warnSize is reported, and again whenever it has grown by as much. With
-	// maxLogSize, nothing is stored until it could be moved.
-	warnSize   = 256 << 20
-	maxLogSize = 1 << 30
 
 	maintenanceInterval = 250 * time.Millisecond
 
@@ -73,7 +76,7 @@ func openLog(path string, database *os.File, w *writer, read *statements, logger
 	if err != nil {
 		return nil, err
 	}
-	l := &writeAheadLog{path: path, logger: logger, database: database, file: file, writer: w, read: read}
+	l := &writeAheadLog{path: path, logger: logger, database: database, file: file, writer: w, read: read, limits: limits{checkpointSize, warnSize, mostSize}}
 	var ctx context.Context
 	ctx, l.stop = context.WithCancel(context.Background())
 	l.maintained.Go(func() { l.maintain(ctx) })
@@ -362,7 +365,7 @@ func (l *writeAheadLog) maintainOnce(ctx context.Context) error {
 		return l.mend(ctx)
 	}
 	size := l.size()
-	if size < checkpointSize {
+	if size < l.limits.checkpoint {
 		l.watch(size, false)
 		return nil
 	}
@@ -374,16 +377,16 @@ func (l *writeAheadLog) maintainOnce(ctx context.Context) error {
 // watch warns of a log that a reader keeps, and ends storing before the disk is full.
 func (l *writeAheadLog) watch(size int64, kept bool) {
 	switch {
-	case !kept || size < warnSize:
+	case !kept || size < l.limits.warn:
 		l.warned = 0
 		l.keptSize.Store(0)
 		return
-	case size >= maxLogSize:
+	case size >= l.limits.most:
 		l.keptSize.Store(size)
 	}
-	if l.warned == 0 || size >= l.warned+warnSize {
+	if l.warned == 0 || size >= l.warned+l.limits.warn {
 		l.warned = size
 		l.logger.Warn("another process reads the queue's database in one long transaction, and so keeps its write-ahead log, which grows until the disk is full: end that process",
-			zap.String("path", l.path), zap.Int64("bytes", size), zap.Int64("nothing_is_stored_from", maxLogSize))
+			zap.String("path", l.path), zap.Int64("bytes", size), zap.Int64("nothing_is_stored_from", l.limits.most))
 	}
 }

@@ -31,7 +31,7 @@ const (
 func Open(ctx context.Context, path string, logger *zap.Logger) (db.DB, error) {
 	e := newEngine(path)
 	if err := e.open(ctx, logger); err != nil {
-		return nil, errors.Join(pathError(path, err), e.Close())
+		return nil, errors.Join(openError(err), e.Close())
 	}
 	return e, nil
 }
@@ -41,7 +41,7 @@ func Open(ctx context.Context, path string, logger *zap.Logger) (db.DB, error) {
 func Join(ctx context.Context, path string, logger *zap.Logger) (db.Joined, error) {
 	e := newEngine(path)
 	if err := e.join(ctx, logger); err != nil {
-		return nil, errors.Join(pathError(path, err), e.Close())
+		return nil, errors.Join(openError(err), e.Close())
 	}
 	return e, nil
 }
@@ -158,17 +158,13 @@ var pathErrors = []error{
 	fs.ErrPermission, syscall.EROFS, syscall.ENOTDIR, syscall.EISDIR, syscall.ENAMETOOLONG, syscall.ELOOP,
 }
 
-// pathError names the file, and marks errors that only a person can fix.
-func pathError(path string, err error) error {
-	permanent := db.IsPermanent(err) ||
-		isCode(err, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY)
+// openError marks errors that only a person can fix.
+func openError(err error) error {
+	permanent := isCode(err, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY)
 	for _, mark := range pathErrors {
 		permanent = permanent || errors.Is(err, mark)
 	}
-	if _, named := errors.AsType[*fs.PathError](err); !named {
-		err = fmt.Errorf("%s: %w", path, err)
-	}
-	if permanent {
+	if permanent && !db.IsPermanent(err) {
 		return &db.PermanentError{Err: err}
 	}
 	return err

@@ -155,19 +155,27 @@ func deleteWhere(run *statements, condition string, args ...any) (deleted []int6
 // expiryRows is how many rows a call of Expire looks at.
 const expiryRows = 5000
 
-// expiring is a row that Expire looks at.
-type expiring struct {
-	id        int64
-	old, over bool // it was stored so long ago that it could be over, and it is over
-}
-
 // isOver is the condition that a delivery has finished before ?2 if it is delivered, or before
 // ?3 if it is dead.
 const isOver = `state = 'delivered' AND finished_at < ?2 OR state = 'dead' AND finished_at < ?3`
 
-// oldRows returns the next deliveries by id, and which of them are to be deleted.
-func oldRows(ctx context.Context, read *statements, expiry db.Expiry, delivered, dead int64) ([]expiring, error) {
-	rows, err := read.query(ctx, `SELECT id, stored_at < max(?2, ?3), endpoint = ?4 AND (`+isOver+`)
-		FROM delivery WHERE id >= ?1 ORDER BY id LIMIT ?5`, expiry.Cursor, delivered, dead, expiry.Endpoint, expiryRows)
-	return collect(rows, err, func(row *expiring) []any { return []any{&row.id, &row.old, &row.over} })
+// old returns the next deliveries that are to be deleted, and from where on to look for more: 0
+// if all that come are too young.
+func old(ctx context.Context, read *statements, expiry db.Expiry, delivered, dead int64) (ids []int64, cursor int64, err error) {
+	var rows int
+	var last, anyOld int64
+	err = read.queryRow(ctx, `SELECT count(*), coalesce(max(id), 0), coalesce(max(stored_at < max(?2, ?3)), 0)
+		FROM (SELECT id, stored_at FROM delivery WHERE id >= ?1 ORDER BY id LIMIT ?4)`, []any{expiry.Cursor, delivered, dead, expiryRows}, &rows, &last, &anyOld)
+	if err != nil || anyOld == 0 {
+		return nil, 0, err
+	}
+	ids, err = collectIDs(read.query(ctx, `SELECT id FROM delivery WHERE id BETWEEN ?1 AND ?4 AND endpoint = ?5 AND (`+isOver+`) ORDER BY id LIMIT ?6`,
+		expiry.Cursor, delivered, dead, last, expiry.Endpoint, expiry.Limit))
+	switch {
+	case len(ids) == expiry.Limit && len(ids) > 0:
+		cursor = ids[len(ids)-1] + 1
+	case rows == expiryRows:
+		cursor = last + 1
+	}
+	return ids, cursor, err
 }

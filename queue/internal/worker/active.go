@@ -1,11 +1,7 @@
 package worker
 
 import (
-	"cmp"
 	"context"
-	"errors"
-	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,10 +51,6 @@ const (
 
 	// interruptTimeout is how long deliveries may take to end after their context has ended.
 	interruptTimeout = 5 * time.Second
-
-	// contactAge is how old the last sign of the database may be while a notification could be
-	// stored.
-	contactAge = 10 * time.Second
 )
 
 func newActive(database db.DB, log *zap.Logger, configs *configs) *active {
@@ -139,7 +131,8 @@ func (a *active) configChanged() {
 	defer cancel()
 	_ = a.peers.exchange(ctx) // if it fails, heartbeat logs it
 	a.update()
-	wake(a.surveyNow)
+	a.snapshot.expire()
+	wake(a.surveyNow) // takes over what no config has any more
 }
 
 // update makes this instance work on the lanes of the current config, and on the orphaned
@@ -307,52 +300,6 @@ func (a *active) warnOfStranded(endpoint string, unfinished []db.Lane, counts co
 		zap.String("endpoint", endpoint), zap.Int64("deliveries", n))
 }
 
-// lanesOf returns the status of all lanes of an endpoint, or of all endpoints for an empty name.
-func (a *active) lanesOf(ctx context.Context, endpoint string) []LaneStatus {
-	counts, config, others := a.snapshot.get(ctx), a.configs.current(), a.peers.lanes()
-	var statuses []LaneStatus
-	seen := make(map[db.Lane]bool)
-	add := func(lane db.Lane, kind string) {
-		if seen[lane] || endpoint != "" && lane.Endpoint != endpoint {
-			return
-		}
-		seen[lane] = true
-		status := LaneStatus{Lane: lane, Kind: kind, Counts: make(map[db.State]int64), Oldest: counts.oldestNow(lane)}
-		for _, state := range countedStates {
-			status.Counts[state] = counts.byLane[lane][state]
-		}
-		l := a.lanes.get(lane)
-		if l != nil {
-			status.Workers = l.size()
-		}
-		switch {
-		case a.lanes.isPaused(lane):
-			status.State = LanePaused
-		case kind == "" && !slices.Contains(others, lane):
-			status.State = LaneOrphaned
-		case l != nil:
-			status.State = l.health.state(time.Now())
-		default:
-			status.State = LaneActive
-		}
-		statuses = append(statuses, status)
-	}
-	for _, lane := range config.lanes() {
-		add(lane.Lane, lane.kind)
-	}
-	rest := slices.Clone(others)
-	for lane := range counts.byLane {
-		rest = append(rest, lane)
-	}
-	slices.SortFunc(rest, func(x, y db.Lane) int {
-		return cmp.Or(cmp.Compare(x.Endpoint, y.Endpoint), cmp.Compare(x.Name, y.Name))
-	})
-	for _, lane := range rest {
-		add(lane, "")
-	}
-	return statuses
-}
-
 // ready returns an error if no notification could be stored now.
 func (a *active) ready() error {
 	switch {
@@ -399,36 +346,4 @@ func (a *active) close() error {
 	a.interrupt(errStopping)
 	a.running.Wait()
 	return a.db.Close()
-}
-
-// contact remembers when the database last did what it was asked for.
-type contact struct {
-	mu   sync.Mutex
-	last time.Time
-	err  error // since then
-}
-
-var errNoContact = errors.New("the database has not answered for 10 s")
-
-// note records a commit or a heartbeat, or its failure.
-func (c *contact) note(err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.err = err; err == nil {
-		c.last = time.Now()
-	}
-}
-
-// check returns an error if the last one is too old, or something since has failed.
-func (c *contact) check(now time.Time) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch {
-	case c.err != nil:
-		return fmt.Errorf("the database: %w", c.err)
-	case now.Sub(c.last) > contactAge:
-		return errNoContact
-	default:
-		return nil
-	}
 }

@@ -18,6 +18,18 @@ const (
 	healthBuckets = 30
 )
 
+// LaneState is the health of a lane.
+type LaneState string
+
+// The states of a lane.
+const (
+	LaneActive   LaneState = "active"
+	LanePaused   LaneState = "paused" // by a person
+	LaneFailing  LaneState = "failing"
+	LaneDown     LaneState = "down"
+	LaneOrphaned LaneState = "orphaned" // no config of a live instance has it
+)
+
 // health is how the attempts of a lane go.
 type health struct {
 	mu          sync.Mutex

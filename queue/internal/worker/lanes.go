@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 )
@@ -117,9 +118,21 @@ func (s *lanes) applyPauses(ctx context.Context) error {
 	return nil
 }
 
-// isPaused reports whether a lane of the database is paused.
-func (s *lanes) isPaused(name db.Lane) bool {
+// state returns the state of a lane, and how many workers it has here. It is orphaned if no
+// live instance works on it.
+func (s *lanes) state(name db.Lane, worked bool) (state LaneState, workers int) {
 	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.paused[name]
+	lane, paused := s.byName[name], s.paused[name]
+	s.mu.RUnlock()
+	state = LaneActive
+	if lane != nil {
+		state, workers = lane.health.state(time.Now()), lane.size()
+	}
+	switch {
+	case paused:
+		state = LanePaused
+	case !worked:
+		state = LaneOrphaned
+	}
+	return state, workers
 }

@@ -33,7 +33,6 @@ var (
 	}, []string{"lane", "topic"})
 
 	allLanes = laneCollector{
-		info:       laneDesc("lane_info", "The lanes of the queue; kind is route or copy. Always 1.", "lane", "kind"),
 		paused:     laneDesc("lane_paused", "Whether a person has paused the lane.", "lane"),
 		deliveries: laneDesc("queue_deliveries", "Deliveries in the queue's database, by lane and state; delivered ones are not counted.", "lane", "state"),
 		oldest:     laneDesc("queue_oldest_seconds", "Age of the oldest delivery that is neither delivered nor dead, by lane; 0 if there is none.", "lane"),
@@ -68,29 +67,15 @@ func (c Config) startCounters() {
 	}
 }
 
-// collected are the lanes of the workers that are open, for the metrics.
-var collected = struct {
-	mu      sync.Mutex
-	workers map[*Worker]func() []LaneStatus
-}{workers: make(map[*Worker]func() []LaneStatus)}
-
-// collectFrom makes the metrics have the lanes of a worker; nil ends that.
-func collectFrom(w *Worker, lanes func() []LaneStatus) {
-	collected.mu.Lock()
-	defer collected.mu.Unlock()
-	if lanes == nil {
-		delete(collected.workers, w)
-	} else {
-		collected.workers[w] = lanes
-	}
-}
+// sources return the lanes of the workers that are open, by worker.
+var sources sync.Map // of any to func() []LaneStatus
 
 // laneCollector counts the deliveries when the metrics are read.
-type laneCollector struct{ info, paused, deliveries, oldest *prometheus.Desc }
+type laneCollector struct{ paused, deliveries, oldest *prometheus.Desc }
 
 // Describe sends the descriptions of all metrics.
 func (c laneCollector) Describe(descs chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{c.info, c.paused, c.deliveries, c.oldest} {
+	for _, desc := range []*prometheus.Desc{c.paused, c.deliveries, c.oldest} {
 		descs <- desc
 	}
 }
@@ -99,11 +84,16 @@ func (c laneCollector) Describe(descs chan<- *prometheus.Desc) {
 // the sum of the deliveries and the greatest age.
 func (c laneCollector) Collect(metrics chan<- prometheus.Metric) {
 	byLabel := make(map[string]LaneStatus)
-	for _, status := range lanesOfAll() {
+	var all []LaneStatus
+	sources.Range(func(_, lanes any) bool {
+		all = append(all, lanes.(func() []LaneStatus)()...)
+		return true
+	})
+	for _, status := range all {
 		label := Label(status.Lane)
 		sum, known := byLabel[label]
 		if !known {
-			sum = LaneStatus{Kind: status.Kind, State: status.State, Counts: make(map[db.State]int64)}
+			sum = LaneStatus{State: status.State, Counts: make(map[db.State]int64)}
 		}
 		for state, n := range status.Counts {
 			sum.Counts[state] += n
@@ -118,9 +108,6 @@ func (c laneCollector) Collect(metrics chan<- prometheus.Metric) {
 		metrics <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
 	}
 	for label, lane := range byLabel {
-		if lane.Kind != "" {
-			gauge(c.info, 1, label, lane.Kind)
-		}
 		paused := 0.0
 		if lane.State == LanePaused {
 			paused = 1
@@ -131,18 +118,4 @@ func (c laneCollector) Collect(metrics chan<- prometheus.Metric) {
 			gauge(c.deliveries, float64(n), label, string(state))
 		}
 	}
-}
-
-func lanesOfAll() []LaneStatus {
-	collected.mu.Lock()
-	var sources []func() []LaneStatus
-	for _, lanes := range collected.workers {
-		sources = append(sources, lanes)
-	}
-	collected.mu.Unlock()
-	var all []LaneStatus
-	for _, lanes := range sources {
-		all = append(all, lanes()...)
-	}
-	return all
 }

@@ -58,6 +58,10 @@ const (
 	// insertOverhead is what a notification takes in memory besides its body, about.
 	insertOverhead = 4 << 10
 
+	// contactAge is how old the last sign of the database may be while a notification could be
+	// stored.
+	contactAge = 10 * time.Second
+
 	// maxInsert bounds the bytes that one notification acquires, so that it can get them.
 	maxInsert = totalMemory - laneMemory
 )
@@ -246,5 +250,37 @@ func (s *store) handOver(batch []*insert, results []db.Stored, token db.Token) {
 		if lane := s.laneOf(name); lane != nil {
 			lane.refill(true)
 		}
+	}
+}
+
+// contact remembers when the database last did what it was asked for.
+type contact struct {
+	mu   sync.Mutex
+	last time.Time
+	err  error // since then
+}
+
+var errNoContact = errors.New("the database has not answered for 10 s")
+
+// note records a commit or a heartbeat, or its failure.
+func (c *contact) note(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err = err; err == nil {
+		c.last = time.Now()
+	}
+}
+
+// check returns an error if the last one is too old, or something since has failed.
+func (c *contact) check(now time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.err != nil:
+		return fmt.Errorf("the database: %w", c.err)
+	case now.Sub(c.last) > contactAge:
+		return errNoContact
+	default:
+		return nil
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -68,7 +69,7 @@ func New(database Database) (*Worker, error) {
 		w.log.Warn("the queue's database cannot be reached: notifications are answered 503 until it can", zap.Error(err))
 		w.opener.Go(w.reopen)
 	}
-	collectFrom(w, w.collect)
+	sources.Store(w, w.collect)
 	return w, nil
 }
 
@@ -159,7 +160,7 @@ func (w *Worker) stop(ctx context.Context) {
 // Destruct implements caddy.Destructor. It stops storing and delivering, writes the last
 // outcomes, and closes the database.
 func (w *Worker) Destruct() error {
-	collectFrom(w, nil)
+	sources.Delete(w)
 	w.cancel()
 	w.opener.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), destructTimeout)
@@ -243,28 +244,6 @@ func (w *Worker) Config() Config {
 	return w.configs.current()
 }
 
-// LaneState is the health of a lane.
-type LaneState string
-
-// The states of a lane.
-const (
-	LaneActive   LaneState = "active"
-	LanePaused   LaneState = "paused" // by a person
-	LaneFailing  LaneState = "failing"
-	LaneDown     LaneState = "down"
-	LaneOrphaned LaneState = "orphaned" // no config of a live instance has it
-)
-
-// LaneStatus is how a lane is doing.
-type LaneStatus struct {
-	Lane    db.Lane
-	Kind    string // route or copy; empty if the current config does not have it
-	State   LaneState
-	Workers int // of this instance; 0 if it does not work on the lane
-	Counts  map[db.State]int64
-	Oldest  time.Duration // age of the oldest one that is neither delivered nor dead
-}
-
 // Lanes returns the status of all lanes of an endpoint: those of the config, in the order of
 // the routes, and all others that have deliveries, or that another live instance works on.
 // For an empty endpoint, it returns those of all endpoints in the database. It returns the
@@ -274,22 +253,14 @@ func (w *Worker) Lanes(ctx context.Context, endpoint string) ([]LaneStatus, erro
 	if err != nil {
 		return nil, err
 	}
-	return a.lanesOf(ctx, endpoint), nil
+	return statuses(endpoint, w.Config(), a.snapshot.get(ctx), a.lanes, a.peers.lanes()), nil
 }
 
 // collect returns the lanes of the config's endpoints, for the metrics.
 func (w *Worker) collect() []LaneStatus {
-	config, a := w.Config(), w.active.Load()
-	if a == nil {
-		return nil
-	}
-	var statuses []LaneStatus
-	for _, status := range a.lanesOf(w.ctx, "") {
-		if config[status.Lane.Endpoint] != nil {
-			statuses = append(statuses, status)
-		}
-	}
-	return statuses
+	config := w.Config()
+	all, _ := w.Lanes(w.ctx, "") // there are none while the database is not open
+	return slices.DeleteFunc(all, func(status LaneStatus) bool { return config[status.Lane.Endpoint] == nil })
 }
 
 // SetPaused pauses or resumes lanes: on this instance at once, on others within two seconds.

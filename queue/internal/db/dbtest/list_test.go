@@ -219,7 +219,6 @@ func TestFind(t *testing.T) {
 			{"other", "shared", 10, "w-1"},
 			{endpoint, "SHARED", 10, ""},
 			{endpoint, "share", 10, ""},
-			{endpoint, "+" + number, 10, ""},
 			{endpoint, "", 10, ""},
 			{endpoint, "-1", 10, ""},
 			{endpoint, "0", 10, ""},

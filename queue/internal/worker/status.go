@@ -1,7 +1,9 @@
 package worker
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -58,6 +60,13 @@ type snapshot struct {
 	cost  time.Duration // how long counting took
 }
 
+// expire makes the next get count anew.
+func (s *snapshot) expire() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked = time.Time{}
+}
+
 // get returns the counts. If the database does not answer in time, it returns the last known
 // ones.
 func (s *snapshot) get(ctx context.Context) counts {
@@ -87,4 +96,46 @@ func (s *snapshot) get(ctx context.Context) counts {
 		}
 	}
 	return s.last
+}
+
+// LaneStatus is how a lane is doing.
+type LaneStatus struct {
+	Lane    db.Lane
+	Kind    string // route or copy; empty if the current config does not have it
+	State   LaneState
+	Workers int // of this instance; 0 if it does not work on the lane
+	Counts  map[db.State]int64
+	Oldest  time.Duration // age of the oldest one that is neither delivered nor dead
+}
+
+// statuses returns the status of all lanes of an endpoint, or of all endpoints for an empty
+// name: first those of the config, and then those that others work on or that have deliveries.
+func statuses(endpoint string, config Config, counts counts, own *lanes, others []db.Lane) []LaneStatus {
+	all := config.lanes()
+	rest := slices.Clone(others)
+	for lane := range counts.byLane {
+		rest = append(rest, lane)
+	}
+	slices.SortFunc(rest, func(x, y db.Lane) int {
+		return cmp.Or(cmp.Compare(x.Endpoint, y.Endpoint), cmp.Compare(x.Name, y.Name))
+	})
+	for _, lane := range rest {
+		all = append(all, configLane{Lane: lane})
+	}
+	var found []LaneStatus
+	seen := make(map[db.Lane]bool)
+	for _, lane := range all {
+		if seen[lane.Lane] || endpoint != "" && lane.Endpoint != endpoint {
+			continue
+		}
+		seen[lane.Lane] = true
+		status := LaneStatus{Lane: lane.Lane, Kind: lane.kind, Counts: make(map[db.State]int64), Oldest: counts.oldestNow(lane.Lane)}
+		for _, state := range countedStates {
+			status.Counts[state] = counts.byLane[lane.Lane][state]
+		}
+		worked := lane.kind != "" || slices.Contains(others, lane.Lane)
+		status.State, status.Workers = own.state(lane.Lane, worked)
+		found = append(found, status)
+	}
+	return found
 }

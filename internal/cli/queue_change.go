@@ -19,13 +19,11 @@ import (
 
 // change is a kind of change of many deliveries.
 type change struct {
-	verb     string   // also its name on the admin endpoint
-	past     string   // what then has happened to the deliveries
-	states   []string // of the deliveries that it selects if no filter says so; nil for all
-	idStates []string // likewise, of notifications that are named one by one
-	warning  string   // what cannot be undone
-	to       bool     // takes --to
-	whole    bool     // takes --vacuum
+	verb     string // also its name on the admin endpoint
+	past     string // what then has happened to the deliveries
+	warning  string // what cannot be undone
+	to       bool   // takes --to
+	whole    bool   // takes --vacuum
 	short    string
 	long     string
 	examples string
@@ -33,7 +31,7 @@ type change struct {
 
 func newQueueRetryCommand() *cobra.Command {
 	return newChangeCommand(&change{
-		verb: "retry", past: "retried", states: []string{"dead"}, idStates: []string{"retrying", "dead"}, to: true,
+		verb: "retry", past: "retried", to: true,
 		short: "Tries dead letters again",
 		long: `
 Tries deliveries again, now: dead letters unless --state says otherwise, and of notifications
@@ -52,7 +50,7 @@ again: its attempts and its age start anew.
 
 func newQueueResendCommand() *cobra.Command {
 	return newChangeCommand(&change{
-		verb: "resend", past: "resent", states: []string{"delivered"}, idStates: []string{"delivered"}, to: true,
+		verb: "resend", past: "resent", to: true,
 		warning: "Backends get again what they have taken already.",
 		short:   "Sends again what was delivered already",
 		long: `
@@ -71,7 +69,7 @@ says. With --to, a new backend catches up.
 
 func newQueueDropCommand() *cobra.Command {
 	return newChangeCommand(&change{
-		verb: "drop", past: "dropped", states: []string{"dead"}, idStates: []string{"dead"},
+		verb: "drop", past: "dropped",
 		warning: "This cannot be undone.",
 		short:   "Deletes dead letters",
 		long: `
@@ -162,13 +160,10 @@ func (c *change) run(ctx context.Context, q *queueRun, ids []string) error {
 	if err != nil {
 		return err
 	}
-	if n := len(missing); n > 0 && n == len(selected["notification"]) {
-		return c.notFound(missing, selected)
-	}
 	if !yes || dryRun {
 		total, err := c.preview(ctx, q, selected)
 		if err != nil || total == 0 || dryRun {
-			return errors.Join(c.notFound(missing, selected), err)
+			return errors.Join(missing, err)
 		}
 		question := strings.ToUpper(c.verb[:1]) + c.verb[1:] + " " + count(total, "delivery")
 		if to := options.Get("to"); to != "" {
@@ -181,10 +176,10 @@ func (c *change) run(ctx context.Context, q *queueRun, ids []string) error {
 	for name, values := range selected {
 		options[name] = values
 	}
-	return errors.Join(c.carryOut(ctx, q, options), c.notFound(missing, selected))
+	return errors.Join(missing, c.carryOut(ctx, q, options))
 }
 
-// selection returns the parameters that select deliveries.
+// selection returns the parameters that select deliveries. Without a state, the module decides.
 func (c *change) selection(q *queueRun, ids []string) (url.Values, error) {
 	selected := make(url.Values)
 	if err := q.copyFlags(selected, filters...); err != nil {
@@ -193,16 +188,8 @@ func (c *change) selection(q *queueRun, ids []string) (url.Values, error) {
 	if len(ids) > 0 {
 		selected["notification"] = append(selected["notification"], ids...)
 	}
-	named := selected.Has("notification")
 	if len(selected) == 0 || len(selected) == 1 && selected.Has("endpoint") {
-		return nil, usagef("nothing is selected: give ids or filters, such as --topic 'conversation.*' or --state %s", cmp.Or(strings.Join(c.states, ","), "dead"))
-	}
-	states := c.states
-	if named {
-		states = c.idStates
-	}
-	if !selected.Has("state") && states != nil {
-		selected["state"] = states
+		return nil, usagef("nothing is selected: give ids or filters, such as --topic 'conversation.*' or --state dead")
 	}
 	return selected, nil
 }
@@ -223,31 +210,26 @@ func (c *change) options(q *queueRun) (url.Values, error) {
 	return options, q.copyFlags(options, "to", "cursor")
 }
 
-// missing returns the ids and numbers of the selection of which there is no delivery. After an
-// interruption, which a cursor tells of, it does not look: they may be changed already.
-func (q *queueRun) missing(ctx context.Context, selected url.Values) ([]string, error) {
+// missing returns as the first error which notifications of the selection are not there: a
+// misspelled id of something to erase must not go unnoticed. After an interruption, which a
+// cursor tells of, it does not look, because they may be erased.
+func (q *queueRun) missing(ctx context.Context, selected url.Values) (missing, failed error) {
 	ids := slices.Clone(selected["notification"])
 	if len(ids) == 0 || q.Changed("cursor") {
 		return nil, nil
 	}
-	_, err := q.deliveries(ctx, selected, 0, func(d adminapi.Delivery, _ json.RawMessage) error {
+	parameters := url.Values{"notification": selected["notification"]}
+	if err := q.copyFlags(parameters, "endpoint"); err != nil {
+		return nil, err
+	}
+	_, failed = q.deliveries(ctx, parameters, 0, func(d adminapi.Delivery, _ json.RawMessage) error {
 		ids = slices.DeleteFunc(ids, func(id string) bool { return id == d.Notification || id == strconv.FormatInt(d.Number, 10) })
 		return nil
 	})
-	return ids, err
-}
-
-// notFound returns an error for the ids that select no delivery; nil if there are none.
-func (c *change) notFound(ids []string, selected url.Values) error {
-	in := "in any state"
-	if selected.Has("state") {
-		in = "in a state that is selected (" + strings.Join(selected["state"], ", ") + ")"
-	}
-	var all []error
 	for _, id := range ids {
-		all = append(all, fmt.Errorf("%s: there is no such delivery %s: see 'caddy intercom-webhook queue show %[1]s'", id, in))
+		missing = errors.Join(missing, fmt.Errorf("%s: there is no such notification", id))
 	}
-	return errors.Join(all...)
+	return missing, failed
 }
 
 // preview says how many deliveries are selected. With --json and --dry-run, it prints the
@@ -269,8 +251,7 @@ func (c *change) preview(ctx context.Context, q *queueRun, selected url.Values) 
 	case err != nil || q.json:
 		return total, err
 	case total == 0:
-		_, err = fmt.Fprintf(out, "there is nothing to %s: %s\n", c.verb, escape(nothingFits(selected)))
-		return 0, err
+		return 0, c.nothing(q, selected)
 	}
 	fmt.Fprintf(out, "%s to %s\n", count(total, "delivery"), c.verb)
 	if c.warning != "" {
@@ -312,7 +293,7 @@ func (c *change) carryOut(ctx context.Context, q *queueRun, parameters url.Value
 	case err != nil || q.json:
 		return err
 	case now.Total == 0 && !q.Changed("cursor"): // with it, they may be those of the run before
-		fmt.Fprintf(out, "there is nothing to %s: %s\n", c.verb, escape(nothingFits(parameters)))
+		return c.nothing(q, parameters)
 	default:
 		fmt.Fprintf(out, "%s %s", c.past, count(now.Done, "delivery"))
 		if now.Skipped != nil && *now.Skipped > 0 {
@@ -324,4 +305,14 @@ func (c *change) carryOut(ctx context.Context, q *queueRun, parameters url.Value
 		}
 	}
 	return nil
+}
+
+// nothing says that no delivery is selected. That is an error if a notification is named.
+func (c *change) nothing(q *queueRun, selected url.Values) error {
+	text := fmt.Sprintf("there is nothing to %s: %s", c.verb, nothingFits(selected))
+	if selected.Has("notification") {
+		return errors.New(text + "; see 'caddy intercom-webhook queue show'")
+	}
+	_, err := fmt.Fprintln(q.out, escape(text))
+	return err
 }

@@ -30,9 +30,9 @@ First reload Caddy with the new config, so that new notifications go to the new 
 and nothing is delivered from the old one any more. Then run the command: the new database
 may be in use, and its Caddys begin to deliver what arrives at once.
 
-What is in the new database already is left as it is, so the command can be run again
-after an interruption, and goes on. At the end it checks that nothing is missing. The old
-database stays as it was.
+What is in the new database already is left as it is there. What the new one has durably
+is removed from the old one. So the command can be run again after an interruption, and
+goes on. At the end it checks that nothing is left behind.
 
 With --endpoint, only what the handler with this name has stored is moved. On a terminal,
 a line shows the progress. The exit code is 0 if all is there, 1 if not, and 2 if the

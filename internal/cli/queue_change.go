@@ -19,91 +19,27 @@ import (
 
 // change is a kind of change of many deliveries.
 type change struct {
-	verb     string // also its name on the admin endpoint
-	past     string // what then has happened to the deliveries
-	warning  string // what cannot be undone
-	to       bool   // takes --to
-	whole    bool   // takes --vacuum
-	short    string
-	long     string
-	examples string
+	verb    string // also its name on the admin endpoint
+	past    string // what then has happened to the deliveries
+	warning string // what cannot be undone
+	to      bool   // takes --to
+	whole   bool   // takes --vacuum
 }
 
 func newQueueRetryCommand() *cobra.Command {
-	return newChangeCommand(&change{
-		verb: "retry", past: "retried", to: true,
-		short: "Tries dead letters again",
-		long: `
-Tries deliveries again, now: dead letters unless --state says otherwise, and of notifications
-that are named one by one, also what waits for its next attempt. Each has its whole schedule
-again: its attempts and its age start anew.
-`,
-		examples: `
-	$ caddy intercom-webhook queue retry notif_6e8f7a52-8be1-4c21-a1a5-5f7ed9b0a6d5
-
-	$ caddy intercom-webhook queue retry --topic 'conversation.*' --since 2h --error 502
-
-	$ caddy intercom-webhook queue retry --state dead --to archive --rate 50 --yes
-`,
-	})
+	return newChangeCommand(&change{verb: "retry", past: "retried", to: true})
 }
 
 func newQueueResendCommand() *cobra.Command {
-	return newChangeCommand(&change{
-		verb: "resend", past: "resent", to: true,
-		warning: "Backends get again what they have taken already.",
-		short:   "Sends again what was delivered already",
-		long: `
-Delivers again what a backend has taken already: deliveries in the state delivered, unless
---state says otherwise. Backends get the notification with the same id and signature, and
-those that recognize duplicates drop it. It is kept for as long as the option keep_delivered
-says. With --to, a new backend catches up.
-`,
-		examples: `
-	$ caddy intercom-webhook queue resend notif_6e8f7a52-8be1-4c21-a1a5-5f7ed9b0a6d5
-
-	$ caddy intercom-webhook queue resend --since 24h --to new-crm --rate 20
-`,
-	})
+	return newChangeCommand(&change{verb: "resend", past: "resent", to: true, warning: "Backends get again what they have taken already."})
 }
 
 func newQueueDropCommand() *cobra.Command {
-	return newChangeCommand(&change{
-		verb: "drop", past: "dropped",
-		warning: "This cannot be undone.",
-		short:   "Deletes dead letters",
-		long: `
-Deletes dead letters, unless --state says otherwise. A notification of which nothing is left,
-and that Intercom sends again after that, is no duplicate.
-`,
-		examples: `
-	$ caddy intercom-webhook queue drop notif_6e8f7a52-8be1-4c21-a1a5-5f7ed9b0a6d5
-
-	$ caddy intercom-webhook queue drop --lane crm --until 7d
-`,
-	})
+	return newChangeCommand(&change{verb: "drop", past: "dropped", warning: "This cannot be undone."})
 }
 
 func newQueueEraseCommand() *cobra.Command {
-	return newChangeCommand(&change{
-		verb: "erase", past: "erased", whole: true,
-		warning: "This cannot be undone, and what is not delivered yet is lost.",
-		short:   "Deletes deliveries of any state so that no trace of them stays in the database",
-		long: `
-Deletes deliveries of any state, unless --state says otherwise, and removes what the
-database's own files still have of them. Those that are being made are ended; what cannot be
-erased is said, and the exit code is 1. It is for personal data. It says what of it may
-remain in backups and replicas.
-
-With --vacuum, SQLite's file is also written anew, so that not one byte of what was ever
-deleted is left. No notification can be stored during that time, and Intercom gets 503.
-`,
-		examples: `
-	$ caddy intercom-webhook queue erase notif_6e8f7a52-8be1-4c21-a1a5-5f7ed9b0a6d5
-
-	$ caddy intercom-webhook queue erase --workspace tulip4 --yes
-`,
-	})
+	return newChangeCommand(&change{verb: "erase", past: "erased", whole: true, warning: "This cannot be undone, and what is not delivered yet is lost."})
 }
 
 // vacuumWarning says for how long storing stands still: the command does not know the size.
@@ -111,21 +47,7 @@ const vacuumWarning = "--vacuum writes the whole file anew. Until it is done, no
 	"How long it takes depends on the size of the file and on the disk: about as long as to copy the file twice, so seconds for 100 MB, and minutes for 10 GB."
 
 func newChangeCommand(c *change) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   c.verb + " [<notification ids or numbers...>]",
-		Short: c.short,
-		Long: c.long + filterHelp + `
-Instead of filters, or with them, notifications can be named by their ids or numbers. All
-their deliveries are then selected, copies too. At least one id or filter is needed.
-
-First the command says how many deliveries are selected, and asks whether to go on. --yes
-answers this question, as scripts must; --dry-run ends there. What changes in the meantime
-is left as it is. The Caddy does the work in small batches, and storing new notifications
-goes first. Ctrl-C stops it, and what is done stays done.
-
-Examples:
-` + c.examples,
-	}
+	cmd := newCommand("queue-" + c.verb)
 	addFilterFlags(cmd)
 	flags := cmd.Flags()
 	flags.BoolP("yes", "y", false, "Do not ask")

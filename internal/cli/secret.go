@@ -13,15 +13,6 @@ import (
 // secretEnv names the environment variable that holds the client secret.
 const secretEnv = "INTERCOM_CLIENT_SECRET"
 
-// secretHelp is the part of a command's help that says where the secret comes from.
-const secretHelp = `
-The secret is the client secret of the app in Intercom's Developer Hub. It is taken
-from the first one given of --secret, --secret-file and the environment variable
-` + secretEnv + `. Other users of the machine may see the value of the flag
-in the list of processes, so prefer the other two. A secret file may have several
-secrets, one a line, as for client_secret.
-`
-
 func addSecretFlags(flags *pflag.FlagSet) {
 	flags.String("secret", "", "Client secret (WARNING: other users of the machine can see it in the list of processes)")
 	flags.String("secret-file", "", "File with the client secret, or with several, one a line")

@@ -1,5 +1,3 @@
-// Package cli has the subcommands of `caddy intercom-webhook`. They decide nothing that the
-// module decides: they ask a running Caddy, or have Caddy load a config.
 package cli
 
 import (
@@ -19,11 +17,6 @@ import (
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
 )
-
-// AddCommands adds all subcommands to the command.
-func AddCommands(cmd *cobra.Command) {
-	groupCommands(cmd, newSendCommand(), newIPRangesCommand(), newQueueCommand(), newListenCommand(), newTopicsCommand(), newVerifyCommand(), newDoctorCommand())
-}
 
 // help has a file for each command: a line of usage, a line that is its short description, and
 // its help. What several of them say is in files of its own.

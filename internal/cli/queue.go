@@ -23,15 +23,6 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
 
-func newQueueCommand() *cobra.Command {
-	cmd := newCommand("queue")
-	groupCommands(cmd,
-		newQueueStatusCommand(), newQueueListCommand(), newQueueShowCommand(),
-		newQueueRetryCommand(), newQueueResendCommand(), newQueueDropCommand(), newQueueEraseCommand(),
-		newQueuePauseCommand(), newQueueResumeCommand(), newQueueMoveCommand())
-	return cmd
-}
-
 // The states of deliveries, and the reasons of dead ones.
 var (
 	deliveryStates = []string{"waiting", "delivering", "retrying", "delivered", "dead"}

@@ -46,7 +46,7 @@ func (p *routeParser) parse(segment caddyfile.Segment) (Route, error) {
 	if err := p.addLane(cmp.Or(head.lane, lanename.Default("", head.topics))); err != nil {
 		return Route{}, d.WrapErr(err)
 	}
-	return p.route(head)
+	return p.assemble(head)
 }
 
 // parseCopy parses the segment of a copy subdirective.
@@ -66,7 +66,7 @@ func (p *routeParser) parseCopy(segment caddyfile.Segment) (Copy, error) {
 	if head.rest, err = cutOptions(&c, head.rest); err != nil {
 		return Copy{}, err
 	}
-	c.Route, err = p.route(head)
+	c.Route, err = p.assemble(head)
 	return c, err
 }
 
@@ -94,8 +94,8 @@ func (p *routeParser) addLane(name string) error {
 	return nil
 }
 
-// route parses what follows the first line, and returns the route.
-func (p *routeParser) route(head head) (Route, error) {
+// assemble parses what follows the first line, and returns the route.
+func (p *routeParser) assemble(head head) (Route, error) {
 	handler, err := p.parseBackend(head)
 	if err != nil {
 		return Route{}, err

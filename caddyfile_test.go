@@ -2,6 +2,8 @@ package intercomwebhook
 
 import (
 	"encoding/json"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -120,4 +122,20 @@ func handlersIn(t *testing.T, config json.RawMessage) []Handler {
 		}
 	}
 	return handlers
+}
+
+// Whatever answers stands behind the directives, without an `order` option.
+func TestDirectivesComeBeforeAllThatAnswers(t *testing.T) {
+	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte("http://:80 {\n"+
+		"respond /b 200\nredir /a /b\nmethod GET\nrewrite /c /d\nintercom_webhook /intercom {\nclient_secret a\n}\nintercom_ready /ready\n}\n"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, match := range regexp.MustCompile(`"handler":"(\w+)"`).FindAllStringSubmatch(string(config), -1) {
+		names = append(names, match[1])
+	}
+	if len(names) < 4 || !slices.Equal(names[:2], []string{"intercom_ready", "intercom_webhook"}) {
+		t.Errorf("the order is %q", names)
+	}
 }

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -143,7 +142,7 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 // Provision loads the guest modules and expands the secrets.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	hash := hashOf(h)
-	h.logger = withPlace(ctx.Logger(), hash)
+	h.logger = ctx.Logger()
 	h.floodLogger = logging.OncePerSecond(h.logger)
 	h.MaxSize = cmp.Or(h.MaxSize, defaultMaxSize)
 	h.Timeout = cmp.Or(h.Timeout, caddy.Duration(defaultTimeout))
@@ -157,35 +156,30 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	h.recorder = &recorder{queued: h.QueueRaw != nil, logger: h.logger, events: emitter}
+	h.recorder = &recorder{queued: h.QueueRaw != nil, logger: h.logger, floodLogger: h.floodLogger, events: emitter}
 	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
-	if err := h.provisionVerifier(ctx, server); err != nil {
+	placed := withPlace(h.logger, hash)
+	warnOfTimeout(placed, time.Duration(h.Timeout))
+	if err := h.provisionVerifier(ctx, server, placed); err != nil {
 		return err
 	}
-	if err := h.provisionRoutes(ctx); err != nil {
+	if err := h.provisionRouter(ctx, placed); err != nil {
 		return err
 	}
 	if err := h.provisionQueue(ctx, server, hash[:]); err != nil {
 		return err
 	}
-	var labels []string
-	for _, lane := range h.router.lanes() {
-		labels = append(labels, h.router.label(lane.Name))
-		one := metrics.Lane{Label: h.router.label(lane.Name), Copy: lane.Copy}
-		metrics.Lanes.Add(one)
-		h.counted = append(h.counted, one)
-	}
-	startCounters(labels)
-	running, err := loadApp(ctx)
+	h.counted = startCounters(h.router)
+	loaded, err := loadApp(ctx)
 	if err != nil {
 		return err
 	}
-	running.add(h.router, h.storer, server)
+	loaded.add(h.router, h.storer, server)
 	return nil
 }
 
-func (h *Handler) provisionVerifier(ctx caddy.Context, server *caddyhttp.Server) error {
-	clientSecrets, err := secrets.New("client_secret", h.ClientSecrets, h.logger, startSecretMatches)
+func (h *Handler) provisionVerifier(ctx caddy.Context, server *caddyhttp.Server, placed *zap.Logger) error {
+	clientSecrets, err := secrets.New("client_secret", h.ClientSecrets, placed, startSecretMatches)
 	if err != nil {
 		return err
 	}
@@ -193,7 +187,7 @@ func (h *Handler) provisionVerifier(ctx caddy.Context, server *caddyhttp.Server)
 	if err != nil {
 		return err
 	}
-	warnOfSources(h.logger, intercoms, server)
+	warnOfSources(placed, intercoms, server)
 	h.verifier = &verifier{
 		sources:     sources,
 		keys:        clientSecrets.Keys,
@@ -203,19 +197,19 @@ func (h *Handler) provisionVerifier(ctx caddy.Context, server *caddyhttp.Server)
 	return nil
 }
 
-func (h *Handler) provisionRoutes(ctx caddy.Context) (err error) {
+func (h *Handler) provisionRouter(ctx caddy.Context, placed *zap.Logger) (err error) {
 	h.router = &router{label: func(lane string) string { return lane }, logger: h.logger, floodLogger: h.floodLogger}
 	lanes := make(laneSet)
 	if h.router.routes, err = provisionRoutes(ctx, h.Routes, lanes); err != nil {
 		return err
 	}
-	if h.router.copies, err = provisionCopies(ctx, h.Copies, lanes, h.logger); err != nil {
+	if h.router.copies, err = provisionCopies(ctx, h.Copies, lanes, placed); err != nil {
 		return err
 	}
 	if err := h.AppRequests.Provision(ctx); err != nil {
 		return fmt.Errorf("app_requests: %w", err)
 	}
-	warnOfRoutes(h.logger, h.router.routes, h.QueueRaw != nil)
+	warnOfRoutes(placed, h.router.routes, h.QueueRaw != nil)
 	return nil
 }
 
@@ -241,15 +235,7 @@ func (h *Handler) Validate() error {
 	if h.MaxSize < 0 {
 		return fmt.Errorf("max_size must be positive, not %d", h.MaxSize)
 	}
-	if err := option.CheckDuration("timeout", time.Duration(h.Timeout), option.Year); err != nil {
-		return err
-	}
-	if time.Duration(h.Timeout) >= intercom.AnswerTimeout {
-		h.logger.Warn("timeout is not below the time that Intercom waits: if a backend is slow, Intercom gets no answer; set a shorter timeout",
-			zap.Duration("timeout", time.Duration(h.Timeout)),
-			zap.Duration("intercom_waits", intercom.AnswerTimeout))
-	}
-	return nil
+	return option.CheckDuration("timeout", time.Duration(h.Timeout), option.Year)
 }
 
 // Cleanup forgets the lanes of this config.
@@ -329,28 +315,13 @@ func (h *Handler) handle(r *http.Request, t *tag, content []byte) (outcome strin
 	}
 }
 
-// refuse logs and counts the refusal of a request, and returns the error with which
-// Caddy answers it.
+// refuse returns the error with which Caddy answers a request that is refused.
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, t *tag, why *refusal) error {
 	t.reason = why.reason
 	body.CloseConnection(w, r)
-	refusedTotal.WithLabelValues(why.reason).Inc()
-	switch why.reason {
-	case reasonMethod, reasonEarlyData, reasonSource: // not proven to come from Intercom
-	default:
-		h.recorder.answered(why.status)
-	}
+	h.recorder.refused(r, why)
 	if why.reason == reasonMethod {
 		w.Header()["Allow"] = []string{"HEAD, POST"}
-	}
-	if c := h.floodLogger.Check(zapcore.WarnLevel, "refused request: "+why.reason); c != nil {
-		clientIP, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
-		c.Write(
-			zap.String("reason", why.reason),
-			zap.String("client_ip", clientIP),
-			zap.String("remote_addr", r.RemoteAddr),
-			zap.Int("status", why.status),
-			zap.Error(why))
 	}
 	return caddyhttp.Error(why.status, why)
 }

@@ -10,6 +10,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/events"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
@@ -99,21 +101,26 @@ func newLastVerified() prometheus.Gauge {
 	return gauge
 }
 
-// startCounters makes the series of refusals and of these lanes, with the value 0. Without
-// that, the first failure would make a new series with the value 1, which Prometheus does not
-// take for an increase.
+// startCounters makes the series of refusals and of the lanes of a handler, with the value
+// 0. Without that, the first failure would make a new series with the value 1, which
+// Prometheus does not take for an increase. It returns what it added to metrics.Lanes.
 //
-// Series of lanes that a config no longer has stay until Caddy ends.
-func startCounters(labels []string) {
+// Series of lanes that a config no longer has stay until Caddy ends, but for lane_info.
+func startCounters(r *router) (added []metrics.Lane) {
 	for _, reason := range refusalReasons {
 		refusedTotal.WithLabelValues(reason)
 	}
-	for _, label := range labels {
+	for _, lane := range r.lanes() {
+		label := r.label(lane.Name)
 		backendSeconds.WithLabelValues(label)
 		for _, code := range []string{"200", codeError} {
 			backendResponsesTotal.WithLabelValues(label, code)
 		}
+		one := metrics.Lane{Label: label, Copy: lane.Copy}
+		metrics.Lanes.Add(one)
+		added = append(added, one)
 	}
+	return added
 }
 
 // secretMatches returns the counter of the secret at a place, counted from 0.
@@ -154,9 +161,29 @@ var live stream.Broadcaster
 
 // recorder counts the answers that Intercom gets.
 type recorder struct {
-	queued bool // there is a queue
-	logger *zap.Logger
-	events *events.Emitter
+	queued      bool // there is a queue
+	logger      *zap.Logger
+	floodLogger *zap.Logger
+	events      *events.Emitter
+}
+
+// refused counts and logs the refusal of a request.
+func (o *recorder) refused(r *http.Request, why *refusal) {
+	refusedTotal.WithLabelValues(why.reason).Inc()
+	switch why.reason {
+	case reasonMethod, reasonEarlyData, reasonSource: // not proven to come from Intercom
+	default:
+		o.answered(why.status)
+	}
+	if c := o.floodLogger.Check(zap.WarnLevel, "refused request: "+why.reason); c != nil {
+		clientIP, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
+		c.Write(
+			zap.String("reason", why.reason),
+			zap.String("client_ip", clientIP),
+			zap.String("remote_addr", r.RemoteAddr),
+			zap.Int("status", why.status),
+			zap.Error(why))
+	}
 }
 
 // answered counts an answer in errorStreak. It warns and emits an event before Intercom's limit

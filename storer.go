@@ -35,7 +35,7 @@ func (s *storer) attach(configHash []byte) error {
 	if len(s.router.routes) == 0 {
 		return errQueueWithoutRoute
 	}
-	endpoint := Endpoint{Lanes: s.router.lanes(), ConfigHash: hex.EncodeToString(configHash), Route: s.route}
+	endpoint := Endpoint{Lanes: s.router.lanes(), ConfigHash: hex.EncodeToString(configHash), Route: s.prepareDelivery}
 	var names []string
 	for _, lane := range endpoint.Lanes {
 		names = append(names, lane.Name)
@@ -72,8 +72,8 @@ func (s *storer) store(r *http.Request, t *tag, content []byte) (outcome string,
 	}
 }
 
-// route is Endpoint.Route.
-func (s *storer) route(r *http.Request, content []byte, attempt int, to string) (lane string, deliver func() Delivery) {
+// prepareDelivery is Endpoint.Route.
+func (s *storer) prepareDelivery(r *http.Request, content []byte, attempt int, to string) (lane string, deliver func() Delivery) {
 	r = s.prepare(r)
 	t := newTag(r)
 	body.Restore(r, content)

@@ -96,7 +96,7 @@ func TestDeliveryTellsWhatCameOfIt(t *testing.T) {
 	} {
 		t.Run(tc.topic+" "+tc.to, func(t *testing.T) {
 			r := httptest.NewRequest(http.MethodPost, "/", nil)
-			lane, deliver := withQueue(h, nil).route(r, []byte(`{"topic":"`+tc.topic+`"}`), 3, tc.to)
+			lane, deliver := withQueue(h, nil).prepareDelivery(r, []byte(`{"topic":"`+tc.topic+`"}`), 3, tc.to)
 			if lane != tc.lane {
 				t.Errorf("lane %q, want %q", lane, tc.lane)
 			}
@@ -116,7 +116,7 @@ func TestDeliveryTellsWhatCameOfIt(t *testing.T) {
 
 func TestDeliveryOfABrokenBodyHasNoLane(t *testing.T) {
 	h := provisioned(t, `[{"handle":[{"handler":"static_response"}]}]`)
-	lane, deliver := withQueue(h, nil).route(httptest.NewRequest(http.MethodPost, "/", nil), []byte("{"), 1, "")
+	lane, deliver := withQueue(h, nil).prepareDelivery(httptest.NewRequest(http.MethodPost, "/", nil), []byte("{"), 1, "")
 	if got := deliver(); lane != "" || got.Err == nil || errors.Is(got.Err, ErrUnrouted) {
 		t.Errorf("lane %q, %+v", lane, got)
 	}

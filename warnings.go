@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -15,6 +16,14 @@ import (
 
 // The functions here warn of configs that load, but are probably not what is meant. The
 // field do says what to do; `doctor --config` shows these lines.
+
+func warnOfTimeout(logger *zap.Logger, timeout time.Duration) {
+	if timeout >= intercom.AnswerTimeout {
+		logger.Warn("timeout is not below the time that Intercom waits: if a backend is slow, Intercom gets no answer, and sends again",
+			zap.Duration("timeout", timeout), zap.Duration("intercom_waits", intercom.AnswerTimeout),
+			zap.String("do", "leave it out: the default is 4.5s"))
+	}
+}
 
 func warnOfSources(logger *zap.Logger, intercoms bool, server *caddyhttp.Server) {
 	if forgeable(server) {

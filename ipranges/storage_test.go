@@ -223,3 +223,26 @@ func TestStuckStorageIsNotWaitedForLong(t *testing.T) {
 		}
 	})
 }
+
+func TestAnOldStoredListIsWarnedOf(t *testing.T) {
+	for name, tc := range map[string]struct {
+		age    time.Duration
+		warned bool
+	}{"of today": {time.Hour, false}, "of last week": {7 * 24 * time.Hour, true}} {
+		t.Run(name, func(t *testing.T) {
+			core, logs := observer.New(zap.WarnLevel)
+			sub := silentSubscriber(t)
+			sub.logger = zap.New(core)
+			set := setting{urls: [3]string{"http://intercom/us"}}
+			list := &List{Ranges: prefixes("192.0.2.7/32"), Checked: now().Add(-tc.age)}
+			if err := set.feeds()[0].store(t.Context(), sub.storage, list); err != nil {
+				t.Fatal(err)
+			}
+			r := newRefresher(set, sub)
+			defer r.stop()
+			if warned := logs.Len() == 1; warned != tc.warned {
+				t.Errorf("logged %v", logs.All())
+			}
+		})
+	}
+}

@@ -165,7 +165,10 @@ func Status(backend int, err error) int {
 func parseRetryAfter(value string, now time.Time) time.Duration {
 	const most = 365 * 24 * time.Hour // so that the product does not overflow
 	value = strings.TrimSpace(value)
-	if value != "" && strings.Trim(value, "0123456789") == "" { // however many digits
+	if value == "" { // as nearly always
+		return 0
+	}
+	if strings.Trim(value, "0123456789") == "" { // however many digits
 		seconds, err := strconv.ParseUint(value, 10, 32)
 		if err != nil {
 			return most

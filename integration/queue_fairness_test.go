@@ -52,9 +52,9 @@ func (s *sequence) taken() []string {
 	return slices.Clone(s.ids)
 }
 
-// testTurns stores a burst of one workspace while the backend hangs, and then a few
+// testFairness stores a burst of one workspace while the backend hangs, and then a few
 // notifications of others: they must not wait for the burst. The processes share a database.
-func testTurns(t *testing.T, b *sequence, processes ...*process) {
+func testFairness(t *testing.T, b *sequence, processes ...*process) {
 	const burst, others = 800, 20
 	var senders sync.WaitGroup
 	for n := range 16 {
@@ -83,14 +83,14 @@ func testTurns(t *testing.T, b *sequence, processes ...*process) {
 	}
 }
 
-func TestQueueTurns(t *testing.T) {
+func TestQueueIsFair(t *testing.T) {
 	p := newProcess(t)
 	b := newSequence(t)
 	p.start(p.queued("route * to "+b.address, "workers 4\ndelivery_timeout 10m"))
-	testTurns(t, b, p)
+	testFairness(t, b, p)
 }
 
-func TestQueueTurnsAfterARestart(t *testing.T) {
+func TestQueueIsFairAfterARestart(t *testing.T) {
 	p := newProcess(t)
 	hanging := newBackend(t, hang)
 	p.start(p.queued("route * as all to "+hanging.address, "workers 4\ndelivery_timeout 10m"))

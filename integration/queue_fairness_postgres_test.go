@@ -4,9 +4,9 @@ package integration
 
 import "testing"
 
-func TestPostgresTurns(t *testing.T) {
+func TestPostgresIsFair(t *testing.T) {
 	db := newPgDatabase(t, pgShared)
 	b := newSequence(t)
 	config := db.queued("route * to "+b.address, "workers 4\ndelivery_timeout 10m")
-	testTurns(t, b, startPgProcess(t, config), startPgProcess(t, config))
+	testFairness(t, b, startPgProcess(t, config), startPgProcess(t, config))
 }

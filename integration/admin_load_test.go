@@ -15,7 +15,7 @@ func TestLoadOfTheAdminAPIDoesNotDelayAnswers(t *testing.T) {
 	p := newProcess(t)
 	p.client.Timeout = 10 * time.Minute
 	p.start(p.queued("route conversation.* as talk { respond 200 }\nroute * as all { respond 500 }", "max_attempts 1"))
-	dead := `queue_jobs{lane="all",state="discarded"}`
+	dead := `queue_deliveries{lane="all",state="dead"}`
 	wantP99(t, "answers while dead letters are listed, retried and erased", 100*time.Millisecond, func() (took []time.Duration) {
 		p.arrivals("content_stat.series", 2000, deadLetters/2000*time.Second)
 		p.wantAtLeast(dead, deadLetters)
@@ -23,7 +23,7 @@ func TestLoadOfTheAdminAPIDoesNotDelayAnswers(t *testing.T) {
 		took = append(took, p.answersBeside("listing", func() {
 			n := 0
 			for cursor := ""; ; {
-				lines := p.adminLines("GET", "/jobs?state=discarded&limit=1000"+cursor, "")
+				lines := p.adminLines("GET", "/deliveries?state=dead&limit=1000"+cursor)
 				n += len(lines)
 				next, more := lines[len(lines)-1]["cursor"]
 				if !more {
@@ -35,9 +35,9 @@ func TestLoadOfTheAdminAPIDoesNotDelayAnswers(t *testing.T) {
 				t.Errorf("%d lines, want one for each of %d", n, deadLetters)
 			}
 		})...)
-		took = append(took, p.answersBeside("retrying", func() { p.wantChange("/jobs/retry?state=discarded", deadLetters) })...)
+		took = append(took, p.answersBeside("retrying", func() { p.wantChange("/deliveries/retry?state=dead", deadLetters) })...)
 		p.wantAtLeast(dead, deadLetters)
-		took = append(took, p.answersBeside("erasing", func() { p.wantChange("/jobs/erase?lane=all", deadLetters) })...)
+		took = append(took, p.answersBeside("erasing", func() { p.wantChange("/deliveries/erase?lane=all", deadLetters) })...)
 		slices.Sort(took)
 		return took
 	})

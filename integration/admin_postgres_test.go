@@ -12,13 +12,13 @@ func TestPostgresAdminAPI(t *testing.T) {
 	o, ids := operate(t, func(*process) string { return "queue postgres " + db.url() + " {\nmax_attempts 1\n}" })
 	tryAdminAPI(t, o, ids)
 
-	last := o.wantChange("/jobs/erase?workspace=tulip4&notification="+ids[1], 2)
+	last := o.wantChange("/deliveries/erase?workspace=tulip4&notification="+ids[1], 2)
 	for _, want := range []string{"VACUUM", "replicas", "backups"} {
 		if note, _ := last["note"].(string); !strings.Contains(note, want) {
 			t.Errorf("the note does not mention %s: %s", want, note)
 		}
 	}
-	if got := db.text("SELECT count(*)::text FROM river_job WHERE args->>'id' = '" + ids[1] + "'"); got != "0" {
+	if got := db.text("SELECT count(*)::text FROM intercom_webhook.notification WHERE notification_id = '" + ids[1] + "'"); got != "0" {
 		t.Errorf("%s rows are left", got)
 	}
 }
@@ -30,15 +30,15 @@ func TestPostgresAdminAPIOfTwoCaddys(t *testing.T) {
 	one, two := startPgProcess(t, s), startPgProcess(t, s)
 
 	id := one.post(topic)
-	one.awaitListed("state=running", id)
-	if lane := two.adminLines("POST", "/lanes/talk/pause", "")[0]; lane["state"] != "paused" {
+	one.awaitListed("state=delivering", id)
+	if lane := two.adminLines("POST", "/lanes/talk/pause")[0]; lane["state"] != "paused" {
 		t.Errorf("the lane is %v", lane)
 	}
 	within(t, longPatience, "the other Caddy has paused the lane, too", func() bool {
-		return one.adminLines("GET", "/lanes", "")[0]["state"] == "paused"
+		return one.adminLines("GET", "/lanes")[0]["state"] == "paused"
 	})
 	waiting := two.post(topic)
-	two.wantListed("state=available", waiting)
-	two.wantChange("/jobs/erase?workspace=tulip4", 2) // also what the other one delivers
+	two.wantListed("state=waiting", waiting)
+	two.wantChange("/deliveries/erase?workspace=tulip4", 2) // also what the other one delivers
 	one.wantListed("")
 }

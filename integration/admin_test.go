@@ -17,9 +17,9 @@ import (
 )
 
 // adminAsk sends a request to the module's part of the admin API.
-func (g *gateway) adminAsk(method, path, body string) (status int, lines []map[string]any) {
+func (g *gateway) adminAsk(method, path string) (status int, lines []map[string]any) {
 	g.t.Helper()
-	request, err := http.NewRequest(method, "http://"+g.admin+"/intercom_webhook"+path, strings.NewReader(body))
+	request, err := http.NewRequest(method, "http://"+g.admin+"/intercom_webhook"+path, nil)
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -48,9 +48,9 @@ func (g *gateway) adminAsk(method, path, body string) (status int, lines []map[s
 }
 
 // adminLines is adminAsk for an answer with the status 200.
-func (g *gateway) adminLines(method, path, body string) []map[string]any {
+func (g *gateway) adminLines(method, path string) []map[string]any {
 	g.t.Helper()
-	status, lines := g.adminAsk(method, path, body)
+	status, lines := g.adminAsk(method, path)
 	if status != http.StatusOK {
 		g.t.Fatalf("%s %s: status %d: %v", method, path, status, lines)
 	}
@@ -61,7 +61,7 @@ func (g *gateway) adminLines(method, path, body string) []map[string]any {
 func (g *gateway) listed(filters string) []string {
 	g.t.Helper()
 	var ids []string
-	for _, line := range g.adminLines("GET", "/jobs?"+filters, "") {
+	for _, line := range g.adminLines("GET", "/deliveries?"+filters) {
 		if id, ok := line["notification"].(string); ok {
 			ids = append(ids, id)
 		}
@@ -87,7 +87,7 @@ func (g *gateway) awaitListed(filters string, ids ...string) {
 // wantChange makes a change that must change so many, and returns its last line.
 func (g *gateway) wantChange(path string, done int) map[string]any {
 	g.t.Helper()
-	lines := g.adminLines("POST", path, "")
+	lines := g.adminLines("POST", path)
 	last := lines[len(lines)-1]
 	if last["done"] != float64(done) || last["total"] != float64(done) || last["skipped"] != 0.0 || last["error"] != nil {
 		g.t.Errorf("%s: %v, want %d done", path, last, done)
@@ -129,7 +129,7 @@ func operate(t *testing.T, queue func(p *process) string) (o *operated, ids []st
 	routes := "route invoice.* as billing to " + billing.address + "\nroute * as talk to " + o.got.address
 	o.start(setup{admin: true, options: "grace_period 10s", webhook: routes + "\n" + queue(o.process)})
 	ids = []string{o.post(replied), o.post("conversation.admin.closed"), o.post(born)}
-	o.awaitListed("state=discarded", ids...)
+	o.awaitListed("state=dead", ids...)
 	return o, ids
 }
 
@@ -143,11 +143,11 @@ func TestAdminAPI(t *testing.T) {
 		words := "unforgettable" + newID()
 		o.expect(200, signed(bytes.ReplaceAll(notification(replied, "notif_erased"), []byte("ça va?"), []byte(words))))
 		o.awaitListed("notification=notif_erased", "notif_erased")
-		within(t, longPatience, "it has ended", func() bool { return len(o.listed("notification=notif_erased&state=completed")) == 1 })
+		within(t, longPatience, "it has ended", func() bool { return len(o.listed("notification=notif_erased&state=delivered")) == 1 })
 		if !o.inFiles(words) {
 			t.Error("the notification is in no file before it is erased")
 		}
-		last := o.wantChange("/jobs/erase?notification=notif_erased", 1)
+		last := o.wantChange("/deliveries/erase?notification=notif_erased", 1)
 		if note := fmt.Sprint(last["note"]); !strings.Contains(note, "Backups") {
 			t.Errorf("note: %s", note)
 		}
@@ -188,7 +188,7 @@ func tryAdminAPI(t *testing.T, o *operated, ids []string) {
 	o.wantListed("until=1h")
 	o.wantListed("workspace=tulip4&notification="+ids[0], ids[0])
 
-	status, lines := o.adminAsk("GET", "/jobs/"+ids[2], "")
+	status, lines := o.adminAsk("GET", "/notifications/"+ids[2])
 	text := fmt.Sprint(lines)
 	for _, want := range []string{"the backend is down", "status:502", o.got.address, "body:" + string(notification(born, ids[2])), "topic:" + born} {
 		if status != http.StatusOK || !strings.Contains(text, want) {
@@ -197,39 +197,39 @@ func tryAdminAPI(t *testing.T, o *operated, ids []string) {
 	}
 
 	o.talk.Store(true)
-	if lines := o.adminLines("POST", "/jobs/retry", `{"topic":"conversation.*","dry_run":true}`); lines[0]["total"] != 2.0 {
+	if lines := o.adminLines("POST", "/deliveries/retry?topic=conversation.*&dry_run=true"); lines[0]["total"] != 2.0 {
 		t.Errorf("a dry run says %v", lines)
 	}
-	o.wantListed("state=discarded", ids...)
-	o.wantChange("/jobs/retry?topic=conversation.*", 2)
-	o.awaitListed("state=completed", ids[:2]...)
-	o.wantListed("state=discarded", ids[2])
+	o.wantListed("state=dead", ids...)
+	o.wantChange("/deliveries/retry?topic=conversation.*", 2)
+	o.awaitListed("state=delivered", ids[:2]...)
+	o.wantListed("state=dead", ids[2])
 
-	o.wantChange("/jobs/resend?notification="+ids[0], 1)
+	o.wantChange("/deliveries/resend?notification="+ids[0], 1)
 	within(t, longPatience, "it is delivered again", func() bool { return o.got.count(ids[0]) == 3 }) // failed, delivered, again
 	o.expect(200, signed(notification(replied, ids[0])))                                              // a duplicate to this day
-	o.awaitListed("state=completed", ids[:2]...)
+	o.awaitListed("state=delivered", ids[:2]...)
 
-	o.wantChange("/jobs/resend?to=billing&since=1h&topic=conversation.*", 2)
-	o.awaitListed("lane=billing&state=completed", ids[:2]...)
+	o.wantChange("/deliveries/resend?to=billing&since=1h&topic=conversation.*", 2)
+	o.awaitListed("lane=billing&state=delivered", ids[:2]...)
 	if n := o.atBilling.Load(); n != 2 {
 		t.Errorf("the backend of the other lane got %d, want 2", n)
 	}
 
-	o.wantChange("/jobs/drop?state=discarded", 1)
-	o.wantListed("state=discarded")
+	o.wantChange("/deliveries/drop?state=dead", 1)
+	o.wantListed("state=dead")
 
-	if lane := o.adminLines("POST", "/lanes/talk/pause", "")[0]; lane["state"] != "paused" {
+	if lane := o.adminLines("POST", "/lanes/talk/pause")[0]; lane["state"] != "paused" {
 		t.Errorf("the lane is %v", lane)
 	}
 	waiting := o.post(replied)
-	o.wantListed("state=available", waiting)
-	o.wantChange("/jobs/retry?state=completed&lane=talk", 2)
-	o.wantListed("state=available", append(ids[:2:2], waiting)...)
-	if lane := o.adminLines("POST", "/lanes/talk/resume", "")[0]; lane["state"] != "active" {
+	o.wantListed("state=waiting", waiting)
+	o.wantChange("/deliveries/retry?state=delivered&lane=talk", 2)
+	o.wantListed("state=waiting", append(ids[:2:2], waiting)...)
+	if lane := o.adminLines("POST", "/lanes/talk/resume")[0]; lane["state"] != "active" {
 		t.Errorf("the lane is %v", lane)
 	}
-	o.awaitListed("lane=talk&state=completed", append(ids[:2:2], waiting)...)
+	o.awaitListed("lane=talk&state=delivered", append(ids[:2:2], waiting)...)
 }
 
 func TestAdminAPIDoesNotDelayAReload(t *testing.T) {
@@ -239,12 +239,12 @@ func TestAdminAPIDoesNotDelayAReload(t *testing.T) {
 	for range 5 {
 		p.post(replied)
 	}
-	within(t, longPatience, "all are dead letters", func() bool { return len(p.listed("state=discarded")) == 5 })
+	within(t, longPatience, "all are dead letters", func() bool { return len(p.listed("state=dead")) == 5 })
 
 	s.webhook = strings.Replace(s.webhook, "respond 500", "respond 200", 1)
 	ended := make(chan []map[string]any, 1)
-	go func() { ended <- p.adminLines("POST", "/jobs/retry?state=discarded&rate=0.5", "") }()
-	time.Sleep(200 * time.Millisecond) // so that it has begun, as a rule
+	go func() { ended <- p.adminLines("POST", "/deliveries/retry?state=dead&rate=0.5") }()
+	within(t, longPatience, "it has begun", func() bool { return len(p.listed("state=dead")) < 5 || len(ended) > 0 })
 	p.reload(s)
 	var last map[string]any
 	select {
@@ -256,7 +256,7 @@ func TestAdminAPIDoesNotDelayAReload(t *testing.T) {
 	if last["error"] != "the config has changed: run it again to go on" || last["cursor"] == nil {
 		t.Fatalf("the last line is %v", last)
 	}
-	lines := p.adminLines("POST", fmt.Sprint("/jobs/retry?state=discarded&cursor=", last["cursor"]), "")
+	lines := p.adminLines("POST", fmt.Sprint("/deliveries/retry?state=dead&cursor=", last["cursor"]))
 	if done := lines[len(lines)-1]["done"]; done.(float64)+last["done"].(float64) < 5 {
 		t.Errorf("%v and then %v were retried, want 5 in all", last["done"], done)
 	}
@@ -275,22 +275,22 @@ func TestAdminAPIWithSeveralQueues(t *testing.T) {
 	})
 	g.expect(200, signed(notification(topic, "notif_intercom")))
 	g.expect(200, signed(notification(topic, "notif_crm")).to("/crm"))
-	if status, lines := g.adminAsk("GET", "/jobs", ""); status != 400 || !strings.Contains(fmt.Sprint(lines), "the names are crm and intercom") {
+	if status, lines := g.adminAsk("GET", "/deliveries"); status != 400 || !strings.Contains(fmt.Sprint(lines), "the names are crm and intercom") {
 		t.Errorf("without a name: %d %v", status, lines)
 	}
-	g.awaitListed("queue=crm&state=discarded", "notif_crm")
-	g.awaitListed("queue=intercom&state=discarded", "notif_intercom")
-	g.wantChange("/jobs/drop?queue=crm&state=discarded", 1)
-	g.wantListed("queue=intercom", "notif_intercom")
-	if lanes := g.adminLines("GET", "/lanes", ""); len(lanes) != 4 {
+	g.awaitListed("endpoint=crm&state=dead", "notif_crm")
+	g.awaitListed("endpoint=intercom&state=dead", "notif_intercom")
+	g.wantChange("/deliveries/drop?endpoint=crm&state=dead", 1)
+	g.wantListed("endpoint=intercom", "notif_intercom")
+	if lanes := g.adminLines("GET", "/lanes"); len(lanes) != 4 {
 		t.Errorf("lanes: %v", lanes)
 	}
 }
 
 func TestAdminAPIWithoutQueue(t *testing.T) {
 	g := start(t, setup{admin: true, webhook: "route * { respond 200 }"})
-	for _, path := range []string{"/lanes", "/jobs"} {
-		if status, lines := g.adminAsk("GET", path, ""); status != 404 || !strings.Contains(fmt.Sprint(lines), "the config has no queue") {
+	for _, path := range []string{"/lanes", "/deliveries"} {
+		if status, lines := g.adminAsk("GET", path); status != 404 || !strings.Contains(fmt.Sprint(lines), "the config has no queue") {
 			t.Errorf("%s: %d %v", path, status, lines)
 		}
 	}

@@ -22,7 +22,7 @@ func TestExampleInKubernetes(t *testing.T) {
 	e.wantRouted(byTopic)
 	e.wantOnlyIntercomBehindTheProxy()
 	e.wantStatus("/ready", http.StatusNotFound) // from outside
-	for path, want := range map[string]string{"/ready": "ready", "/live": "", "/metrics": "caddy_intercom_webhook_queue_jobs"} {
+	for path, want := range map[string]string{"/ready": "ready", "/live": "", "/metrics": "caddy_intercom_webhook_queue_deliveries"} {
 		response, err := http.Get("http://127.0.0.1:" + e.others[":9090"] + path)
 		if err != nil {
 			t.Fatal(err)

@@ -2,7 +2,6 @@ package integration
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -99,7 +98,7 @@ func (*fakeQueue) Store(r *http.Request, n intercomwebhook.Notification) (duplic
 	return false, nil
 }
 
-func (*fakeQueue) Ready(context.Context) error {
+func (*fakeQueue) Ready() error {
 	store.Lock()
 	defer store.Unlock()
 	if store.full {

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -85,7 +84,6 @@ func (p *process) launch(s setup) {
 	if err := os.WriteFile(file, config, 0o600); err != nil {
 		p.t.Fatal(err)
 	}
-	p.loads.Store(1)
 	p.cmd = exec.Command(path, "run", "--config", file)
 	p.cmd.Env = append(os.Environ(), "HOME="+p.dir, "XDG_CONFIG_HOME="+p.dir, "XDG_DATA_HOME="+p.dir)
 	p.cmd.Stderr = &p.stderr
@@ -175,7 +173,7 @@ func (p *process) reload(s setup) {
 	if err != nil {
 		p.t.Fatalf("adapting the config: %v", err)
 	}
-	p.loads.Add(1)
+	defer func() { p.loaded.Store(time.Now().UnixNano()) }()
 	response, err := http.Post("http://"+p.admin+"/load", "application/json", bytes.NewReader(config))
 	if err != nil {
 		p.t.Fatalf("reloading: %v", err)
@@ -212,6 +210,7 @@ func (p *process) post(topic string) string {
 // burst is a load of new notifications from several senders, each on a connection
 // that it keeps.
 type burst struct {
+	topic   string
 	stopped chan struct{}
 	senders sync.WaitGroup
 	answers atomic.Int64
@@ -224,7 +223,7 @@ type burst struct {
 
 // burst begins to send. Each sender waits for the pace between two notifications.
 func (p *process) burst(topic string, senders int, pace time.Duration) *burst {
-	b := &burst{stopped: make(chan struct{}), others: make(map[string]int)}
+	b := &burst{topic: topic, stopped: make(chan struct{}), others: make(map[string]int)}
 	for range senders {
 		b.senders.Go(func() {
 			for {
@@ -272,6 +271,17 @@ func (b *burst) end() []string {
 	close(b.stopped)
 	b.senders.Wait()
 	return b.stored
+}
+
+// resend sends again what a burst that has ended got no answer to, as Intercom does, and
+// returns its ids. All of it must be answered with 200 now.
+func (b *burst) resend(p *process) []string {
+	p.t.Helper()
+	for _, id := range b.unsure {
+		p.expect(http.StatusOK, signed(notification(b.topic, id)))
+	}
+	delete(b.others, "no answer")
+	return b.unsure
 }
 
 // tally is a backend that takes everything, and counts it by the notification's id.
@@ -361,17 +371,23 @@ func wantNoneTwice(t *testing.T, backends ...*tally) {
 // idle waits until nothing is left in the queue that is to be delivered.
 func (p *process) idle() {
 	p.t.Helper()
-	time.Sleep(2 * time.Second) // the metrics can be as old
-	final := regexp.MustCompile(`state="(completed|cancelled|discarded)"`)
 	within(p.t, longPatience, "the queue is empty", func() bool {
-		jobs := p.scrape().of("queue_jobs")
-		for name, n := range jobs {
-			if n > 0 && !final.MatchString(name) {
-				return false
-			}
-		}
-		return len(jobs) > 0
+		return len(p.listed("state=waiting,delivering,retrying&limit=1")) == 0
 	})
+}
+
+// wantDeliveries waits until so many deliveries of a lane are in a state.
+func (p *process) wantDeliveries(lane, state string, n int) {
+	p.t.Helper()
+	filters, got := "limit=1000&lane="+lane+"&state="+state, 0
+	for end := time.Now().Add(longPatience); ; time.Sleep(50 * time.Millisecond) {
+		if got = len(p.listed(filters)); got == n {
+			return
+		}
+		if time.Now().After(end) {
+			p.t.Fatalf("%d deliveries of lane %s are %s, want %d", got, lane, state, n)
+		}
+	}
 }
 
 // wantMetric waits until a series has a value.

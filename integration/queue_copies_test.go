@@ -45,8 +45,8 @@ func testCopies(t *testing.T, p *process, queued queuedOn) {
 	if len(load.others) > 0 {
 		t.Errorf("not answered with 200: %v", load.others)
 	}
-	p.wantMetric(`queue_jobs{lane="stuck",state="completed"}`, 0)
-	p.wantMetric(`queue_jobs{lane="tulip",state="completed"}`, float64(len(stored)))
+	p.wantDeliveries("stuck", "delivered", 0)
+	p.wantDeliveries("tulip", "delivered", len(stored))
 	if n := len(hanging.all()); n != 4 {
 		t.Errorf("%d copies are under way to the backend that hangs, want 4", n)
 	}
@@ -94,8 +94,8 @@ func testCopies(t *testing.T, p *process, queued queuedOn) {
 		return false
 	})
 
-	p.wantMetric(`queue_jobs{lane="copy-default",state="available"}`, 0)
-	p.wantMetric(`queue_jobs{lane="copy-default",state="running"}`, 0)
+	p.wantMetric(`queue_deliveries{lane="copy-default",state="waiting"}`, 0)
+	p.wantMetric(`queue_deliveries{lane="copy-default",state="delivering"}`, 0)
 	left := missing(stored, sampled)
 	if share := float64(len(left)) / float64(len(stored)); share < 0.5 || share > 0.75 {
 		t.Errorf("%d of %d were not copied, want about 62.5%%", len(left), len(stored))
@@ -157,11 +157,8 @@ func testCopiesAreNeverLost(t *testing.T, p *process, queued queuedOn, kills int
 		stored = append(stored, load.end()...)
 		left += len(missing(stored, slow))
 		p.start(queued(routes, ""))
-		for _, id := range load.unsure { // which Intercom sends again
-			resent++
-			stored = append(stored, id)
-			p.expect(http.StatusOK, signed(notification(topic, id)))
-		}
+		resent += len(load.unsure)
+		stored = append(stored, load.resend(p)...)
 	}
 	wantAll(t, stored, b)
 	wantAll(t, stored, slow)

@@ -153,7 +153,7 @@ func TestQueueRefusesFiles(t *testing.T) {
 			overwrite(t, path, whole[:len(whole)/2])
 		}},
 		"of a newer version": {says: "newer version", file: func(t *testing.T, path string) {
-			execute(t, path, "INSERT INTO river_migration (line, version) VALUES ('main', 9999)")
+			execute(t, path, "UPDATE schema_version SET version = 9999")
 		}},
 	}
 	p, b := newProcess(t), newTally(t, 0)

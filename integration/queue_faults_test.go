@@ -38,7 +38,7 @@ func TestQueueCountsNoAttemptThatAKillCutsOff(t *testing.T) {
 				back.Store(kill+1 == c.kills)
 				p.start(s)
 			}
-			p.wantMetric(`queue_jobs{lane="all",state="completed"}`, n)
+			p.wantDeliveries("all", "delivered", n)
 			b.wantCount(t, (c.kills+1)*n)
 			for _, got := range b.all() {
 				if attempt := got.header.Get("X-Intercom-Attempt"); attempt != "1" {
@@ -79,7 +79,7 @@ func TestQueueReloadWaitsForNoDelivery(t *testing.T) {
 	}
 }
 
-// Retries that a clock in the future has put off are not waited for.
+// A step back of the clock puts a retry off by the step at most.
 func TestQueueStartsAfterTheClockWasSetBack(t *testing.T) {
 	b := newAnsweringTally(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("X-Intercom-Attempt") == "1" {
@@ -95,11 +95,10 @@ func TestQueueStartsAfterTheClockWasSetBack(t *testing.T) {
 	}
 	wantAll(t, stored, b)
 	p.kill()
-	execute(t, p.store, `UPDATE river_job SET state = CASE state WHEN 'completed' THEN state ELSE 'retryable' END,
-		created_at = datetime(created_at, 'subsec', '+3 hours'), scheduled_at = datetime(scheduled_at, 'subsec', '+3 hours'),
-		attempted_at = datetime(attempted_at, 'subsec', '+3 hours')`)
+	const step = 5 * time.Second
+	execute(t, p.store, fmt.Sprintf(`UPDATE delivery SET stored_at = stored_at + %d, age_from = age_from + %[1]d, due_at = due_at + %[1]d`, step.Microseconds()))
 	p.start(s)
-	p.wantMetric(`queue_jobs{lane="all",state="completed"}`, float64(len(stored)))
+	p.wantDeliveries("all", "delivered", len(stored))
 }
 
 // Caddy starts though the folder of the file cannot be made, and stores once it can be.
@@ -147,48 +146,6 @@ func wantStoringAgain(t *testing.T, p *process, b *tally, mend func()) {
 		return err == nil && answer.status == http.StatusOK
 	})
 	wantAll(t, []string{id}, b)
-}
-
-// A row that is malformed is set aside, and keeps no other from being delivered.
-func TestQueueSetsAMalformedRowAside(t *testing.T) {
-	for name, spoil := range map[string]string{
-		"errors":       "errors = 'oops'",
-		"errors, blob": "errors = x'c0ffee'",
-		"args":         "args = 'oops'",
-		"args, blob":   "args = x'c0ffee'",
-		"no object":    "args = '[]'",
-		"metadata":     "metadata = 'oops'",
-		"attempted_by": "attempted_by = 'oops'",
-	} {
-		t.Run(name, func(t *testing.T) {
-			const n = 12
-			p := newProcess(t)
-			p.start(p.queued("route * as all to "+nobody, ""))
-			var stored []string
-			for range n {
-				stored = append(stored, p.post(topic))
-			}
-			p.wantMetric(`queue_jobs{lane="all",state="retryable"}`, n)
-			p.kill()
-			execute(t, p.store, "UPDATE river_job SET scheduled_at = attempted_at", "UPDATE river_job SET "+spoil+" WHERE id = 3")
-
-			b := newTally(t, 0)
-			p.start(p.queued("route * as all to "+b.address, ""))
-			wantAll(t, append(stored[:2:2], stored[3:]...), b)
-			p.idle()
-			wantNoneTwice(t, b)
-			jobs := p.scrape()
-			dead := jobs[`queue_jobs{lane="all",state="cancelled"}`]
-			if b.count(stored[2]) == 0 && dead != 1 { // a column that is not needed may do no harm
-				t.Errorf("%v are cancelled, want 1: %v", dead, jobs.of("queue_jobs"))
-			}
-			if lines := p.logged(func(e entry) bool {
-				return strings.Contains(e.text("msg"), "malformed") || strings.Contains(e.text("msg"), "dead letter")
-			}); dead == 1 && len(lines) != 1 {
-				t.Errorf("%d lines tell of it: %v", len(lines), lines)
-			}
-		})
-	}
 }
 
 // largeBodies are bodies whose JSON is longest where it is escaped for HTML.

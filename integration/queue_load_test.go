@@ -69,12 +69,13 @@ func TestLoadOfABacklogDoesNotDelayAnswers(t *testing.T) {
 	wantP99(t, "answers while a backlog is worked off", 100*time.Millisecond, func() []time.Duration {
 		p.reload(held)
 		p.arrivals("content_stat.series", 2500, backlog/2500*time.Second)
-		p.wantAtLeast(`queue_jobs{lane="all",state="available"}`, backlog*9/10)
-		done := p.scrape()[`queue_jobs{lane="all",state="completed"}`]
+		p.wantAtLeast(`queue_deliveries{lane="all",state="waiting"}`, backlog*9/10)
+		const delivered = `queue_attempts_total{lane="all",result="delivered"}`
+		done := p.scrape()[delivered]
 
 		p.reload(p.queued("route * as all { respond 200 }", "workers 16"))
 		took := p.arrivals("conversation.user.replied", 500, 10*time.Second)
-		p.wantAtLeast(`queue_jobs{lane="all",state="completed"}`, done+5000) // or nothing was worked off
+		p.wantAtLeast(delivered, done+5000) // or nothing was worked off
 		p.idle()
 		return took
 	})

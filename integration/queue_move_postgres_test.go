@@ -3,26 +3,19 @@
 package integration
 
 import (
-	"bufio"
-	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 )
 
 // mover takes a queue from one config's database to another's.
-type mover struct {
-	*process
-	t *testing.T
-}
+type mover struct{ *process }
 
 // config writes the config of a setup to a file.
 func (m mover) config(name string, s setup) (file string) {
@@ -38,25 +31,14 @@ func (m mover) config(name string, s setup) (file string) {
 	return file
 }
 
-// summary is what export and import print at their end.
-type summary struct {
-	Exported, Imported, Refused int
-	There                       int `json:"already_there"`
-	States                      map[string]int
-	Strangers                   []string `json:"endpoints_without_handler"`
-}
-
-func moveCommand(t *testing.T, args ...string) (s summary) {
-	t.Helper()
-	r := queueCommand(t, append(args, "--json")...)
-	if err := json.Unmarshal([]byte(r.out), &s); err != nil || r.code != 0 {
-		t.Fatalf("queue %q: exit code %d: %s%s", args, r.code, r.out, r.errors)
-	}
-	return s
+// wantMoved moves, and asserts what the command says.
+func (m mover) wantMoved(from, to string, parts ...string) {
+	m.t.Helper()
+	queueCommand(m.t, "move", "--from", from, "--to", to).expect(m.t, 0, parts...)
 }
 
 func TestPostgresMove(t *testing.T) {
-	m := mover{newProcess(t), t}
+	m := mover{newProcess(t)}
 	db := newPgDatabase(t, pgShared)
 	var down atomic.Bool
 	down.Store(true)
@@ -68,10 +50,8 @@ func TestPostgresMove(t *testing.T) {
 		}
 	})
 	routes := "route conversation.* to " + good.address + "\nroute ticket.* to " + moody.address
-	const options = "max_attempts 1000" // so that none dies on a slow machine
-	onFile, onServer := m.queued(routes, options), db.queued(routes, options)
+	onFile, onServer := m.queued(routes, ""), db.queued(routes, "")
 	file, server := m.config("file", onFile), m.config("server", onServer)
-	export := filepath.Join(m.dir, "queue.ndjson")
 	all := 0 // stored
 	post := func(topic string, n int) (ids []string) {
 		for range n {
@@ -90,38 +70,26 @@ func TestPostgresMove(t *testing.T) {
 	m.start(onFile)
 	delivered, waiting, dead := post(topic, 5), post("ticket.created", 5), post("company.created", 2)
 	wantAll(t, append(delivered, waiting...), good, moody)
-	m.awaitListed("state=cancelled", dead[1], dead[0])
-	queueCommand(t, "export", "--config", file, "--output", export).expect(t, 1, "a Caddy has it open: stop that Caddy, or reload it")
+	m.awaitListed("state=dead", dead...)
+	m.awaitListed("state=delivered", delivered...)
+	queueCommand(t, "move", "--from", file, "--to", server).expect(t, 1, "a Caddy has it open: stop that Caddy, or reload it")
 
 	// to PostgreSQL, while Caddy runs
 	m.reload(onServer)
 	load := m.burst(topic, 2, 5*time.Millisecond)
 	load.waitFor(t, 10)
-	if s := moveCommand(t, "export", "--config", file, "--output", export); s.Exported != all {
-		t.Errorf("exported %d jobs, want %d", s.Exported, all)
-	}
-	if s := moveCommand(t, "import", export, "--config", server); s.Imported != all || s.There != 0 || s.States["cancelled"] != len(dead) {
-		t.Errorf("imported %+v, want %d", s, all)
-	}
+	m.wantMoved(file, server, fmt.Sprintf("Moved %d notifications with %[1]d deliveries", all))
 	load.waitFor(t, load.answers.Load()+10)
 	meanwhile := load.end()
 	if all += len(meanwhile); len(load.others) > 0 {
 		t.Errorf("answers were %v", load.others)
 	}
 	down.Store(false)
-	completed := func(topic string, n int) {
-		t.Helper()
-		within(t, longPatience, "all are delivered", func() bool {
-			return db.text("SELECT count(*)::text FROM river_job WHERE state = 'completed' AND kind = '"+topic+"'") == strconv.Itoa(n)
-		})
-	}
-	completed(topic, len(delivered)+len(meanwhile))
-	completed("ticket.created", len(waiting))
+	m.wantDeliveries("conversation", "delivered", len(delivered)+len(meanwhile))
+	m.wantDeliveries("ticket", "delivered", len(waiting))
 	wantDuplicates(delivered)
-	if s := moveCommand(t, "import", export, "--config", server); s.Imported != 0 || s.There != len(delivered)+len(waiting)+len(dead) {
-		t.Errorf("imported %+v, want none", s)
-	}
-	if rows := db.text("SELECT count(DISTINCT tags[2]) || ' of ' || count(*) FROM river_job"); rows != fmt.Sprintf("%d of %d", all, all) {
+	m.wantMoved(file, server, "There is nothing to move")
+	if rows := db.text("SELECT count(DISTINCT notification_id) || ' of ' || count(*) FROM notification"); rows != fmt.Sprintf("%d of %d", all, all) {
 		t.Errorf("there are %s notifications, want %d", rows, all)
 	}
 
@@ -131,82 +99,65 @@ func TestPostgresMove(t *testing.T) {
 	wantAll(t, again, moody)
 	m.stop()
 	m.store = filepath.Join(m.dir, "second.db")
-	onFile = m.queued(routes, options)
+	onFile = m.queued(routes, "")
 	file = m.config("second", onFile)
-	back := filepath.Join(m.dir, "back.ndjson")
-	if s := moveCommand(t, "export", "--config", server, "--output", back); s.Exported != all {
-		t.Errorf("exported %d jobs, want %d", s.Exported, all)
-	}
-	if s := moveCommand(t, "import", back, "--config", file); s.Imported != all {
-		t.Errorf("imported %+v, want %d", s, all)
-	}
+	m.wantMoved(server, file, fmt.Sprintf("Moved %d notifications", all))
 	down.Store(false)
 	m.start(onFile)
-	m.wantMetric(`queue_jobs{lane="ticket",state="completed"}`, float64(len(waiting)+len(again)))
+	m.wantDeliveries("ticket", "delivered", len(waiting)+len(again))
 	wantDuplicates(append(delivered, meanwhile...))
-	m.wantListed("state=cancelled", dead[1], dead[0])
+	m.wantListed("state=dead", dead...)
 	wantNoneTwice(t, good)
+	m.stop()
 
 	renamed := m.config("renamed", db.queued(routes, "name billing"))
-	if s := moveCommand(t, "import", export, "--config", renamed); len(s.Strangers) != 1 || s.Strangers[0] != "intercom" {
-		t.Errorf("nobody is said to deliver %v, want intercom", s.Strangers)
-	}
+	m.wantMoved(file, renamed, `No handler of the new config has the endpoint "intercom"`)
 }
 
-// An import that is killed is repeated.
+// A move that is killed goes on when it is run again.
 func TestPostgresMoveIsKilled(t *testing.T) {
-	const jobs = 3000
-	text := []string{fmt.Sprintf(`{"format":"intercom_webhook queue","version":1,"source":"the test","exported_at":"2026-11-25T01:02:03Z","jobs":%d}`, jobs)}
-	for id := range jobs {
-		by := fmt.Sprintf(`"origin":"there/%d"`, id+1)
-		if id%2 == 0 {
-			by = fmt.Sprintf(`"origin":"","unique_key":"%032d"`, id)
-		}
-		text = append(text, fmt.Sprintf(`{"id":%d,%s,"queue":"support","kind":"contact.created","state":"available","priority":1,"attempt":0,`+
-			`"max_attempts":20,"created_at":"2026-11-25T01:02:03Z","scheduled_at":"2026-11-25T01:02:03Z","args":{"id":"notif_%d"}}`, id+1, by, id))
-	}
-	text = append(text, fmt.Sprintf(`{"exported":%d}`, jobs), "")
 	path, err := program()
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := mover{newProcess(t), t}
-	export := filepath.Join(m.dir, "queue.ndjson")
-	if err := os.WriteFile(export, []byte(strings.Join(text, "\n")), 0o600); err != nil {
+	m := mover{newProcess(t)}
+	db := newPgDatabase(t, pgShared)
+	onFile, onServer := m.queued("route * to "+nobody, ""), db.queued("route * to "+nobody, "")
+	file, server := m.config("file", onFile), m.config("server", onServer)
+	m.start(onServer) // makes the tables
+	m.post(topic)
+	m.stop()
+	m.start(onFile)
+	load := m.burst(topic, 16, 0)
+	load.waitFor(t, 5000)
+	stored := load.end()
+	m.stop()
+
+	arrived := func() int {
+		n, err := strconv.Atoi(db.text("SELECT count(*)::text FROM notification"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n - 1
+	}
+	cmd := exec.Command(path, "intercom-webhook", "queue", "move", "--from", file, "--to", server)
+	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	for engine, s := range map[string]setup{
-		"SQLite":     m.queued("route * { respond 200 }", ""),
-		"PostgreSQL": newPgDatabase(t, pgShared).queued("route * { respond 200 }", ""),
-	} {
-		t.Run(engine, func(t *testing.T) {
-			config := m.config(engine, s)
-			cmd := exec.Command(path, "intercom-webhook", "queue", "import", "-", "--config", config)
-			in, err := cmd.StdinPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			// more than a pipe holds, so that something is read when the last byte is written
-			half := strings.Join(text[:jobs/2], "\n")
-			if _, err := io.Copy(in, bufio.NewReader(strings.NewReader(half))); err != nil {
-				t.Fatal(err)
-			}
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait() // it was killed
+	for end := time.Now().Add(longPatience); arrived() == 0; {
+		if time.Now().After(end) {
+			t.Fatal("nothing is moved")
+		}
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait() // it was killed
+	if n := arrived(); n == len(stored) {
+		t.Errorf("all %d were moved before the kill, so nothing was tested", n)
+	}
 
-			s := moveCommand(t, "import", export, "--config", config)
-			if s.Imported+s.There != jobs || s.There == 0 || s.Imported == 0 || s.States["available"] != jobs {
-				t.Errorf("imported %+v, want some of %d to be there already", s, jobs)
-			}
-			if s = moveCommand(t, "import", export, "--config", config); s.There != jobs {
-				t.Errorf("imported %+v, want %d to be there", s, jobs)
-			}
-			if s = moveCommand(t, "export", "--config", config, "--output", filepath.Join(m.dir, engine)); s.Exported != jobs {
-				t.Errorf("%d are there, want %d", s.Exported, jobs)
-			}
-		})
+	m.wantMoved(file, server, "Moved ")
+	m.wantMoved(file, server, "There is nothing to move")
+	if n := arrived(); n != len(stored) {
+		t.Errorf("%d notifications have arrived, want %d", n, len(stored))
 	}
 }

@@ -150,7 +150,7 @@ func TestQueueOnAFullDisk(t *testing.T) {
 	}
 	t.Logf("%d stored, %d refused", len(stored)+len(waiting), conversations.count("503")+contacts.count("503"))
 
-	time.Sleep(12 * time.Second) // longer than River itself tries to note what came of a delivery
+	time.Sleep(3 * time.Second) // in which it is tried several times to note what came of the deliveries
 	remove(t, ballast)
 	up.Store(true)
 	within(t, patience, "there is room again", func() bool {

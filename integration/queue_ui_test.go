@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"html"
 	"net/http"
 	"path/filepath"
 	"regexp"
@@ -17,15 +18,37 @@ func queueIn(dir string) string {
 // atUI is a request of somebody who looks at the UI.
 func atUI(path string) message { return message{method: http.MethodGet, path: path} }
 
-// deadLetters returns what the UI under /queue lists of them, as JSON.
+// deadLetters returns the page of the UI under /queue that lists them.
 func (g *gateway) deadLetters() string {
 	g.t.Helper()
-	return g.expect(200, atUI("/queue/api/jobs?state=discarded")).body
+	return g.expect(200, atUI("/queue/deliveries?state=dead")).body
 }
 
 func (g *gateway) awaitDeadLetter(id string) {
 	g.t.Helper()
 	eventually(g.t, id+" being listed as a dead letter", func() bool { return strings.Contains(g.deadLetters(), id) })
+}
+
+// asForm is a form that a browser sends.
+func asForm(path, fields string) message {
+	return message{path: path, body: []byte(fields)}.with("Content-Type", "application/x-www-form-urlencoded")
+}
+
+// dropped is the order to drop a delivery.
+func dropped(prefix string) message {
+	return asForm(prefix+"/change", "verb=drop&confirmed=yes&endpoint=intercom&delivery=100")
+}
+
+var shownDelivery = regexp.MustCompile(`name="delivery" value="(\d+)"`)
+
+// deadDelivery returns the number of the only delivery of a notification.
+func (g *gateway) deadDelivery(id string) string {
+	g.t.Helper()
+	found := shownDelivery.FindStringSubmatch(g.expect(200, atUI("/queue/notification?id="+id)).body)
+	if found == nil {
+		g.t.Fatalf("%s has no button", id)
+	}
+	return found[1]
 }
 
 var linked = regexp.MustCompile(`(?:href|src)="([^"]+)"`)
@@ -35,28 +58,25 @@ func TestQueueUIAnswersUnderItsPrefixOnly(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			g := start(t, setup{webhook: "route * as support { respond 200 }\n" + queueIn(t.TempDir()), behind: "intercom_queue_ui " + prefix})
 
-			if to := g.expect(301, atUI("/queue")).header.Get("Location"); to != "/queue/" {
+			if to := g.expect(307, atUI("/queue")).header.Get("Location"); to != "/queue/" {
 				t.Errorf("/queue leads to %q, want /queue/", to)
 			}
 			page := g.expect(200, atUI("/queue/"))
-			if !strings.Contains(page.body, "<title>River</title>") {
-				t.Errorf("this is not the UI: %s", page.body)
+			if !strings.Contains(page.body, "<title>Intercom queue</title>") || !strings.Contains(page.body, "support") {
+				t.Errorf("this is not the UI with its lane: %s", page.body)
 			}
 			links := linked.FindAllStringSubmatch(page.body, -1)
 			if len(links) == 0 {
 				t.Errorf("the page loads nothing: %s", page.body)
 			}
 			for _, link := range links {
-				// what is not there is answered with the page itself
-				if file := g.expect(200, atUI(link[1])); !strings.HasPrefix(link[1], "/queue/") || file.body == page.body {
-					t.Errorf("the page loads %s, which is not there", link[1])
+				if g.expect(200, atUI(html.UnescapeString(link[1]))); !strings.HasPrefix(link[1], "/queue/") {
+					t.Errorf("the page leads to %s", link[1])
 				}
 			}
-			if lanes := g.expect(200, atUI("/queue/api/queues")).body; !strings.Contains(lanes, `"name":"support"`) {
-				t.Errorf("the lane is not in %s", lanes)
-			}
+			g.expect(404, atUI("/queue/api/jobs"))
 
-			for _, path := range []string{"/", "/queues", "/queue.", "/jobs", "/api/queues", "/assets/", "/other/queue/"} {
+			for _, path := range []string{"/", "/deliveries", "/queue.", "/changes", "/style.css", "/other/queue/"} {
 				if allowed := g.expect(405, atUI(path)).header.Get("Allow"); allowed != "HEAD, POST" {
 					t.Errorf("%s is not answered by intercom_webhook: Allow is %q", path, allowed)
 				}
@@ -128,15 +148,14 @@ func TestQueueUIBehindBasicAuth(t *testing.T) {
 		behind:  "basic_auth /queue* { ops " + hash + " }\nintercom_queue_ui /queue",
 	})
 	for _, path := range []string{
-		"/queue", "/queue/", "/queue/jobs", "/queue/api/jobs", "/queue/assets/", "/QUEUE/api/jobs", "//queue/api/jobs", "/queue//api/jobs",
-		"/queue/intercom", "/queue/intercom/job?id=1", "/QUEUE/intercom", "//queue/intercom", "/queue%2Fintercom",
-		"/%71ueue/api/jobs", "/queue%2Fapi/jobs", "/other/../queue/api/jobs", "/queue/../queue/api/jobs",
+		"/queue", "/queue/", "/queue/deliveries", "/queue/notification?id=1", "/queue/style.css", "/QUEUE/deliveries", "//queue/deliveries", "/queue//deliveries",
+		"/%71ueue/deliveries", "/queue%2Fdeliveries", "/other/../queue/deliveries", "/queue/../queue/deliveries",
 	} {
 		if asked := g.expect(401, atUI(path)).header.Get("Www-Authenticate"); !strings.HasPrefix(asked, "Basic ") {
 			t.Errorf("%s asks for no credentials: Www-Authenticate is %q", path, asked)
 		}
 	}
-	g.expect(401, message{path: "/queue/api/jobs/delete", body: []byte(`{"ids":["1"]}`)})
+	g.expect(401, dropped("/queue"))
 
 	authorization := func(user, password string) string {
 		r := http.Request{Header: make(http.Header)}
@@ -146,11 +165,11 @@ func TestQueueUIBehindBasicAuth(t *testing.T) {
 	g.expect(401, atUI("/queue/").with("Authorization", authorization("ops", "roses")))
 	ops := authorization("ops", "tulips")
 	g.expect(200, atUI("/queue/").with("Authorization", ops))
-	for _, path := range []string{"/queue/", "/queue/api/jobs", "/queue/intercom"} {
+	for _, path := range []string{"/queue/", "/queue/deliveries"} {
 		g.expect(401, atUI(path).at("hooks.example"))
 		g.expect(200, atUI(path).at("hooks.example").with("Authorization", ops))
 	}
-	g.expect(301, atUI("/queue").at("hooks.example").with("Authorization", ops))
+	g.expect(307, atUI("/queue").at("hooks.example").with("Authorization", ops))
 	g.expect(200, good)
 }
 
@@ -185,13 +204,10 @@ func TestQueueUIIsForThisMachine(t *testing.T) {
 	g.awaitDeadLetter("notif_dead")
 
 	requests := []message{
-		atUI("/queue"), atUI("/queue/"), atUI("/queue/jobs"), atUI("/queue/api/jobs"), atUI("/queue/assets/"),
-		atUI("/queue/intercom"), atUI("/queue/intercom/job?id=1"), atUI("/queue/intercom/changes"), atUI("/queue/intercom/style.css"),
-		{path: "/queue/intercom/change", body: []byte("verb=drop&job=1&confirmed=yes")},
-		atUI("/QUEUE/api/jobs"), atUI("//queue/api/jobs"), atUI("/%71ueue/api/jobs"), atUI("/queue%2Fapi/jobs"), atUI("/other/../queue/api/jobs"),
-		{method: http.MethodHead, path: "/queue/api/jobs"},
-		{path: "/queue/api/jobs/delete", body: []byte(`{"ids":["1"]}`)},
-		{path: "/queue/api/jobs/retry", body: []byte(`{"ids":["1"]}`)},
+		atUI("/queue"), atUI("/queue/"), atUI("/queue/deliveries"), atUI("/queue/notification?id=1"), atUI("/queue/changes"), atUI("/queue/style.css"),
+		atUI("/QUEUE/deliveries"), atUI("//queue/deliveries"), atUI("/%71ueue/deliveries"), atUI("/queue%2Fdeliveries"), atUI("/other/../queue/deliveries"),
+		{method: http.MethodHead, path: "/queue/deliveries"},
+		dropped("/queue"), {path: "/queue/lane", body: []byte("endpoint=intercom&lane=default&action=pause")},
 	}
 	for name, from := range strangers {
 		t.Run("and not asked "+name, func(t *testing.T) {
@@ -216,7 +232,7 @@ func TestQueueUIIsForThisMachine(t *testing.T) {
 		}
 	})
 
-	g.expect(301, atUI("/queue"))
+	g.expect(307, atUI("/queue"))
 	g.expect(200, atUI("/queue/").at("localhost:"+g.port))
 	if letters := g.deadLetters(); !strings.Contains(letters, "notif_dead") {
 		t.Errorf("the dead letter is not in %s", letters)
@@ -283,10 +299,10 @@ func TestQueueUIGoesOnAfterReloads(t *testing.T) {
 	}
 
 	mended.wantCount(t, 0)
-	g.expect(200, message{path: "/queue/api/jobs/retry", body: []byte(`{"ids":["1"]}`)})
+	g.expect(303, asForm("/queue/change", "verb=retry&endpoint=intercom&delivery="+g.deadDelivery("notif_dead")))
 	eventually(t, "the dead letter being delivered", func() bool { return len(mended.all()) == 1 })
-	if got := mended.only(t).header.Get("X-Intercom-Attempt"); got != "2" {
-		t.Errorf("the backend is told of attempt %q, want 2", got)
+	if got := mended.only(t).header.Get("X-Intercom-Attempt"); got != "1" {
+		t.Errorf("the backend is told of attempt %q, want 1: the retry has its whole schedule again", got)
 	}
 }
 
@@ -298,13 +314,13 @@ func TestQueueUITakesNoOrdersFromOtherSites(t *testing.T) {
 	g.expect(200, signed(notification(topic, "notif_dead")))
 	g.awaitDeadLetter("notif_dead")
 
-	order := message{path: "/queue/api/jobs/delete", body: []byte(`{"ids":["1"],"ignored":"="}`)}.with("Content-Type", "text/plain")
+	order := asForm("/queue/change", "verb=drop&confirmed=yes&endpoint=intercom&delivery="+g.deadDelivery("notif_dead"))
 	g.expect(403, order.with("Sec-Fetch-Site", "cross-site"))
 	g.expect(403, order.with("Origin", "https://other.example"))
 	if letters := g.deadLetters(); !strings.Contains(letters, "notif_dead") {
 		t.Errorf("the dead letter is not in %s", letters)
 	}
-	g.expect(200, order.with("Origin", "http://127.0.0.1:"+g.port))
+	g.expect(303, order.with("Origin", "http://127.0.0.1:"+g.port))
 	if letters := g.deadLetters(); strings.Contains(letters, "notif_dead") {
 		t.Errorf("the dead letter is still in %s", letters)
 	}
@@ -320,13 +336,13 @@ func TestQueueUIAtTheRootLeavesNotificationsAlone(t *testing.T) {
 	for name, from := range strangers {
 		t.Run("sent "+name, func(*testing.T) {
 			g.expect(403, from(atUI("/")))
-			g.expect(403, from(atUI("/api/jobs")))
-			g.expect(403, from(message{path: "/api/jobs/delete", body: []byte(`{"ids":["1"]}`)}))
+			g.expect(403, from(atUI("/deliveries")))
+			g.expect(403, from(dropped("")))
 			g.expect(200, from(message{method: http.MethodHead, path: "/webhooks"})) // as Intercom validates the URL
 		})
 	}
 	g.expect(200, signed(notification(topic, "notif_from_intercom")).to("/webhooks").at("hooks.example"))
-	if jobs := g.expect(200, atUI("/api/jobs?state=completed")).body; strings.Contains(jobs, "<!doctype html>") {
-		t.Errorf("the jobs are %s", jobs)
+	if page := g.expect(200, atUI("/deliveries")).body; !strings.Contains(page, "notif_elsewhere") {
+		t.Errorf("the deliveries are %s", page)
 	}
 }

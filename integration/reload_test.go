@@ -83,7 +83,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	}
 	for range 2 {
 		keepSending(func(i int) {
-			answer, err := g.try(hostile[i%len(hostile)])
+			answer, err := g.do(func() (*http.Request, error) { return g.request(hostile[i%len(hostile)]) })
 			if err != nil || answer.status < 400 || answer.status >= 500 {
 				t.Errorf("hostile request %d: status %d, error %v; want it to be refused", i%len(hostile), answer.status, err)
 			}

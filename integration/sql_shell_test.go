@@ -55,9 +55,9 @@ func TestBackupUnderLoad(t *testing.T) {
 	if got := shell(t, copied, "PRAGMA integrity_check;"); got != "ok" {
 		t.Errorf("the copy: %s", got)
 	}
-	kept := shell(t, copied, "SELECT count(*) >= 2000 FROM river_job WHERE queue = 'conversation';")
+	kept := shell(t, copied, "SELECT count(*) >= 2000 FROM delivery WHERE lane = 'conversation';")
 	if kept != "1" {
 		t.Errorf("the copy does not have all of what was stored before it was begun")
 	}
-	t.Logf("a copy of %d jobs and more took %s", backlog, took)
+	t.Logf("a copy of %d notifications and more took %s", backlog, took)
 }

@@ -91,7 +91,7 @@ func TestALaneOfANamedQueueHasOneName(t *testing.T) {
 	g.expect(200, good)
 	eventually(t, "the delivery", func() bool {
 		grown := g.scrape().since(started)
-		return grown[`queue_deliveries_total{lane="billing|named",result="delivered"}`] == 1 &&
+		return grown[`queue_attempts_total{lane="billing|named",result="delivered"}`] == 1 &&
 			grown[`backend_responses_total{code="200",lane="billing|named"}`] == 1 &&
 			grown[`backend_seconds_count{lane="billing|named"}`] == 1
 	})

@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/load"
+	vegeta "github.com/tsenart/vegeta/v12/lib"
 )
 
 const backendRole = "backend"
@@ -25,7 +25,7 @@ type backend struct {
 // taken is what a backend has taken since it was told to start anew.
 type taken struct {
 	Deliveries, Notifications int
-	P50, P99                  time.Duration // from sending to delivery
+	P50, P99                  time.Duration // from when they were due to be sent to the delivery
 	OthersP50, OthersP99      time.Duration // the same, of other workspaces
 	Reached                   time.Time     // the number that was waited for
 }
@@ -43,7 +43,7 @@ func startBackend(ctx context.Context) (*backend, error) {
 	return b, nil
 }
 
-// tell gives the backend an order: /reset, /pause, /resume or /count.
+// tell gives the backend an order: /reset, /pause, /resume, /count or /quiet.
 func (b *backend) tell(ctx context.Context, path string) (t taken, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+b.Control+path, nil)
 	if err != nil {
@@ -61,7 +61,7 @@ func (b *backend) tell(ctx context.Context, path string) (t taken, err error) {
 func (b *backend) wait(ctx context.Context, notifications int) (taken, error) {
 	t, err := b.tell(ctx, "/wait?notifications="+strconv.Itoa(notifications))
 	if err == nil && t.Reached.IsZero() {
-		err = fmt.Errorf("only %d of %d notifications were delivered, and no more within %s", t.Notifications, notifications, patience)
+		err = fmt.Errorf("only %d of %d notifications were delivered, and no more within %s", t.Notifications, notifications, longestGap)
 	}
 	return t, err
 }
@@ -87,9 +87,10 @@ func runBackend() error {
 	mux.HandleFunc("/pause", s.tells(func(*http.Request, *taken) { s.pause() }))
 	mux.HandleFunc("/resume", s.tells(func(*http.Request, *taken) { s.resume() }))
 	mux.HandleFunc("/count", s.tells(func(*http.Request, *taken) {}))
+	mux.HandleFunc("/quiet", s.tells(func(r *http.Request, _ *taken) { s.waitUntilQuiet(r.Context()) }))
 	mux.HandleFunc("/wait", s.tells(s.wait))
 	ended := make(chan error, 2)
-	go func() { ended <- http.Serve(listener, http.HandlerFunc(s.take)) }()
+	go func() { ended <- http.Serve(listener, http.HandlerFunc(s.accept)) }()
 	go func() { ended <- http.Serve(control, mux) }()
 	if err := reply(backend{Address: listener.Addr().String(), Control: control.Addr().String()}); err != nil {
 		return err
@@ -107,16 +108,18 @@ type server struct {
 	mu         sync.Mutex
 	paused     chan struct{} // closed when it goes on; nil if it is not paused
 	deliveries int
+	last       time.Time // when the last delivery came
 	ids        map[string]struct{}
 	times      []time.Time // when each notification came for the first time
-	lag        *load.Durations
-	othersLag  *load.Durations
+	lag        vegeta.LatencyMetrics
+	othersLag  vegeta.LatencyMetrics
 }
 
 func (s *server) start() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.deliveries, s.ids, s.times, s.lag, s.othersLag = 0, make(map[string]struct{}), nil, load.NewDurations(), load.NewDurations()
+	s.deliveries, s.ids, s.times, s.last = 0, make(map[string]struct{}), nil, time.Now()
+	s.lag, s.othersLag = vegeta.LatencyMetrics{}, vegeta.LatencyMetrics{}
 }
 
 func (s *server) pause() {
@@ -132,8 +135,8 @@ func (s *server) resume() {
 	s.paused = nil
 }
 
-// take takes a delivery. While it is paused, deliveries hang.
-func (s *server) take(_ http.ResponseWriter, r *http.Request) {
+// accept takes a delivery. While it is paused, deliveries hang.
+func (s *server) accept(_ http.ResponseWriter, r *http.Request) {
 	if _, err := io.Copy(io.Discard, r.Body); err != nil {
 		return
 	}
@@ -155,13 +158,13 @@ func (s *server) count(id, workspace string) {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.deliveries++
+	s.deliveries, s.last = s.deliveries+1, now
 	if _, again := s.ids[id]; again || id == "" {
 		return
 	}
 	s.ids[id] = struct{}{}
 	s.times = append(s.times, now)
-	if at, ok := sentAt(id); ok {
+	if at, ok := dueAt(id); ok {
 		s.lag.Add(now.Sub(at))
 		if workspace != usualWorkspace {
 			s.othersLag.Add(now.Sub(at))
@@ -176,15 +179,15 @@ func (s *server) tells(f func(*http.Request, *taken)) http.HandlerFunc {
 		f(r, &t)
 		s.mu.Lock()
 		t.Deliveries, t.Notifications = s.deliveries, len(s.ids)
-		t.P50, t.P99 = s.lag.Percentile(50), s.lag.Percentile(99)
-		t.OthersP50, t.OthersP99 = s.othersLag.Percentile(50), s.othersLag.Percentile(99)
+		t.P50, t.P99 = s.lag.Quantile(0.50), s.lag.Quantile(0.99)
+		t.OthersP50, t.OthersP99 = s.othersLag.Quantile(0.50), s.othersLag.Quantile(0.99)
 		s.mu.Unlock()
 		_ = json.NewEncoder(w).Encode(t) // who asked may be gone
 	}
 }
 
-// patience is how long is waited for the next thing that should come.
-const patience = time.Minute
+// longestGap is how long is waited for the next delivery that should come.
+const longestGap = time.Minute
 
 func (s *server) wait(r *http.Request, t *taken) {
 	n, err := strconv.Atoi(r.URL.Query().Get("notifications"))
@@ -192,7 +195,7 @@ func (s *server) wait(r *http.Request, t *taken) {
 		return
 	}
 	last := time.Now()
-	for time.Since(last) < patience && r.Context().Err() == nil {
+	for time.Since(last) < longestGap && r.Context().Err() == nil {
 		time.Sleep(time.Millisecond)
 		s.mu.Lock()
 		if len(s.times) >= n {
@@ -204,5 +207,21 @@ func (s *server) wait(r *http.Request, t *taken) {
 			last = s.times[len(s.times)-1]
 		}
 		s.mu.Unlock()
+	}
+}
+
+// quietAfterKill is longer than it takes until what a killed gateway held is delivered again.
+const quietAfterKill = 75 * time.Second
+
+// waitUntilQuiet waits until no delivery has come for a while.
+func (s *server) waitUntilQuiet(ctx context.Context) {
+	for ctx.Err() == nil {
+		s.mu.Lock()
+		left := quietAfterKill - time.Since(s.last)
+		s.mu.Unlock()
+		if left <= 0 {
+			return
+		}
+		time.Sleep(min(left, time.Second))
 	}
 }

@@ -10,8 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
-	"strconv"
 	"strings"
 	"time"
 
@@ -26,10 +24,12 @@ const (
 // schema is the one that is made in the PostgreSQL database, and dropped.
 const schema = "intercom_endtoend"
 
-// Where the gateway has what: the queue, and a bare reverse_proxy to the same backend.
+// Where the gateway has what: the queue, and to the same backend a bare reverse_proxy and the
+// module without a queue.
 const (
 	queuePath = "/"
 	barePath  = "/bare"
+	syncPath  = "/sync"
 )
 
 const caddyfile = `{
@@ -43,6 +43,11 @@ const caddyfile = `{
 http://:%[2]s {
 	bind 127.0.0.1
 	reverse_proxy /bare %[3]s
+	intercom_webhook /sync {
+		client_secret %[4]s
+		allow static 127.0.0.1
+		route * to %[3]s
+	}
 	intercom_webhook / {
 		client_secret %[4]s
 		allow static 127.0.0.1
@@ -62,12 +67,12 @@ type gateway struct {
 }
 
 // newGateway makes a gateway with an empty store, which launch starts.
-func (b *bench) newGateway(ctx context.Context, backend string) (*gateway, error) {
+func (b *bench) newGateway(ctx context.Context, program, backend string) (*gateway, error) {
 	dir, err := os.MkdirTemp(b.dir, b.engine)
 	if err != nil {
 		return nil, err
 	}
-	g := &gateway{engine: b.engine, url: b.url, dir: dir, program: b.program}
+	g := &gateway{engine: b.engine, url: b.url, dir: dir, program: program}
 	queue := "sqlite {\n\t\t\tpath " + filepath.Join(dir, "queue.db") + "\n\t\t}"
 	if b.engine == postgres {
 		queue = "postgres " + b.url + " {\n\t\t\tschema " + schema + "\n\t\t}"
@@ -120,7 +125,7 @@ func (g *gateway) launch(ctx context.Context) (took time.Duration, err error) {
 		_ = g.cmd.Wait() // how it ended is in its log
 		close(g.ended)
 	}()
-	for time.Since(began) < patience {
+	for time.Since(began) < longestGap {
 		select {
 		case <-g.ended:
 			return 0, fmt.Errorf("the gateway has ended: %s", g.lastWords())
@@ -157,7 +162,7 @@ func (g *gateway) remove() error {
 	g.kill()
 	err := os.RemoveAll(g.dir)
 	if g.engine == postgres {
-		ctx, cancel := context.WithTimeout(context.Background(), patience) // also after an interrupt
+		ctx, cancel := context.WithTimeout(context.Background(), longestGap) // also after an interrupt
 		defer cancel()
 		err = errors.Join(err, dropSchema(ctx, g.url))
 	}
@@ -172,40 +177,6 @@ func dropSchema(ctx context.Context, url string) error {
 	defer conn.Close(ctx)
 	_, err = conn.Exec(ctx, "DROP SCHEMA IF EXISTS "+schema+" CASCADE")
 	return err
-}
-
-// unfinished are the metrics of what is still to be delivered.
-var unfinished = regexp.MustCompile(`(?m)^caddy_intercom_webhook_queue_jobs\{.*state="(?:available|running|retryable|pending|scheduled)"\} (\S+)$`)
-
-// longPatience is enough for another instance to be taken for dead, and for its backlog.
-const longPatience = 3 * patience
-
-// waitUntilEmpty waits until nothing in the queue is to be delivered.
-func (g *gateway) waitUntilEmpty(ctx context.Context) error {
-	const asOldAsMetrics = 2 * time.Second
-	for end := time.Now().Add(longPatience); time.Now().Before(end); {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(asOldAsMetrics):
-		}
-		page, err := g.get(ctx, "/metrics")
-		if err != nil {
-			return err
-		}
-		matches, left := unfinished.FindAllSubmatch(page, -1), 0.0
-		for _, match := range matches {
-			n, err := strconv.ParseFloat(string(match[1]), 64)
-			if err != nil {
-				return err
-			}
-			left += n
-		}
-		if len(matches) > 0 && left == 0 {
-			return nil
-		}
-	}
-	return fmt.Errorf("the queue is not empty after %s", longPatience)
 }
 
 // writeProfile writes a CPU profile of so many seconds to a file.

@@ -1,12 +1,10 @@
 // Command endtoend measures the queue from outside: load, gateway and backend are
-// processes of their own, and the gateway is ./cmd/caddy with the queue's default
-// settings. A bare reverse_proxy and appending to a file are measured in the same run.
-// See ../README.md.
+// processes of their own, and the gateway has the queue's default settings. It compares
+// builds of Caddy in turn, and each with a bare reverse_proxy. See ../README.md.
 package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -29,10 +27,20 @@ func main() {
 		}
 	}
 	var o options
-	engines := flag.String("engine", "sqlite", "engines, separated by commas: "+strings.Join(allEngines, ", "))
-	selected := flag.String("rows", strings.Join(rowNames(), ","), "rows, separated by commas")
+	engines := flag.String("engine", sqlite, "engines, separated by commas: "+strings.Join(allEngines, ", "))
+	selected := flag.String("rows", "sync,together,backlog,burst,quiet", "rows, separated by commas: "+strings.Join(rowNames(), ", "))
+	flag.Func("gateway", "a `binary` of Caddy with the queue; repeated, each is compared with the last one (default: what ../cmd/caddy builds)", func(path string) error {
+		if _, err := os.Stat(path); err != nil {
+			return err
+		}
+		path, err := filepath.Abs(path)
+		o.gateways = append(o.gateways, path)
+		return err
+	})
+	flag.IntVar(&o.rounds, "rounds", 3, "how often each row is measured; the median counts")
+	flag.IntVar(&o.stock, "stock", 1_000_000, "notifications in the row stock")
 	flag.BoolVar(&o.short, "short", false, "smaller sizes, to see that it works")
-	flag.StringVar(&o.profile, "profile", "", "write a CPU profile of the gateway to `file`.<engine>.<row>, for each row")
+	flag.StringVar(&o.profile, "profile", "", "write a CPU profile of the gateway to `file`.<engine>.<row>.<build>, for each row")
 	flag.StringVar(&o.url, "url", "postgres://postgres@127.0.0.1:5432/test", "PostgreSQL database, in which a schema is made and dropped")
 	flag.StringVar(&o.dir, "dir", "", "folder on the disk to be measured (default: that for temporary files)")
 	flag.Parse()
@@ -42,6 +50,8 @@ func main() {
 }
 
 type options struct {
+	gateways          []string
+	rounds, stock     int
 	short             bool
 	profile, url, dir string
 }
@@ -72,17 +82,22 @@ func run(ctx context.Context, o options, engines, selected []string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	program := filepath.Join(dir, "caddy")
-	build := exec.CommandContext(ctx, "go", "build", "-o", program, "./cmd/caddy")
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("building caddy (run this in the root of the repository): %w\n%s", err, out)
+	o.dir = dir
+	if len(o.gateways) == 0 {
+		program := filepath.Join(dir, "caddy")
+		build := exec.CommandContext(ctx, "go", "build", "-o", program, "./cmd/caddy")
+		build.Dir = ".."
+		if out, err := build.CombinedOutput(); err != nil {
+			return fmt.Errorf("building caddy (run this in the folder bench): %w\n%s", err, out)
+		}
+		o.gateways = []string{program}
 	}
 	for _, engine := range engines {
-		b := &bench{options: o, engine: engine, dir: dir, program: program}
+		b := newBench(o, engine)
 		err := b.run(ctx, selected)
 		b.print(os.Stdout) // also what was measured before an error
 		if err != nil {
-			return errors.Join(fmt.Errorf("%s: %w", engine, err), ctx.Err())
+			return fmt.Errorf("%s: %w", engine, err)
 		}
 	}
 	return nil

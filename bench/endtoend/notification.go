@@ -5,9 +5,12 @@ import (
 	"crypto/sha1"
 	"encoding/hex"
 	"fmt"
+	"net/http"
 	"strconv"
 	"strings"
 	"time"
+
+	vegeta "github.com/tsenart/vegeta/v12/lib"
 )
 
 const (
@@ -19,7 +22,7 @@ const (
 // have the same length.
 const usualWorkspace = "exmpl123"
 
-func otherWorkspace(n int64) string { return fmt.Sprintf("other%03d", n) }
+func otherWorkspace(n uint64) string { return fmt.Sprintf("other%03d", n) }
 
 // The body of a notification is head, its workspace, middle, its id, and tail. It has the
 // shape of Intercom's.
@@ -35,31 +38,29 @@ var head, middle, tail = func() (string, string, string) {
 }()
 
 // newID returns an id of always the same length that tells when the notification was
-// sent.
-func newID(sent time.Time, n int64) string {
-	return fmt.Sprintf("notif_%019d_%012d", sent.UnixNano(), n)
+// due to be sent.
+func newID(due time.Time, n uint64) string {
+	return fmt.Sprintf("notif_%019d_%012d", due.UnixNano(), n)
 }
 
-// sentAt returns when the notification with an id was sent.
-func sentAt(id string) (time.Time, bool) {
+// dueAt returns when the notification with an id was due to be sent.
+func dueAt(id string) (time.Time, bool) {
 	rest, ok := strings.CutPrefix(id, "notif_")
 	nanoseconds, _, found := strings.Cut(rest, "_")
 	n, err := strconv.ParseInt(nanoseconds, 10, 64)
 	return time.Unix(0, n), ok && found && err == nil
 }
 
-// appendRequest appends a whole request with a new notification, signed as Intercom does.
-func appendRequest(buffer []byte, path, workspace, id string) []byte {
+// newTarget returns a new notification to be sent to a URL, signed as Intercom does.
+func newTarget(url, workspace, id string) vegeta.Target {
+	body := []byte(head + workspace + middle + id + tail)
 	mac := hmac.New(sha1.New, []byte(secret))
-	for _, part := range []string{head, workspace, middle, id, tail} {
-		mac.Write([]byte(part))
-	}
-	buffer = fmt.Appendf(buffer, "POST %s HTTP/1.1\r\nHost: bench.example\r\n"+
-		"Accept: application/json\r\nContent-Type: application/json\r\nIntercom-Webhook-Version: 2.14\r\n"+
-		"User-Agent: intercom-parrot-service-client/1.0\r\nX-Hub-Signature: sha1=%s\r\nContent-Length: %d\r\n\r\n",
-		path, hex.EncodeToString(mac.Sum(nil)), bodySize)
-	for _, part := range []string{head, workspace, middle, id, tail} {
-		buffer = append(buffer, part...)
-	}
-	return buffer
+	mac.Write(body)
+	return vegeta.Target{Method: http.MethodPost, URL: url, Body: body, Header: http.Header{
+		"Accept":                   {"application/json"},
+		"Content-Type":             {"application/json"},
+		"Intercom-Webhook-Version": {"2.14"},
+		"User-Agent":               {"intercom-parrot-service-client/1.0"},
+		"X-Hub-Signature":          {"sha1=" + hex.EncodeToString(mac.Sum(nil))},
+	}}
 }

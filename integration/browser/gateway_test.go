@@ -111,7 +111,7 @@ func postNotification(t *testing.T, url string, body []byte) {
 func awaitDeadLetter(t *testing.T, ui, id string) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		answer, err := http.Get(ui + "/api/jobs?state=discarded")
+		answer, err := http.Get(ui + "/deliveries?state=dead")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -154,20 +154,21 @@ func TestDeadLetterIsReadAndRetriedInABrowser(t *testing.T) {
 
 	b := newBrowser(t, base+"/queue")
 	b.open(base + "/queue")
-	b.click("Discarded")
-	b.wait("Discarded 1", "conversation.user.replied", "1 / 1", "support")
+	b.click("Deliveries")
+	b.wait("notif_dead", "conversation.user.replied", "support", "dead (attempts)")
 
-	b.follow("/queue/jobs/1")
-	b.wait("State Discarded", "Attempt 1 / 1", "Queue support", "backend answered 503",
-		`"topic" : "conversation.user.replied"`, `"id" : "notif_dead"`, fmt.Sprintf(`"body" : %q`, body))
+	b.click("notif_dead")
+	b.wait("State dead (attempts)", "Attempts 1", "to the lane support", "backend answered 503",
+		`"topic": "conversation.user.replied"`, `"id": "notif_dead"`)
 
 	backend.mended.Store(true)
 	backend.wantCount(t, 1)
 	b.click("Retry")
-	b.wait("State Completed", "Attempt 2 / 2")
+	b.wait("1 of 1 done")
+	b.openUntil(base+"/queue/notification?id=notif_dead", "State delivered")
 	backend.wantCount(t, 2)
 	got := backend.all()[1]
-	if !bytes.Equal(got.body, body) || got.header.Get("X-Intercom-Attempt") != "2" {
-		t.Errorf("the backend got %q as attempt %s, want %q as attempt 2", got.body, got.header.Get("X-Intercom-Attempt"), body)
+	if !bytes.Equal(got.body, body) || got.header.Get("X-Intercom-Attempt") != "1" {
+		t.Errorf("the backend got %q as attempt %s, want %q as attempt 1, with its whole schedule before it", got.body, got.header.Get("X-Intercom-Attempt"), body)
 	}
 }

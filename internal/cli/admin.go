@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,10 +19,9 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
-)
 
-// adminPath is the path on Caddy's admin endpoint below which this module answers.
-const adminPath = "/intercom_webhook/"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
+)
 
 // adminClient speaks to the admin endpoint of a running Caddy. It is made instead of
 // caddycmd.AdminAPIRequest, which can neither be canceled nor tells the status of an error.
@@ -49,9 +49,8 @@ func addAdminFlags(cmd *cobra.Command) {
 	flags.StringP("adapter", "a", "", "Name of the config adapter to apply to --config")
 }
 
-// newAdminClient returns a client for the admin endpoint that the command's flags name.
-func newAdminClient(cmd *cobra.Command) (*adminClient, error) {
-	fl := caddycmd.Flags{FlagSet: cmd.Flags()}
+// newAdminClient returns a client for the admin endpoint that the flags name.
+func newAdminClient(fl caddycmd.Flags) (*adminClient, error) {
 	address, err := caddycmd.DetermineAdminAPIAddress(fl.String("address"), nil, fl.String("config"), fl.String("adapter"))
 	if err != nil {
 		return nil, usagef("address of the admin endpoint in --config: %w", err)
@@ -82,16 +81,6 @@ func newAdminClient(cmd *cobra.Command) (*adminClient, error) {
 
 func badAdminAddress(address string) error {
 	return usagef("address %q of the admin endpoint must be as in localhost:2019 or unix//run/caddy-admin.sock", address)
-}
-
-// get returns the lines of the answer to a GET request. The path begins below adminPath.
-func (c *adminClient) get(ctx context.Context, path string, query url.Values) iter.Seq2[json.RawMessage, error] {
-	return c.lines(ctx, http.MethodGet, path, query)
-}
-
-// post returns the lines of the answer to a POST request.
-func (c *adminClient) post(ctx context.Context, path string, query url.Values) iter.Seq2[json.RawMessage, error] {
-	return c.lines(ctx, http.MethodPost, path, query)
 }
 
 // lines returns the lines of an answer as they come, each of them a JSON value. After an
@@ -131,7 +120,7 @@ func (c *adminClient) lines(ctx context.Context, method, path string, query url.
 
 // do sends a request. The caller closes the body of the response, whose status is 2xx.
 func (c *adminClient) do(ctx context.Context, method, path string, query url.Values) (*http.Response, error) {
-	target := c.origin + adminPath + path
+	target := c.origin + path
 	if len(query) > 0 {
 		target += "?" + query.Encode()
 	}
@@ -175,7 +164,7 @@ func (c *adminClient) readError(response *http.Response) error {
 	if err == nil {
 		err = json.NewDecoder(bytes.NewReader(body)).Decode(&answer)
 	}
-	text := escape(answer.Error)
+	text := answer.Error
 	switch known := err == nil && text != ""; {
 	case !known && response.StatusCode == http.StatusNotFound:
 		text = fmt.Sprintf("the Caddy at %s does not know this command: it runs without the module intercom_webhook, or with an older version; "+
@@ -186,4 +175,34 @@ func (c *adminClient) readError(response *http.Response) error {
 		text = fmt.Sprintf("the Caddy at %s refuses this client (%s): use the address that its config has in the global option admin", c.address, text)
 	}
 	return &adminError{response.StatusCode, text}
+}
+
+// lineError is the last line of an answer that could not be completed.
+type lineError struct{ adminapi.Last }
+
+func (e *lineError) Error() string { return e.Last.Error }
+
+// eachLine calls do for each line of an answer, decoded and as it is. If the last line says
+// that the answer could not be completed, eachLine returns it as a *lineError.
+func eachLine[T any](lines iter.Seq2[json.RawMessage, error], do func(value T, line json.RawMessage) error) error {
+	for line, err := range lines {
+		if err != nil {
+			return err
+		}
+		var value T
+		var last struct {
+			adminapi.Last
+			ID json.RawMessage `json:"id"` // a delivery has one, and an error of its own
+		}
+		if err := cmp.Or(json.Unmarshal(line, &last), json.Unmarshal(line, &value)); err != nil {
+			return fmt.Errorf("the answer of Caddy has an unknown form (%w): is it a newer or older version than this command?", err)
+		}
+		if last.Error != "" && last.ID == nil {
+			return &lineError{last.Last}
+		}
+		if err := do(value, line); err != nil {
+			return err
+		}
+	}
+	return nil
 }

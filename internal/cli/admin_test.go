@@ -15,6 +15,10 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
 )
 
 // adminAt returns a client with flags.
@@ -25,7 +29,7 @@ func adminAt(t *testing.T, flags ...string) (*adminClient, error) {
 	if err := cmd.ParseFlags(flags); err != nil {
 		t.Fatal(err)
 	}
-	return newAdminClient(cmd)
+	return newAdminClient(caddycmd.Flags{FlagSet: cmd.Flags()})
 }
 
 // readLanes gets the lines of /intercom_webhook/lanes.
@@ -35,7 +39,7 @@ func readLanes(t *testing.T, flags ...string) (lines []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for line, err := range admin.get(t.Context(), "lanes", url.Values{"queue": {"a&b"}}) {
+	for line, err := range admin.lines(t.Context(), http.MethodGet, adminapi.LanesPath, url.Values{"endpoint": {"a&b"}}) {
 		if err != nil {
 			return lines, err
 		}
@@ -51,7 +55,7 @@ func TestAdminLines(t *testing.T) {
 		if r.Context().Value(http.LocalAddrContextKey).(net.Addr).Network() == "unix" {
 			wantedOrigin = ""
 		}
-		if r.Method != http.MethodGet || r.URL.Path != "/intercom_webhook/lanes" || r.URL.Query().Get("queue") != "a&b" || origin != wantedOrigin {
+		if r.Method != http.MethodGet || r.URL.Path != "/intercom_webhook/lanes" || r.URL.Query().Get("endpoint") != "a&b" || origin != wantedOrigin {
 			t.Errorf("got %s %s with Origin %q", r.Method, r.URL, origin)
 		}
 		fmt.Fprint(w, "{\"a\":1}\n{\"a\":2}\n")
@@ -166,7 +170,7 @@ func TestAdminCanceled(t *testing.T) {
 				t.Fatal(err)
 			}
 			var got error
-			for line, err := range admin.post(ctx, "jobs/retry", nil) {
+			for line, err := range admin.lines(ctx, http.MethodPost, adminapi.DeliveriesPath+"/retry", nil) {
 				if line != nil && json.Valid(line) {
 					cancel()
 				}

@@ -1,17 +1,15 @@
 package cli
 
 import (
-	"os"
-	"os/signal"
+	"context"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
-
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/signature"
 )
 
 func newDoctorCommand() *cobra.Command {
@@ -26,11 +24,11 @@ the URL answers with a slash more or less at its end. With --topic, it also send
 notification of that topic, which reaches the real backend. From the admin endpoint of the
 Caddy, if it can be reached (--address), it learns the address that the ping came from.
 ` + secretHelp + `
-With --config, doctor reads a config without starting it: the secrets resolve, each known
-topic has a route, no route is in vain, no source address can be forged, and so on. It
-reads environment variables of its own process, so give it those that Caddy has. At the
-end the modules of the config are loaded, as caddy validate does, with a temporary folder
-as storage and without opening the logs.
+With --config, doctor loads a config as caddy validate does, without starting it, and shows
+what the module itself says of it: why the config is refused, or what it warns of. It
+reads environment variables and files of its own process, so run it with the environment
+and as the user of Caddy. Its storage is a temporary folder, and no log of the config is
+opened, so nothing of the running Caddy is touched.
 
 Each finding is one line: what it is, why it matters, what to do. The exit code is 0 if
 nothing is broken, 1 if something is, and 2 if the arguments are wrong. A config that does
@@ -65,20 +63,16 @@ Examples:
 	return cmd
 }
 
-func runDoctor(cmd *cobra.Command, args []string) error {
-	fl := caddycmd.Flags{FlagSet: cmd.Flags()}
-	file := fl.String("config")
+func runDoctor(ctx context.Context, r *run, args []string) error {
+	file := r.String("config")
 	if len(args) == 0 && file == "" {
 		return usagef("nothing to look at: give the URL of an endpoint, or a config with --config")
 	}
-	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
-	defer stop()
-
 	var found findings
 	adapts := true
 	if file != "" {
 		var err error
-		if adapts, err = checkConfig(ctx, &found, file, fl.String("adapter")); err != nil {
+		if adapts, err = checkConfig(ctx, &found, file, r.String("adapter")); err != nil {
 			return err
 		}
 	}
@@ -87,7 +81,7 @@ func runDoctor(cmd *cobra.Command, args []string) error {
 	case !adapts:
 		found.notChecked("url", "it was not examined, because the config does not load", "correct the config, or give the URL alone")
 	default:
-		d, err := newURLDoctor(cmd, args[0])
+		d, err := newURLDoctor(r, args[0])
 		if err != nil {
 			return err
 		}
@@ -97,34 +91,33 @@ func runDoctor(cmd *cobra.Command, args []string) error {
 			return ctx.Err()
 		}
 	}
-	if err := found.print(cmd.OutOrStdout(), fl.Bool("json")); err != nil {
+	if err := found.print(r.out, r.Bool("json")); err != nil {
 		return err
 	}
 	return found.err()
 }
 
-// newURLDoctor returns a urlDoctor for the command's flags.
-func newURLDoctor(cmd *cobra.Command, target string) (*urlDoctor, error) {
-	fl := caddycmd.Flags{FlagSet: cmd.Flags()}
-	d := &urlDoctor{topic: fl.String("topic"), insecure: fl.Bool("insecure")}
+// newURLDoctor returns a urlDoctor for the flags.
+func newURLDoctor(r *run, target string) (*urlDoctor, error) {
+	d := &urlDoctor{topic: r.String("topic"), insecure: r.Bool("insecure")}
 	if d.topic != "" && !intercom.IsKnown(d.topic) {
 		return nil, usagef("topic %q is not known: the nearest topics are %s", d.topic, strings.Join(intercom.NearestTopics(d.topic, 3), ", "))
 	}
-	if err := checkURL(target); err != nil {
+	if err := checkURL("url", target); err != nil {
 		return nil, err
 	}
-	secrets, err := clientSecrets(fl, cmd.ErrOrStderr())
+	keys, err := clientSecrets(r)
 	if err != nil {
 		return nil, err
 	}
-	timeout := fl.Duration("timeout")
+	timeout := r.Duration("timeout")
 	if timeout <= 0 {
 		return nil, usagef("timeout %s must be longer than 0", timeout)
 	}
-	if d.admin, err = newAdminClient(cmd); err != nil {
+	if d.admin, err = newAdminClient(r.Flags); err != nil {
 		return nil, err
 	}
-	d.sender = sender{client: newSendClient(timeout, d.insecure), url: target, scheme: notificationScheme, name: intercom.TopicPing, secret: secrets[0]}
+	d.sender = sender{client: newSendClient(timeout, d.insecure), url: target, scheme: signature.Hub, name: intercom.TopicPing, key: keys[0]}
 	_, d.body, err = d.content() // always the same, so that it is found again in the stream
 	return d, err
 }

@@ -11,6 +11,13 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	_ "github.com/caddyserver/caddy/v2/modules/filestorage"
+	_ "github.com/caddyserver/caddy/v2/modules/logging"
 )
 
 // doctor runs "caddy intercom-webhook doctor --json".
@@ -199,49 +206,45 @@ func TestDoctorWithoutAnAnswer(t *testing.T) {
 	found.want(t, levelBroken, "reach", "there is no answer")
 }
 
-func TestDoctorOfAConfigThatDoesNotDecode(t *testing.T) {
-	for _, config := range []string{`{`, `{"apps":{"http":{"servers":{"a":{"routes":[{"handle":[{"handler":"intercom_webhook","routes":"*"}]}]}}}}}`} {
+func TestDoctorOfAConfigThatDoesNotLoad(t *testing.T) {
+	for _, config := range []string{`{`, `{"apps":{"http":{"servers":{"a":{"routes":[{"handle":[{"handler":"nowhere"}]}]}}}}}`} {
 		found, _ := doctor(t, "--config", writeFile(t, config))
 		found.want(t, levelBroken, "config", "it does not load: ")
-		found, _ = doctor(t, "http://"+noAdmin+"/hook", "--config", writeFile(t, config))
-		found.want(t, levelNotChecked, "url", "because the config does not load")
 	}
+	found, _ := doctor(t, "http://"+noAdmin+"/hook", "--config", writeFile(t, `{`))
+	found.want(t, levelNotChecked, "url", "because the config does not load")
 }
 
-func TestDoctorCountsTopicsByRoute(t *testing.T) {
-	const enterprise = `{"lane":"enterprise","match":[{"intercom_topic":["*"],"intercom_workspace":["tulip4","rose5"]}]}`
-	for _, tt := range []struct {
-		name   string
-		routes string
-		counts string
-		want   string // a warning; empty: there is none
-	}{
-		{"a route for some workspaces, and one for all others", enterprise + `,{"match":[{"intercom_topic":["ticket.*"]}]},{"match":[{"intercom_topic":["*"]}]}`,
-			"default 109, enterprise (for tulip4 rose5) 123, ticket 14", ""},
-		{"nothing for other workspaces", enterprise,
-			"enterprise (for tulip4 rose5) 123", "the routes take only some notifications of 123 known topics: "},
-		{"some topics for other workspaces", enterprise + `,{"match":[{"intercom_topic":["*.*.*"]}]}`,
-			"enterprise (for tulip4 rose5) 123", "those of other workspaces, or that other matchers leave out, are answered with 200 and lost"},
-		{"other matchers", `{"match":[{"intercom_topic":["ticket.*"],"path":["/some"]}]}`,
-			"ticket? 14", "the routes take only some notifications of 14 known topics: "},
-		{"nothing for other topics", `{"match":[{"intercom_topic":["ticket.*"]}]}`,
-			"ticket 14", "nobody takes 109 known topics: "},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			c, err := readConfig(writeFile(t, `{"apps":{"http":{"servers":{"a":{"routes":[{"handle":[{"handler":"intercom_webhook","routes":[`+tt.routes+`]}]}]}}}}}`), "")
-			if err != nil {
-				t.Fatal(err)
-			}
-			var found findings
-			c.endpoints[0].checkRoutes(&found)
-			found.want(t, levelOK, "routes of", tt.counts)
-			if tt.want != "" {
-				found.want(t, levelWarning, "routes of", tt.want)
-			} else if found.count(levelWarning) > 0 {
-				t.Errorf("found %+v", found)
-			}
-		})
+// warning is a module whose Provision warns, as handlers of this module do.
+type warning struct{}
+
+func (*warning) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.intercom_webhook", New: func() caddy.Module { return new(warning) }}
+}
+
+func (*warning) Provision(ctx caddy.Context) error {
+	ctx.Logger().Info("nothing odd")
+	ctx.Logger().Warn("timeout is 6s\x1b", zap.String("at", "Caddyfile:17"), zap.String("do", "leave it out"), zap.Int("wanted", 5), zap.String("a", "b"))
+	ctx.Logger().Error("worse")
+	return nil
+}
+
+func (*warning) ServeHTTP(http.ResponseWriter, *http.Request, caddyhttp.Handler) error { return nil }
+
+func TestDoctorShowsWhatTheModuleWarnsOf(t *testing.T) {
+	caddy.RegisterModule(new(warning))
+	const config = `{"admin":{"listen":":2019"},"apps":{"http":{"servers":{"a":{"routes":[{"handle":[{"handler":"intercom_webhook"}]}]}}}}}`
+	found, _ := doctor(t, "--config", writeFile(t, config))
+	found.want(t, levelOK, "modules", "all of them load")
+	found.want(t, levelWarning, "intercom_webhook", `Caddyfile:17: timeout is 6s\x1b, a: b, wanted: 5; leave it out`)
+	found.want(t, levelBroken, "intercom_webhook", "worse")
+	found.want(t, levelWarning, "admin endpoint", "it listens on :2019, not only on this machine")
+	if len(found) != 4 {
+		t.Errorf("found %+v", found)
 	}
+	found, _ = doctor(t, "--config", writeFile(t, `{}`))
+	found.want(t, levelBroken, "config", "there is no intercom_webhook")
+	found.want(t, levelOK, "admin endpoint", "only this machine reaches it (localhost:2019)")
 }
 
 func TestDoctorUsedWrongly(t *testing.T) {

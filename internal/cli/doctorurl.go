@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 )
 
@@ -29,8 +31,8 @@ const (
 	// renews one when a third of its lifetime is left.
 	certificateWarning = 7 * 24 * time.Hour
 
-	// adminPatience is how long to wait for what the admin endpoint says.
-	adminPatience = 3 * time.Second
+	// adminTimeout is how long to wait for what the admin endpoint says.
+	adminTimeout = 3 * time.Second
 )
 
 // examine makes all checks.
@@ -214,14 +216,14 @@ func (d *urlDoctor) checkSlash(ctx context.Context) {
 
 // watch starts to look at what comes to the endpoint, and returns a function that waits for
 // our ping.
-func (d *urlDoctor) watch(ctx context.Context) func() (*notificationRequest, error) {
+func (d *urlDoctor) watch(ctx context.Context) func() (*adminapi.Request, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	found := make(chan *notificationRequest, 1)
+	found := make(chan *adminapi.Request, 1)
 	failed := make(chan error, 1)
 	ready := make(chan struct{})
 	go func() {
 		query := url.Values{"topic": {intercom.TopicPing}, "request": {"true"}}
-		response, err := d.admin.do(ctx, http.MethodGet, "notifications/stream", query)
+		response, err := d.admin.do(ctx, http.MethodGet, adminapi.StreamPath, query)
 		if err != nil {
 			failed <- err
 			return
@@ -230,12 +232,12 @@ func (d *urlDoctor) watch(ctx context.Context) func() (*notificationRequest, err
 		close(ready)
 		decoder := json.NewDecoder(response.Body)
 		for {
-			var line listened
+			var line adminapi.Event
 			if err := decoder.Decode(&line); err != nil {
 				failed <- errors.New("the stream of notifications ended early")
 				return
 			}
-			if line.Request != nil && line.Request.Body == string(d.body) {
+			if line.Request != nil && bytes.Equal(requestBody(line.Request), d.body) {
 				found <- line.Request
 				return
 			}
@@ -245,10 +247,10 @@ func (d *urlDoctor) watch(ctx context.Context) func() (*notificationRequest, err
 	select {
 	case <-ready:
 	case early = <-failed:
-	case <-time.After(adminPatience):
+	case <-time.After(adminTimeout):
 		early = errors.New("the admin endpoint does not answer")
 	}
-	return func() (*notificationRequest, error) {
+	return func() (*adminapi.Request, error) {
 		defer cancel()
 		if early != nil {
 			return nil, early
@@ -258,14 +260,14 @@ func (d *urlDoctor) watch(ctx context.Context) func() (*notificationRequest, err
 			return request, nil
 		case err := <-failed:
 			return nil, err
-		case <-time.After(adminPatience):
+		case <-time.After(adminTimeout):
 			return nil, errors.New("the Caddy of the admin endpoint did not see the ping: it is another Caddy, or its answer did not come from intercom_webhook")
 		}
 	}
 }
 
 // checkAddress adds the address that the ping came from, as the endpoint saw it.
-func (d *urlDoctor) checkAddress(seen func() (*notificationRequest, error), ping sendResult) {
+func (d *urlDoctor) checkAddress(seen func() (*adminapi.Request, error), ping sendResult) {
 	request, err := seen()
 	switch {
 	case err != nil && ping.ok():

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"reflect"
 	"strings"
@@ -27,7 +28,7 @@ func TestExitCodes(t *testing.T) {
 		"help":                        {args: []string{"group"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			do := &cobra.Command{Use: "do", Args: usageArgs(cobra.ExactArgs(1)), RunE: runE(func(_ *cobra.Command, args []string) error {
+			do := &cobra.Command{Use: "do", Args: usageArgs(cobra.ExactArgs(1)), RunE: runE(func(_ context.Context, _ *run, args []string) error {
 				return map[string]error{"failed": errors.New("it failed"), "wrong": usagef("it is %s", "wrong")}[args[0]]
 			})}
 			group := &cobra.Command{Use: "group"}

@@ -85,7 +85,7 @@ func (f finding) text() string {
 			parts = append(parts, part)
 		}
 	}
-	return printable([]byte(strings.Join(parts, "; ")))
+	return escape(strings.Join(parts, "; "))
 }
 
 // err returns an error if something is broken.

@@ -3,12 +3,9 @@ package cli
 import (
 	"bytes"
 	"context"
-	"errors"
 	"maps"
 	"net/http"
 	"time"
-
-	"github.com/spf13/cobra"
 )
 
 // maxForwards is how many notifications are sent on at the same time.
@@ -30,24 +27,18 @@ type forwarded struct {
 }
 
 // newForwarder makes a forwarder from the flags. It returns nil if there is no URL.
-func newForwarder(cmd *cobra.Command) (*forwarder, error) {
-	flags := cmd.Flags()
-	target, errTarget := flags.GetString("forward-to")
-	timeout, errTimeout := flags.GetDuration("timeout")
-	insecure, errInsecure := flags.GetBool("insecure")
-	if err := errors.Join(errTarget, errTimeout, errInsecure); err != nil {
-		return nil, err
-	}
-	if !flags.Changed("forward-to") {
+func newForwarder(r *run) (*forwarder, error) {
+	target, timeout := r.String("forward-to"), r.Duration("timeout")
+	if !r.Changed("forward-to") {
 		return nil, nil
 	}
-	if err := forwardURL(target); err != nil {
+	if err := checkURL("--forward-to", target); err != nil {
 		return nil, err
 	}
 	if timeout <= 0 {
 		return nil, usagef("--timeout %s must be longer than 0", timeout)
 	}
-	return &forwarder{url: target, sender: sender{client: newSendClient(timeout, insecure)}}, nil
+	return &forwarder{url: target, sender: sender{client: newSendClient(timeout, r.Bool("insecure"))}}, nil
 }
 
 // notForwarded are headers of the connection between Intercom and Caddy, and such that follow
@@ -58,7 +49,7 @@ var notForwarded = []string{
 
 // send sends a notification on, and waits for the whole answer.
 func (f *forwarder) send(ctx context.Context, n *listened) *forwarded {
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, f.url, bytes.NewReader(n.Request.body()))
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, f.url, bytes.NewReader(requestBody(n.Request)))
 	if err != nil {
 		return &forwarded{Error: err.Error()}
 	}

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"os"
-	"os/signal"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -68,24 +66,21 @@ Examples:
 }
 
 // runIPRanges prints the lists of the regions in the arguments.
-func runIPRanges(cmd *cobra.Command, args []string) error {
-	fl := caddycmd.Flags{FlagSet: cmd.Flags()}
-	timeout := fl.Duration("timeout")
+func runIPRanges(ctx context.Context, r *run, args []string) error {
+	timeout := r.Duration("timeout")
 	if err := option.CheckDuration("timeout", timeout, option.Year); err != nil { // in a config, 0 is the default
 		return usageError{err}
 	}
-	source := &ipranges.Source{Regions: args, URL: fl.String("url"), Timeout: caddy.Duration(timeout)}
+	source := &ipranges.Source{Regions: args, URL: r.String("url"), Timeout: caddy.Duration(timeout)}
 	feeds, err := source.Feeds()
 	if err != nil {
 		return usageError{err}
 	}
-	storage, release, err := configuredStorage(fl.String("config"), fl.String("adapter"))
+	storage, release, err := configuredStorage(r.String("config"), r.String("adapter"))
 	if err != nil {
 		return usageError{err}
 	}
 	defer release()
-	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
-	defer stop()
 
 	var failed error
 	for _, feed := range feeds {
@@ -93,7 +88,7 @@ func runIPRanges(cmd *cobra.Command, args []string) error {
 		if err != nil {
 			failed = errors.Join(failed, fmt.Errorf("%s: reading the stored list: %w", feed.Region, err))
 		}
-		if fl.Bool("fetch") {
+		if r.Bool("fetch") {
 			fetched, err := feed.Fetch(ctx, storage, list)
 			if fetched != nil {
 				list = fetched
@@ -102,7 +97,7 @@ func runIPRanges(cmd *cobra.Command, args []string) error {
 				failed = errors.Join(failed, fmt.Errorf("%s: %w", feed.Region, err))
 			}
 		}
-		if err := printRanges(cmd.OutOrStdout(), feed.Region, list, fl.Bool("json")); err != nil {
+		if err := printRanges(r, feed.Region, list); err != nil {
 			return err
 		}
 	}
@@ -110,20 +105,18 @@ func runIPRanges(cmd *cobra.Command, args []string) error {
 }
 
 // printRanges prints the list of a region.
-func printRanges(w io.Writer, region string, list *ipranges.List, asJSON bool) error {
-	if asJSON {
-		return printJSON(w, struct {
-			Region string         `json:"region"`
-			AsOf   time.Time      `json:"as_of"`
-			Source string         `json:"source"`
-			Ranges []netip.Prefix `json:"ranges"`
-		}{region, list.Checked, list.Source, list.Ranges})
-	}
-	fmt.Fprintf(w, "# %s: %d ranges, as of %s, source: %s\n", region, len(list.Ranges), list.Checked.Format(time.RFC3339), list.Source)
-	for _, prefix := range list.Ranges {
-		fmt.Fprintln(w, prefix)
-	}
-	return nil
+func printRanges(r *run, region string, list *ipranges.List) error {
+	return r.print(struct {
+		Region string         `json:"region"`
+		AsOf   time.Time      `json:"as_of"`
+		Source string         `json:"source"`
+		Ranges []netip.Prefix `json:"ranges"`
+	}{region, list.Checked, list.Source, list.Ranges}, func(out io.Writer) {
+		fmt.Fprintf(out, "# %s: %d ranges, as of %s, source: %s\n", region, len(list.Ranges), list.Checked.Format(time.RFC3339), escape(list.Source))
+		for _, prefix := range list.Ranges {
+			fmt.Fprintln(out, prefix)
+		}
+	})
 }
 
 // configuredStorage returns the storage of a config, or Caddy's default storage if config is

@@ -8,18 +8,14 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
-	"os/signal"
 	"slices"
-	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/spf13/cobra"
 
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
 
@@ -82,23 +78,16 @@ Examples:
 	flags.String("forward-to", "", "URL to send each notification to")
 	flags.Duration("timeout", 10*time.Second, "How long to wait for an answer of --forward-to")
 	flags.Bool("insecure", false, "Do not verify the certificate of --forward-to (WARNING: for local tests only)")
-	completeTopics := func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-		return intercom.Topics(), cobra.ShellCompDirectiveNoFileComp
-	}
-	if err := cmd.RegisterFlagCompletionFunc("topic", completeTopics); err != nil {
-		panic(err) // the flag is above
-	}
+	_ = cmd.RegisterFlagCompletionFunc("topic", completeTopic) // the flag exists
 	return cmd
 }
 
 // runListen shows notifications until it is interrupted.
-func runListen(cmd *cobra.Command, _ []string) error {
-	l, err := newListener(cmd)
+func runListen(ctx context.Context, r *run, _ []string) error {
+	l, err := newListener(r)
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	err = l.listen(ctx)
 	l.forwarding.Wait()
 	if ctx.Err() != nil {
@@ -122,25 +111,22 @@ type listener struct {
 }
 
 // newListener makes a listener from the flags.
-func newListener(cmd *cobra.Command) (*listener, error) {
-	flags := cmd.Flags()
-	asJSON, errJSON := flags.GetBool("json")
-	withBody, errBody := flags.GetBool("body")
-	topics, errTopics := flags.GetStringArray("topic")
-	workspaces, errWorkspaces := flags.GetStringArray("workspace")
-	if err := errors.Join(errJSON, errBody, errTopics, errWorkspaces); err != nil {
+func newListener(r *run) (*listener, error) {
+	topics, errTopics := r.GetStringArray("topic")
+	workspaces, errWorkspaces := r.GetStringArray("workspace")
+	if err := errors.Join(errTopics, errWorkspaces); err != nil {
 		return nil, err
 	}
-	client, err := newAdminClient(cmd)
+	client, err := newAdminClient(r.Flags)
 	if err != nil {
 		return nil, err
 	}
 	l := &listener{
 		client:  client,
 		query:   url.Values{"topic": topics, "workspace": workspaces},
-		notices: cmd.ErrOrStderr(),
+		notices: r.notes,
 		slots:   make(chan struct{}, maxForwards),
-		out:     listenPrinter{w: cmd.OutOrStdout(), json: asJSON, body: withBody},
+		out:     listenPrinter{w: r.out, json: r.Bool("json"), body: r.Bool("body")},
 	}
 	for _, pattern := range topics {
 		if err := topicpattern.Check(pattern); err != nil {
@@ -150,13 +136,13 @@ func newListener(cmd *cobra.Command) (*listener, error) {
 			l.notice("no known topic fits --topic %s: the nearest is %s", pattern, topicpattern.Nearest(pattern))
 		}
 	}
-	if flags.Changed("workspace") && len(workspaces) == 0 || slices.Contains(workspaces, "") { // pflag drops a single empty one
+	if r.Changed("workspace") && len(workspaces) == 0 || slices.Contains(workspaces, "") { // pflag drops a single empty one
 		return nil, usagef("--workspace is empty: give the id of a workspace")
 	}
-	if l.forward, err = newForwarder(cmd); err != nil {
+	if l.forward, err = newForwarder(r); err != nil {
 		return nil, err
 	}
-	if withBody || l.forward != nil {
+	if l.out.body || l.forward != nil {
 		l.query.Set("request", "true")
 	}
 	return l, nil
@@ -198,7 +184,7 @@ func (l *listener) listen(ctx context.Context) error {
 // follow connects and shows notifications until the stream ends. It reports whether it was
 // connected. If it was not, it returns the reason.
 func (l *listener) follow(ctx context.Context) (connected bool, err error) {
-	response, err := l.client.do(ctx, http.MethodGet, "notifications/stream", l.query)
+	response, err := l.client.do(ctx, http.MethodGet, adminapi.StreamPath, l.query)
 	if err != nil {
 		return false, err
 	}
@@ -250,26 +236,9 @@ func (l *listener) print(n *listened) {
 
 // listened is a line of the stream: a notification, or how many were dropped.
 type listened struct {
-	At        time.Time `json:"at"`
-	Topic     string    `json:"topic"`
-	Workspace string    `json:"workspace"`
-	ID        string    `json:"id"`
-	Outcome   string    `json:"outcome"`
-	Lane      string    `json:"lane"`
-	Status    int       `json:"status"`
-	Seconds   float64   `json:"seconds"`
-	Dropped   int       `json:"dropped"`
-
-	Request *notificationRequest `json:"request"`
+	adminapi.Event
+	adminapi.Dropped
 
 	line      json.RawMessage
 	forwarded *forwarded // nil before it is sent on
-}
-
-// forwardURL checks the URL of --forward-to.
-func forwardURL(target string) error {
-	if u, err := url.Parse(target); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
-		return usagef("--forward-to %q must start with http:// or https:// and a host, as in http://localhost:3000/hook", strings.TrimSpace(target))
-	}
-	return nil
 }

@@ -24,7 +24,7 @@ func streamed(t *testing.T, id, body string) string {
 		"workspace": "tulip4", "id": id, "outcome": "queued", "lane": "support", "status": 200, "seconds": 0.0021,
 		"request": map[string]any{
 			"method": "POST", "header": http.Header{
-				"X-Hub-Signature": {notificationScheme.sign([]byte(body), []byte(testSendSecret))}, "Content-Length": {"9999"}, "User-Agent": {"intercom"}, "X-Two": {"a", "b"},
+				"X-Hub-Signature": {hubOf(body, testSendSecret)}, "Content-Length": {"9999"}, "User-Agent": {"intercom"}, "X-Two": {"a", "b"},
 			}, "body": body,
 		},
 	})
@@ -93,7 +93,7 @@ func newListening(t *testing.T, parts []string, args ...string) *listening {
 	if err := cmd.ParseFlags(append(args, "--address", caddy.Listener.Addr().String())); err != nil {
 		t.Fatal(err)
 	}
-	go func() { l.ended <- runListen(cmd, nil) }()
+	go func() { l.ended <- runListen(cmd.Context(), newRun(cmd), nil) }()
 	return l
 }
 
@@ -287,7 +287,7 @@ func TestListenUsage(t *testing.T) {
 			if err := cmd.ParseFlags(tc.args); err != nil {
 				t.Fatal(err)
 			}
-			err := runListen(cmd, nil)
+			err := runListen(cmd.Context(), newRun(cmd), nil)
 			if err == nil || !strings.Contains(err.Error(), tc.want) || errors.As(err, new(usageError)) != tc.usage {
 				t.Errorf("error %v, want %q", err, tc.want)
 			}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -22,8 +23,8 @@ func (p *listenPrinter) print(n *listened) {
 	switch {
 	case p.json:
 		p.printJSON(n)
-	case n.Dropped > 0:
-		fmt.Fprintf(p.w, "-- %d missed: they came faster than this could take them\n", n.Dropped)
+	case n.Dropped.Dropped > 0:
+		fmt.Fprintf(p.w, "-- %d missed: they came faster than this could take them\n", n.Dropped.Dropped)
 	case n.forwarded != nil:
 		fmt.Fprintf(p.w, "%s  -> %s  %s\n", strings.Repeat(" ", len(listenTime)), n.forwarded, escape(n.name()))
 	default:
@@ -35,10 +36,10 @@ func (p *listenPrinter) print(n *listened) {
 const listenTime = "15:04:05.000"
 
 func (p *listenPrinter) printText(n *listened) {
-	row := cells(n.Topic, n.Workspace, n.ID, n.result())
-	fmt.Fprintf(p.w, "%s  %-32s  %-10s  %-38s  %s\n", n.At.Local().Format(listenTime), row[0], row[1], row[2], row[3])
+	fmt.Fprintf(p.w, "%s  %-32s  %-10s  %-38s  %s\n", n.At.Local().Format(listenTime),
+		escape(n.Topic), cmp.Or(escape(n.Workspace), "-"), cmp.Or(escape(n.ID), "-"), escape(n.result()))
 	if p.body && n.Request != nil {
-		fmt.Fprintln(p.w, prettyBody(n.Request.body()))
+		fmt.Fprintln(p.w, prettyBody(requestBody(n.Request)))
 	}
 }
 

@@ -1,21 +1,26 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"iter"
 	"net/http"
-	"os/signal"
+	"net/url"
 	"slices"
-	"syscall"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/lanename"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
 
 func newQueueCommand() *cobra.Command {
@@ -31,18 +36,18 @@ as the admin endpoint is usually reached from there only. --address names anothe
 endpoint, as for Caddy's own commands. It may be a Unix socket, as in
 unix//run/caddy-admin.sock. With --config, the address is that of a config.
 
-Only export and import ask no Caddy: they work on the database that a config names, and
-move the queue to another one.
+Only move asks no Caddy: it works on the databases that two configs name.
 
-The word job stands for what the queue delivers: a notification to its route, or a copy of
-it to a further backend. The states of a job are
+A notification has deliveries, one for each lane that it goes to: that of its route, and
+those of copies. The states of a delivery are
 
-	available   it waits for a free worker
-	running     it is being delivered
-	retryable   an attempt failed, and it waits for the next one
-	completed   a backend has taken it
-	discarded   it is dead: the last attempt failed, or it became too old
-	cancelled   it is dead: no route fits, or a person ended it
+	waiting      it waits for its first attempt
+	delivering   an attempt is being made
+	retrying     an attempt failed, and it waits for the next one
+	delivered    a backend has taken it
+	dead         it is a dead letter; the reason is attempts (the last one failed), age
+	             (it became too old), refused (by a status of dead_on), unrouted (no route
+	             fits) or cancelled (by a person)
 
 Times are local ones. With --json, each object of the answer is a line, as the admin
 endpoint gives it, and times are UTC. The exit code is 0 if all went well, 1 if not, and 2
@@ -52,7 +57,7 @@ Examples:
 
 	$ caddy intercom-webhook queue status
 
-	$ caddy intercom-webhook queue list --dead --since 2h
+	$ caddy intercom-webhook queue list --state dead --since 2h
 
 	$ caddy intercom-webhook queue retry --topic 'conversation.*' --error 502
 `,
@@ -60,37 +65,39 @@ Examples:
 	groupCommands(cmd,
 		newQueueStatusCommand(), newQueueListCommand(), newQueueShowCommand(),
 		newQueueRetryCommand(), newQueueResendCommand(), newQueueDropCommand(), newQueueEraseCommand(),
-		newQueuePauseCommand(), newQueueResumeCommand(), newQueueExportCommand(), newQueueImportCommand())
+		newQueuePauseCommand(), newQueueResumeCommand(), newQueueMoveCommand())
 	return cmd
 }
 
+// The states of deliveries, and the reasons of dead ones.
+var (
+	deliveryStates = []string{"waiting", "delivering", "retrying", "delivered", "dead"}
+	deadReasons    = []string{"attempts", "age", "refused", "unrouted", "cancelled"}
+)
+
 // queueRun is one run of a command on the queue of a running Caddy.
 type queueRun struct {
-	cmd   *cobra.Command
-	flags caddycmd.Flags
+	*run
 	admin *adminClient
 	json  bool // print the lines of the answer as they are
 }
 
 // onQueue completes a command that speaks to the queue of a running Caddy.
-func onQueue(cmd *cobra.Command, args cobra.PositionalArgs, run func(ctx context.Context, q *queueRun, args []string) error) *cobra.Command {
+func onQueue(cmd *cobra.Command, args cobra.PositionalArgs, do func(ctx context.Context, q *queueRun, args []string) error) *cobra.Command {
 	addAdminFlags(cmd)
-	cmd.Flags().String("queue", "", "Name of the queue, where there are several")
-	_ = cmd.RegisterFlagCompletionFunc("queue", completeQueues) // fails only for a flag that is not there
+	cmd.Flags().String("endpoint", "", "Name of the endpoint, where several share the database")
+	_ = cmd.RegisterFlagCompletionFunc("endpoint", completeEndpoints) // the flag exists
 	cmd.Flags().Bool("json", false, "Print the objects of the answer, one a line")
 	cmd.Args = usageArgs(args)
-	cmd.RunE = runE(func(cmd *cobra.Command, args []string) error {
+	cmd.RunE = runE(func(ctx context.Context, r *run, args []string) error {
 		if slices.Contains(args, "") {
 			return usagef("an argument is empty: is the variable set that it comes from?")
 		}
-		admin, err := newAdminClient(cmd)
+		admin, err := newAdminClient(r.Flags)
 		if err != nil {
 			return err
 		}
-		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
-		defer stop()
-		flags := caddycmd.Flags{FlagSet: cmd.Flags()}
-		err = run(ctx, &queueRun{cmd: cmd, flags: flags, admin: admin, json: flags.Bool("json")}, args)
+		err = do(ctx, &queueRun{r, admin, r.Bool("json")}, args)
 		var answer *adminError
 		switch {
 		case errors.As(err, &answer) && answer.status == http.StatusBadRequest:
@@ -103,64 +110,156 @@ func onQueue(cmd *cobra.Command, args cobra.PositionalArgs, run func(ctx context
 	return cmd
 }
 
-// print prints a line of an answer.
-func (q *queueRun) print(line json.RawMessage) {
-	fmt.Fprintln(q.cmd.OutOrStdout(), escapeJSON(string(line)))
+// printLine prints a line of an answer.
+func (q *queueRun) printLine(line json.RawMessage) {
+	fmt.Fprintln(q.out, escapeJSON(string(line)))
 }
 
-// lineError is the last line of an answer that could not be completed.
-type lineError struct {
-	Text   string `json:"error"`
-	Cursor string `json:"cursor"` // where to go on
-	progressLine
+// ofEndpoint returns the parameters that name the endpoint, if one is named.
+func (q *queueRun) ofEndpoint() (url.Values, error) {
+	parameters := make(url.Values)
+	return parameters, q.copyFlags(parameters, "endpoint")
 }
 
-func (e *lineError) Error() string { return escape(e.Text) }
-
-// eachLine calls do for each line of an answer, decoded and as it is. If the last line says
-// that the answer could not be completed, eachLine returns it as a *lineError.
-func eachLine[T any](lines iter.Seq2[json.RawMessage, error], do func(value T, line json.RawMessage) error) error {
-	for line, err := range lines {
-		if err != nil {
-			return err
+// copyFlags adds the flags that are given to parameters of the same names. An empty text, such
+// as a variable that is not set, is an error: ignored, it would select more than is meant.
+func (q *queueRun) copyFlags(parameters url.Values, names ...string) error {
+	for _, name := range names {
+		flag := q.Lookup(name)
+		if flag == nil || !flag.Changed {
+			continue
 		}
-		var value T
-		var last lineError
-		if err := cmp.Or(json.Unmarshal(line, &last), json.Unmarshal(line, &value)); err != nil {
-			return fmt.Errorf("the answer of Caddy has an unknown form (%w): is it a newer or older version than this command?", err)
+		values := []string{flag.Value.String()}
+		if flag.Value.Type() == "stringSlice" {
+			values, _ = q.GetStringSlice(name) // it is one
 		}
-		if last.Text != "" {
-			return &last
+		if len(values) == 0 || slices.Contains(values, "") {
+			return usagef("--%s is empty: leave it out, or give it a value", name)
 		}
-		if err := do(value, line); err != nil {
-			return err
-		}
+		parameters[name] = values
 	}
 	return nil
 }
 
-// job is a job of the queue, as the admin endpoint describes it.
-type job struct {
-	ID            int64     `json:"id"`
-	Notification  string    `json:"notification"`
-	Topic         string    `json:"topic"`
-	Workspace     string    `json:"workspace"`
-	Queue         string    `json:"queue"`
-	Lane          string    `json:"lane"`
-	To            string    `json:"to"` // the lane that a person has chosen
-	State         string    `json:"state"`
-	Attempt       int       `json:"attempt"`
-	MaxAttempts   int       `json:"max_attempts"`
-	StoredAt      time.Time `json:"stored_at"`
-	NextAttemptAt time.Time `json:"next_attempt_at"`
-	FinishedAt    time.Time `json:"finished_at"`
-	Reason        string    `json:"reason"` // the last error
+// filterHelp is the part of the help of commands that is about their filters.
+const filterHelp = `
+Deliveries are selected by filters, all of which must fit. A time of --since and --until is
+one as the tables have it (2026-11-25T14:30:00+01:00), or how long it is ago (90m, 2h, 3d).
+It is the time at which the notification was stored. --error fits if the last error of the
+delivery has the text in it. A topic may be a pattern, as in the Caddyfile.
+`
+
+// filters are the flags that select deliveries, and also the parameters of the admin endpoint.
+var filters = []string{"topic", "workspace", "lane", "state", "reason", "notification", "since", "until", "error", "endpoint"}
+
+// addFilterFlags adds the flags that select deliveries.
+func addFilterFlags(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.String("topic", "", "Only this topic, or those of a pattern such as 'conversation.*'")
+	flags.String("workspace", "", "Only this workspace (the app_id of the notification)")
+	flags.String("lane", "", "Only this lane")
+	flags.StringSlice("state", nil, "Only these states ("+strings.Join(deliveryStates, ", ")+"; repeatable)")
+	flags.StringSlice("reason", nil, "Only dead ones with these reasons ("+strings.Join(deadReasons, ", ")+"; repeatable)")
+	flags.StringSlice("notification", nil, "Only the notifications with these ids or numbers (repeatable)")
+	flags.String("since", "", "Only what was stored at this time or later")
+	flags.String("until", "", "Only what was stored before this time")
+	flags.String("error", "", "Only what has this text in its last error")
+	for flag, complete := range map[string]cobra.CompletionFunc{
+		"topic":  completeTopic,
+		"state":  cobra.FixedCompletions(deliveryStates, cobra.ShellCompDirectiveNoFileComp),
+		"reason": cobra.FixedCompletions(deadReasons, cobra.ShellCompDirectiveNoFileComp),
+		"lane":   completeLanes,
+	} {
+		_ = cmd.RegisterFlagCompletionFunc(flag, complete) // the flag exists
+	}
 }
 
-var (
-	deadStates = []string{"discarded", "cancelled"}
-	jobStates  = append([]string{"available", "running", "retryable", "completed"}, deadStates...)
-)
+// deliveries calls do for each delivery that the parameters select, the newest first, up to a
+// limit; 0 is none. It reports whether there may be more.
+func (q *queueRun) deliveries(ctx context.Context, parameters url.Values, limit int, do func(d adminapi.Delivery, line json.RawMessage) error) (more bool, err error) {
+	const maxPage = 1000 // the most that the admin endpoint lists in one answer
+	type entry struct {
+		adminapi.Delivery
+		Cursor string `json:"cursor"`
+	}
+	for n, cursor := 0, ""; ; {
+		page := maxPage
+		if limit > 0 {
+			page = min(page, limit-n)
+		}
+		query := withParameter(parameters, "limit", strconv.Itoa(page))
+		if cursor != "" {
+			query.Set("cursor", cursor)
+		}
+		next := ""
+		err := eachLine(q.admin.lines(ctx, http.MethodGet, adminapi.DeliveriesPath, query), func(e entry, line json.RawMessage) error {
+			if e.Cursor != "" {
+				next = e.Cursor
+				return nil
+			}
+			n++
+			return do(e.Delivery, line)
+		})
+		switch {
+		case err != nil:
+			return false, err
+		case next == "":
+			return false, nil
+		case limit > 0 && n >= limit:
+			return true, nil
+		case next == cursor:
+			return false, errors.New("the list of Caddy does not go on: it gave the same cursor twice")
+		}
+		cursor = next
+	}
+}
 
-// isDead reports whether a job in this state is a dead letter.
-func isDead(state string) bool { return slices.Contains(deadStates, state) }
+// withParameter returns parameters with one more.
+func withParameter(parameters url.Values, name, value string) url.Values {
+	more := make(url.Values, len(parameters)+1)
+	for key, values := range parameters {
+		more[key] = values
+	}
+	more.Set(name, value)
+	return more
+}
+
+// nothingFits says that the filters select nothing, and perhaps why.
+func nothingFits(parameters url.Values) string {
+	pattern := parameters.Get("topic")
+	switch {
+	case pattern == "" || topicpattern.FitsKnownTopic(pattern):
+		return "no delivery fits"
+	case strings.Contains(pattern, "*"):
+		return "the pattern " + pattern + " fits no known topic; the nearest is " + topicpattern.Nearest(pattern)
+	default:
+		return "the topic " + pattern + " is not known; the nearest are " + option.Enumerate(intercom.NearestTopics(pattern, 3))
+	}
+}
+
+// completeLanes and completeEndpoints complete names for the shell. They ask the running Caddy,
+// and offer nothing if it does not answer soon.
+func completeLanes(cmd *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return completeNames(cmd, func(l adminapi.Lane) string { return l.Lane })
+}
+
+func completeEndpoints(cmd *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return completeNames(cmd, func(l adminapi.Lane) string { return l.Endpoint })
+}
+
+// completeNames offers the names that are well-formed: a shell runs $(…) in what it completes.
+func completeNames(cmd *cobra.Command, name func(adminapi.Lane) string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	var names []string
+	if admin, err := newAdminClient(caddycmd.Flags{FlagSet: cmd.Flags()}); err == nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		_ = eachLine(admin.lines(ctx, http.MethodGet, adminapi.LanesPath, nil), func(l adminapi.Lane, _ json.RawMessage) error {
+			if lanename.Check(name(l)) == nil && !slices.Contains(names, name(l)) {
+				names = append(names, name(l))
+			}
+			return nil
+		})
+	}
+	slices.Sort(names)
+	return names, cobra.ShellCompDirectiveNoFileComp
+}

@@ -3,10 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -15,18 +12,10 @@ import (
 
 func TestQueueChangeAsks(t *testing.T) {
 	a := newFakeAdmin(t)
-	a.addJobs(3)
-	a.jobs[1] = `{"id":2,"topic":"a\u001bb","lane":"support","state":"cancelled"}`
-	preview := `
-3 jobs to retry
-JOBS  TOPIC            LANE     STATE
-2     contact.created  crm      discarded
-1     a\x1bb           support  cancelled
-`[1:]
-
+	a.addDead(3)
 	wantError(t, a.queue(t, "retry"), 2, "nothing is selected: give ids or filters")
-	wantError(t, a.queue(t, "retry", "--dead"), 2, "there is no terminal to ask on: give --yes to retry without a question, or --dry-run")
-	wantText(t, "dry run", a.queue(t, "retry", "--dead", "--dry-run").out, preview)
+	wantError(t, a.queue(t, "retry", "--state", "dead"), 2, "there is no terminal to ask on: give --yes to retry without a question, or --dry-run")
+	wantText(t, "dry run", a.queue(t, "retry", "--state", "dead", "--dry-run").out, "3 deliveries to retry\n")
 	for _, asked := range a.asked() {
 		if strings.HasPrefix(asked, "POST") && !strings.Contains(asked, "dry_run=true") {
 			t.Errorf("changed something: %s", asked)
@@ -35,43 +24,49 @@ JOBS  TOPIC            LANE     STATE
 
 	onTerminal(t)
 	r := a.queueFrom(t, strings.NewReader("y\n"), "retry", "--since", "2h", "--rate", "2.5", "--to", "crm")
-	wantText(t, "yes", r.out, preview+"retried 3 jobs\n")
-	if !strings.HasPrefix(r.notes, "Retry 3 jobs to lane crm? [y/N] \r\x1b[Kretried 0 of 3 (0%)\r\x1b[Kretried 3 of 3 (100%)\r\x1b[K") {
+	wantText(t, "yes", r.out, "3 deliveries to retry\nretried 3 deliveries\n")
+	if !strings.HasPrefix(r.notes, "Retry 3 deliveries to lane crm? [y/N] \r\x1b[Kretried 0 of 3 (0%)\r\x1b[Kretried 3 of 3 (100%)\r\x1b[K") {
 		t.Errorf("yes: notes %q", r.notes)
 	}
 	if got, want := a.asked(), []string{
-		"GET lanes",
-		"POST jobs/retry?dry_run=true&since=2h&state=discarded&state=cancelled",
-		"GET jobs?limit=1000&since=2h&state=discarded&state=cancelled",
-		"GET jobs?cursor=2&limit=1000&since=2h&state=discarded&state=cancelled",
-		"POST jobs/retry?rate=2.5&since=2h&state=discarded&state=cancelled&to=crm",
+		"POST deliveries/retry?dry_run=true&since=2h&state=dead",
+		"POST deliveries/retry?rate=2.5&since=2h&state=dead&to=crm",
 	}; !slices.Equal(got, want) {
 		t.Errorf("asked %q, want %q", got, want)
 	}
 	for _, answer := range []string{"n\n", "\n", "", "yep\n"} {
-		r := a.queueFrom(t, strings.NewReader(answer), "retry", "--dead")
+		r := a.queueFrom(t, strings.NewReader(answer), "drop", "--state", "dead")
 		wantError(t, r, 1, "nothing was changed")
+		wantText(t, "warning", r.out, "3 deliveries to drop\nThis cannot be undone.\n")
+	}
+	r = a.queueFrom(t, strings.NewReader("n\n"), "erase", "--workspace", "w", "--vacuum")
+	if !strings.Contains(r.out, "Until it is done, no notification can be stored: Intercom gets 503") || !strings.Contains(r.out, "depends on the size of the file") {
+		t.Errorf("--vacuum asks with %q", r.out)
 	}
 }
 
 func TestQueueChangeRequests(t *testing.T) {
 	a := newFakeAdmin(t)
-	a.addJobs(1)
+	a.addDead(1)
 	for name, test := range map[string]struct {
 		args []string
 		want []string
 	}{
-		"retry":             {[]string{"retry", "--lane", "crm"}, []string{"GET lanes", "POST jobs/retry?lane=crm&state=discarded&state=cancelled"}},
-		"resend":            {[]string{"resend", "--topic", "contact.*"}, []string{"POST jobs/resend?state=completed&topic=contact.%2A"}},
-		"drop":              {[]string{"drop", "--dead"}, []string{"POST jobs/drop?state=discarded&state=cancelled"}},
-		"drop other states": {[]string{"drop", "--state", "retryable"}, []string{"POST jobs/drop?state=retryable"}},
-		"erase":             {[]string{"erase", "--workspace", "tulip4", "--queue", "intercom"}, []string{"POST jobs/erase?queue=intercom&workspace=tulip4"}},
-		"ids": {[]string{"retry", "notif_1", "17"}, []string{
-			"POST jobs/retry?notification=notif_1&state=retryable&state=discarded&state=cancelled",
-			"POST jobs/retry?id=17&state=retryable&state=discarded&state=cancelled",
+		"retry":             {[]string{"retry", "--lane", "crm"}, []string{"POST deliveries/retry?lane=crm&state=dead"}},
+		"resend":            {[]string{"resend", "--topic", "contact.*"}, []string{"POST deliveries/resend?state=delivered&topic=contact.%2A"}},
+		"drop":              {[]string{"drop", "--reason", "age"}, []string{"POST deliveries/drop?reason=age&state=dead"}},
+		"drop other states": {[]string{"drop", "--state", "retrying"}, []string{"POST deliveries/drop?state=retrying"}},
+		"erase":             {[]string{"erase", "--workspace", "tulip4", "--endpoint", "intercom"}, []string{"POST deliveries/erase?endpoint=intercom&workspace=tulip4"}},
+		"erase all of it":   {[]string{"erase", "--workspace", "tulip4", "--vacuum"}, []string{"POST deliveries/erase?whole=true&workspace=tulip4"}},
+		"ids in one request": {[]string{"retry", "notif_1000", "1000"}, []string{
+			"GET deliveries?limit=1000&notification=notif_1000&notification=1000&state=retrying&state=dead",
+			"POST deliveries/retry?notification=notif_1000&notification=1000&state=retrying&state=dead",
 		}},
-		"a cursor":      {[]string{"drop", "--dead", "--cursor", "c7-9"}, []string{"POST jobs/drop?cursor=c7-9&state=discarded&state=cancelled"}},
-		"an id by flag": {[]string{"resend", "--id", "1,2"}, []string{"POST jobs/resend?id=1&id=2&state=completed"}},
+		"ids of which some may be changed": {[]string{"erase", "notif_1", "--cursor", "c7-9"}, []string{"POST deliveries/erase?cursor=c7-9&notification=notif_1"}},
+		"a cursor":                         {[]string{"drop", "--state", "dead", "--cursor", "c7-9"}, []string{"POST deliveries/drop?cursor=c7-9&state=dead"}},
+		"an id by flag": {[]string{"resend", "--notification", "notif_1000"}, []string{
+			"GET deliveries?limit=1000&notification=notif_1000&state=delivered", "POST deliveries/resend?notification=notif_1000&state=delivered",
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a.asked()
@@ -88,19 +83,16 @@ func TestQueueChangeRequests(t *testing.T) {
 func TestQueueChangeWrongUse(t *testing.T) {
 	a := newFakeAdmin(t)
 	for want, args := range map[string][]string{
-		"nothing is selected":                    {"retry", "--yes"},
-		"nothing is selected: ":                  {"erase", "--yes", "--queue", "intercom"},
-		"ids are given as arguments and with ":   {"retry", "1", "--id", "2", "--yes"},
-		"--cursor is for a selection by filters": {"retry", "1", "--cursor", "c1-2", "--yes"},
-		"did you mean crm?":                      {"retry", "--dead", "--to", "crn", "--yes"},
-		"--to is empty":                          {"retry", "--dead", "--to", "", "--yes"},
-		"--id is empty: leave it out":            {"drop", "--dead", "--id", "", "--yes"},
-		"--state is empty: leave it out":         {"drop", "--lane", "crm", "--state", "", "--yes"},
-		"--state is empty":                       {"drop", "--dead", "--state", "", "--yes"},
-		"--cursor is empty":                      {"drop", "--dead", "--cursor", "", "--yes"},
-		"an argument is empty":                   {"drop", "1", "", "--yes"},
-		"rate -1 must not be negative":           {"retry", "--dead", "--rate", "-1", "--yes"},
-		"unknown flag: --to":                     {"drop", "--dead", "--to", "crm", "--yes"},
+		"nothing is selected":            {"retry", "--yes"},
+		"nothing is selected: ":          {"erase", "--yes", "--endpoint", "intercom"},
+		"--to is empty":                  {"retry", "--state", "dead", "--to", "", "--yes"},
+		"--notification is empty: leave": {"drop", "--state", "dead", "--notification", "", "--yes"},
+		"--state is empty: leave it out": {"drop", "--lane", "crm", "--state", "", "--yes"},
+		"--cursor is empty":              {"drop", "--state", "dead", "--cursor", "", "--yes"},
+		"an argument is empty":           {"drop", "1", "", "--yes"},
+		"rate -1 must not be negative":   {"retry", "--state", "dead", "--rate", "-1", "--yes"},
+		"unknown flag: --to":             {"drop", "--state", "dead", "--to", "crm", "--yes"},
+		"unknown flag: --vacuum":         {"drop", "--state", "dead", "--vacuum", "--yes"},
 	} {
 		wantError(t, a.queue(t, args...), 2, want)
 	}
@@ -113,27 +105,23 @@ func TestQueueChangeWrongUse(t *testing.T) {
 
 func TestQueueChangeReports(t *testing.T) {
 	a := newFakeAdmin(t)
-	a.answers["POST jobs/erase"] = []string{`{"done":1,"total":4}`, `{"done":2,"total":4,"skipped":2,"note":"replicas keep\u001b it"}`}
+	a.answers["POST deliveries/erase"] = []string{`{"done":1,"total":4}`, `{"done":2,"total":4,"skipped":2,"note":"replicas keep\u001b it"}`}
 	r := a.queue(t, "erase", "--workspace", "w", "--yes")
-	wantText(t, "output", r.out, "erased 2 jobs, skipped 2: running now, or gone\nreplicas keep\\x1b it\n")
+	wantText(t, "output", r.out, "erased 2 deliveries, skipped 2: changed meanwhile\nreplicas keep\\x1b it\n")
 	wantText(t, "notes", r.notes, "")
-	wantText(t, "lines", a.queue(t, "erase", "--workspace", "w", "--yes", "--json").out, strings.Join(a.answers["POST jobs/erase"], "\n")+"\n")
-	a.answers["POST jobs/erase"] = []string{`{"done":1,"total":2,"skipped":1,"running":1,"note":"replicas keep it"}`}
-	r = a.queue(t, "erase", "--workspace", "w", "--yes")
-	wantText(t, "output of an incomplete erasure", r.out, "erased 1 job, skipped 1: running now, or gone\nreplicas keep it\n")
-	wantError(t, r, 1, "not erased, as they are still being delivered: 1 job: run the command again")
-	wantText(t, "lines of a dry run", a.queue(t, "drop", "--dead", "--dry-run", "--json").out, `{"done":0,"total":0}`+"\n")
+	wantText(t, "lines", a.queue(t, "erase", "--workspace", "w", "--yes", "--json").out, strings.Join(a.answers["POST deliveries/erase"], "\n")+"\n")
+	wantText(t, "lines of a dry run", a.queue(t, "drop", "--state", "dead", "--dry-run", "--json").out, `{"done":0,"total":0}`+"\n")
 
 	for name, test := range map[string]struct {
 		lines []string
 		want  string
 	}{
-		"an error on the way": {[]string{`{"done":1,"total":4}`, `{"error":"the disk is full","cursor":"c7-9","done":3,"total":4}`}, "3 of 4 jobs are erased, then: the disk is full (to go on: --cursor c7-9)"},
-		"cut":                 {[]string{`{"done":1,"total":4}`, "cut"}, "1 of 4 jobs are erased, then: the answer of the Caddy at "},
+		"an error on the way": {[]string{`{"done":1,"total":4}`, `{"error":"the disk is full","cursor":"c7-9","done":3,"total":4}`}, "3 of 4 deliveries are erased, then: the disk is full (to go on: --cursor c7-9)"},
+		"cut":                 {[]string{`{"done":1,"total":4}`, "cut"}, "1 of 4 deliveries are erased, then: the answer of the Caddy at "},
 		"cut at once":         {[]string{"cut"}, "ended early"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a.answers["POST jobs/erase"] = test.lines
+			a.answers["POST deliveries/erase"] = test.lines
 			wantError(t, a.queue(t, "erase", "--workspace", "w", "--yes"), 1, test.want)
 		})
 	}
@@ -141,62 +129,28 @@ func TestQueueChangeReports(t *testing.T) {
 
 func TestQueueChangeOfNothing(t *testing.T) {
 	a := newFakeAdmin(t)
-	wantText(t, "dry run", a.queue(t, "retry", "--dead", "--dry-run").out, "there is nothing to retry: no job fits\n")
+	wantText(t, "dry run", a.queue(t, "retry", "--state", "dead", "--dry-run").out, "there is nothing to retry: no delivery fits\n")
 	r := a.queue(t, "drop", "--topic", "contact.crated", "--dry-run")
 	if !strings.HasPrefix(r.out, "there is nothing to drop: the topic contact.crated is not known; the nearest are contact.created") {
 		t.Errorf("got %q", r.out)
 	}
-	a.answers["POST jobs/erase"] = []string{`{"done":0,"total":0,"skipped":0,"note":"the file no longer has them"}`}
-	wantText(t, "nothing to erase", a.queue(t, "erase", "--workspace", "w", "--yes").out, "there is nothing to erase: no job fits\n")
-	wantText(t, "the end of an erasure", a.queue(t, "erase", "--workspace", "w", "--yes", "--cursor", "c7-9").out, "erased 0 jobs\nthe file no longer has them\n")
+	a.answers["POST deliveries/erase"] = []string{`{"done":0,"total":0,"skipped":0,"note":"the file no longer has them"}`}
+	wantText(t, "nothing to erase", a.queue(t, "erase", "--workspace", "w", "--yes").out, "there is nothing to erase: no delivery fits\n")
+	wantText(t, "the end of an erasure", a.queue(t, "erase", "--workspace", "w", "--yes", "--cursor", "c7-9").out, "erased 0 deliveries\nthe file no longer has them\n")
 	for _, flag := range []string{"--yes", "--dry-run"} {
-		wantError(t, a.queue(t, "resend", "notif_1", flag), 1, "notif_1: there is no such job in a state that is selected (completed): see")
-		wantError(t, a.queue(t, "erase", "notif_1", flag), 1, "notif_1: there is no such job in any state")
+		wantError(t, a.queue(t, "resend", "notif_1", flag), 1, "notif_1: there is no such delivery in a state that is selected (delivered): see")
+		wantError(t, a.queue(t, "erase", "notif_1", flag), 1, "notif_1: there is no such delivery in any state")
 	}
 }
 
+// An id that is misspelled does not keep the others from being changed, and is not passed over.
 func TestQueueChangeGoesOnAfterAnUnknownID(t *testing.T) {
-	known := newFakeAdmin(t)
-	known.addJobs(1)
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if id := r.URL.Query().Get("id"); id == "2" || id == "4" {
-			fmt.Fprintln(w, `{"done":0,"total":0,"skipped":0}`)
-			return
-		}
-		known.ServeHTTP(w, r)
-	}))
-	t.Cleanup(server.Close)
-	a := &fakeAdmin{address: server.Listener.Addr().String()}
-	r := a.queue(t, "drop", "1", "2", "3", "4", "--yes")
-	wantText(t, "output", r.out, "dropped 2 jobs\n")
-	wantError(t, r, 1, "2: there is no such job")
-	wantError(t, r, 1, "4: there is no such job")
-}
-
-func TestQueueChangeOfUnknownID(t *testing.T) {
 	a := newFakeAdmin(t)
-	a.jobs = []string{`{"id":1,"notification":"notif_14567890"}`}
-	a.answers["POST jobs/drop"] = []string{`{"done":0,"total":0,"skipped":0}`}
-	for _, flag := range []string{"--yes", "--dry-run"} {
-		wantError(t, a.queue(t, "drop", "notif_14567891", flag), 1, "queue show notif_14567891'; did you mean notif_14567890?")
-	}
-	if r := a.queue(t, "drop", "notif_14567890", "--yes"); r.code != 1 || strings.Contains(r.err.Error(), "did you mean") {
-		t.Errorf("one in another state: exit code %d, error %v", r.code, r.err)
-	}
-}
-
-func TestQueuePreviewOfMany(t *testing.T) {
-	a := newFakeAdmin(t)
-	for i := range 30 {
-		a.jobs = append(a.jobs, `{"id":1,"topic":"topic.`+strings.Repeat("x", i+1)+`","lane":"crm","state":"discarded"}`)
-	}
-	a.answers["POST jobs/drop"] = []string{`{"done":0,"total":100000}`}
-	r := a.queue(t, "drop", "--dead", "--dry-run")
-	lines := strings.Split(r.out, "\n")
-	if lines[0] != "100,000 jobs to drop, of the newest 30 these" || len(lines) != 1+1+20+1+1+1 ||
-		strings.Join(strings.Fields(lines[22]), " ") != "… 10 more groups" || lines[23] != "This cannot be undone." {
-		t.Errorf("got:\n%s", r.out)
-	}
+	a.addDead(2)
+	r := a.queue(t, "drop", "1000", "2", "notif_999", "notif_4", "--yes")
+	wantText(t, "output", r.out, "dropped 2 deliveries\n")
+	wantError(t, r, 1, "2: there is no such delivery")
+	wantError(t, r, 1, "notif_4: there is no such delivery")
 }
 
 func TestConfirmCanceled(t *testing.T) {
@@ -220,10 +174,10 @@ func TestProgressEstimates(t *testing.T) {
 
 func TestQueueChangeInterrupted(t *testing.T) {
 	a := newFakeAdmin(t)
-	a.answers["POST jobs/retry"] = []string{`{"done":2,"total":9}`, "hang"}
-	a.answers["GET jobs"] = []string{`{"id":1}`, "hang"}
+	a.answers["POST deliveries/retry"] = []string{`{"done":2,"total":9}`, "hang"}
+	a.answers["GET deliveries"] = []string{`{"id":1}`, "hang"}
 	for want, args := range map[string][]string{
-		"stopped: at least 2 of 9 jobs are retried, the others are as they were": {"retry", "--dead", "--yes", "--json"},
+		"stopped: at least 2 of 9 deliveries are retried, the others are as they were": {"retry", "--state", "dead", "--yes", "--json"},
 		"interrupted": {"list", "--json"},
 	} {
 		ctx, cancel := context.WithCancel(t.Context())

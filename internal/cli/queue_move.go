@@ -1,141 +1,140 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os/signal"
+	"maps"
 	"slices"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
+	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 )
 
-// QueueDatabase is the database of a queue, which export and import open without a Caddy.
-type QueueDatabase interface {
-	// Export writes all jobs, with a header before them and an end behind them, an object a
-	// line.
-	Export(ctx context.Context, to io.Writer, report func(QueueMove)) (QueueMove, error)
+func newQueueMoveCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "move --from <config> --to <config>",
+		Short: "Takes everything from one database to another",
+		Long: `
+Takes everything from the database that one config names to that of another config: what
+waits, with its attempts; what is delivered, so that duplicates are recognized; and dead
+letters. Either may be SQLite or PostgreSQL. It needs no running Caddy, and opens both
+databases itself, as the user that runs the command: run it as the user of Caddy.
 
-	// Import reads what Export has written, and stores those jobs that are not there. When
-	// it reports, what it reports is durable.
-	Import(ctx context.Context, from io.Reader, report func(QueueMove)) (QueueMove, error)
-}
+First reload Caddy with the new config, so that new notifications go to the new database
+and nothing is delivered from the old one any more. Then run the command: the new database
+may be in use, and its Caddys begin to deliver what arrives at once.
 
-// QueueMove is how far an export or an import is.
-type QueueMove struct {
-	Database string         // for people
-	Jobs     int            // that are exported, or were read
-	Total    int            // about, for the progress; 0 if it is not known
-	States   map[string]int // of the jobs that are exported, imported or were there already
+What is in the new database already is left as it is, so the command can be run again
+after an interruption, and goes on. At the end it checks that nothing is missing. The old
+database stays as it was.
 
-	Imported    int
-	There       int      // before
-	Refused     int      // by the database
-	Refusals    []string // the first ones, with their lines
-	Undelivered []string // endpoints that have imported jobs, but no handler
-}
+With --endpoint, only what the handler with this name has stored is moved. On a terminal,
+a line shows the progress. The exit code is 0 if all is there, 1 if not, and 2 if the
+command was used wrongly.
 
-// FindQueueDatabase returns the database of a config's queues, which are given as they are in
-// the handlers: the only one or, for a name, that of the endpoint with this name. Package
-// queue sets it. It is nil in a build without that package.
-var FindQueueDatabase func(queues []json.RawMessage, name string) (QueueDatabase, error)
+Examples:
 
-var errBuiltWithoutQueue = errors.New("this Caddy is built without the queue: build it with github.com/caddy-intercom/caddy-intercom-webhook/queue")
-
-// onDatabase completes a command that works on the database of a config's queue.
-func onDatabase(cmd *cobra.Command, args cobra.PositionalArgs, run func(ctx context.Context, d *databaseRun, args []string) error) *cobra.Command {
+	$ caddy intercom-webhook queue move --from Caddyfile.old --to /etc/caddy/Caddyfile
+`,
+	}
 	flags := cmd.Flags()
-	flags.StringP("config", "c", "", "Config file with the queue (required)")
-	flags.StringP("adapter", "a", "", "Name of the config adapter to apply to --config")
-	flags.String("queue", "", "Name of the queue, where the config has several databases")
+	flags.String("from", "", "Config file with the queue that is moved (required)")
+	flags.String("to", "", "Config file with the queue that it is moved to (required)")
+	flags.StringP("adapter", "a", "", "Name of the config adapter to apply to both")
+	flags.String("endpoint", "", "Name of the only endpoint to move")
 	flags.Bool("json", false, "Print the summary as JSON")
-	cmd.Args = usageArgs(args)
-	cmd.RunE = runE(func(cmd *cobra.Command, args []string) error {
-		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
-		defer stop()
-		context.AfterFunc(ctx, stop) // a second signal ends what waits for its input
-		return run(ctx, &databaseRun{cmd: cmd, flags: caddycmd.Flags{FlagSet: flags}}, args)
-	})
+	cmd.Args = usageArgs(cobra.NoArgs)
+	cmd.RunE = runE(runQueueMove)
 	return cmd
 }
 
-// databaseRun is one run of a command on the database of a config's queue.
-type databaseRun struct {
-	cmd   *cobra.Command
-	flags caddycmd.Flags
+// moverModule is the Caddy module that moves queues. It is in each build that has a queue.
+const moverModule = "intercom_webhook.commands.move"
+
+// mover is what the module does.
+type mover interface {
+	// MoveQueue takes everything from the database of some queues to that of others, which
+	// are given as they are in the configs. The summary is for people.
+	MoveQueue(ctx context.Context, from, to []json.RawMessage, endpoint string, report func(done, total int64)) (summary string, err error)
 }
 
-// database finds the database. Nothing is opened yet.
-func (d *databaseRun) database() (QueueDatabase, error) {
-	if FindQueueDatabase == nil {
-		return nil, errBuiltWithoutQueue
-	}
-	file := d.flags.String("config")
-	if file == "" {
-		return nil, usagef("--config is missing: name the config file whose queue is meant")
-	}
-	c, err := readConfig(file, d.flags.String("adapter"))
+func runQueueMove(ctx context.Context, r *run, _ []string) error {
+	info, err := caddy.GetModule(moverModule)
 	if err != nil {
-		return nil, usageError{err}
+		return errors.New("this Caddy is built without the queue: build it with github.com/caddy-intercom/caddy-intercom-webhook/queue")
+	}
+	module, ok := info.New().(mover)
+	if !ok {
+		return fmt.Errorf("the module %s of this build cannot move queues: build all parts of intercom_webhook in the same version", moverModule)
+	}
+	from, err := queuesIn(r.Flags, "from")
+	if err != nil {
+		return err
+	}
+	to, err := queuesIn(r.Flags, "to")
+	if err != nil {
+		return err
+	}
+	bar := newProgress(r.notes, "moved")
+	summary, err := module.MoveQueue(ctx, from, to, r.String("endpoint"), bar.show)
+	bar.clear()
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return errors.New("stopped: what is moved stays moved, and the same command goes on from there")
+	case err != nil:
+		return err
+	}
+	return r.print(map[string]string{"summary": summary}, func(out io.Writer) { fmt.Fprintln(out, escapeLines(summary)) })
+}
+
+// queuesIn returns the queues of all intercom_webhook handlers of the config that a flag names.
+func queuesIn(fl caddycmd.Flags, flag string) ([]json.RawMessage, error) {
+	file := fl.String(flag)
+	if file == "" {
+		return nil, usagef("--%s is missing: name the config file with the queue, as in --from Caddyfile.old --to /etc/caddy/Caddyfile", flag)
+	}
+	adapted, _, _, err := caddycmd.LoadConfig(file, fl.String("adapter"))
+	if err != nil {
+		return nil, usagef("config of --%s: %w", flag, err)
+	}
+	var config any
+	decoder := json.NewDecoder(bytes.NewReader(adapted))
+	decoder.UseNumber()
+	if err := decoder.Decode(&config); err != nil {
+		return nil, usagef("config of --%s: decoding: %w", flag, err)
 	}
 	var queues []json.RawMessage
-	for _, e := range c.endpoints {
-		if e.Queue != nil {
-			queues = append(queues, e.Queue)
+	eachHandler(config, "intercom_webhook", func(handler map[string]any) {
+		if queue, ok := handler["queue"]; ok {
+			encoded, _ := json.Marshal(queue) // it was decoded
+			queues = append(queues, encoded)
 		}
-	}
+	})
 	if len(queues) == 0 {
-		return nil, usagef("%s has no queue: name a config with a queue in an intercom_webhook", file)
+		return nil, usagef("%s of --%s has no queue: name a config with a queue in an intercom_webhook", file, flag)
 	}
-	database, err := FindQueueDatabase(queues, d.flags.String("queue"))
-	if err != nil {
-		return nil, usageError{err}
-	}
-	return database, nil
+	return queues, nil
 }
 
-// moving returns what shows the progress, and what hides it.
-func (d *databaseRun) moving(past string) (report func(QueueMove), hide func()) {
-	bar := newProgress(d.cmd.ErrOrStderr(), past)
-	return func(m QueueMove) { bar.show(m.Jobs, max(m.Jobs, m.Total)) }, bar.clear
-}
-
-// printStates prints how many jobs of each state were moved.
-func (m QueueMove) printStates(w io.Writer) error {
-	table := newTable(w, "STATE", "JOBS")
-	for _, state := range slices.Concat(jobStates, m.otherStates()) {
-		if n := m.States[state]; n > 0 {
-			table.row(state, comma(n))
+// eachHandler calls do for each handler of a kind in a part of a config.
+func eachHandler(part any, kind string, do func(handler map[string]any)) {
+	switch part := part.(type) {
+	case []any:
+		for _, element := range part {
+			eachHandler(element, kind, do)
 		}
-	}
-	return table.Flush()
-}
-
-// otherStates are those that only River's own worker knows.
-func (m QueueMove) otherStates() []string {
-	var others []string
-	for state := range m.States {
-		if !slices.Contains(jobStates, state) {
-			others = append(others, state)
+	case map[string]any:
+		if part["handler"] == kind {
+			do(part)
 		}
-	}
-	slices.Sort(others)
-	return others
-}
-
-// endedEarly returns the error of a move that ended early. What says what is done.
-func (m QueueMove) endedEarly(ctx context.Context, err error, what string) error {
-	switch {
-	case ctx.Err() != nil:
-		return fmt.Errorf("stopped: %s", what)
-	case m.Jobs == 0:
-		return err
-	default:
-		return fmt.Errorf("%w (%s)", err, what)
+		for _, key := range slices.Sorted(maps.Keys(part)) {
+			eachHandler(part[key], kind, do)
+		}
 	}
 }

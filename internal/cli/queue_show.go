@@ -4,32 +4,29 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
+	"strconv"
 	"text/tabwriter"
-	"time"
 
-	"github.com/agnivade/levenshtein"
 	"github.com/spf13/cobra"
 
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
 )
 
 func newQueueShowCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "show <notification or job id>",
+		Use:   "show <notification id or number>",
 		Short: "Shows the life of a notification, attempt by attempt",
 		Long: `
-Shows everything that is known of a notification: when it came and from where, its state,
-every attempt that failed with the backend's answer, and when the next one is due. It is
-found by the id that Intercom gave it (notif_…), or by the number of its job. With the id
-of a notification, its copies are shown, too.
+Shows everything that is known of a notification: when it came and from where, and of each
+of its deliveries the state, when the next attempt is due, and every attempt that failed,
+with the backend's answer. It is found by the id that Intercom gave it (notif_…), or by the
+number that 'queue list' prints.
 
 With --headers, the headers are printed with which it came; with --body, its body, where
 JSON is indented. They hold what your customers wrote, and the signature.
@@ -46,141 +43,111 @@ Examples:
 	return onQueue(cmd, cobra.ExactArgs(1), runQueueShow)
 }
 
-// jobDetails is everything that is known of a job.
-type jobDetails struct {
-	job
-	Attempts   []attempt            `json:"attempts"` // those that failed
-	Request    *notificationRequest `json:"request"`
-	Unreadable string               `json:"unreadable"` // why there is no request
-}
-
-type attempt struct {
-	Attempt      int       `json:"attempt"`
-	At           time.Time `json:"at"`
-	Instance     string    `json:"instance"`
-	Upstream     string    `json:"upstream"`
-	Status       int       `json:"status"`
-	Seconds      float64   `json:"seconds"`
-	Error        string    `json:"error"`
-	Answer       string    `json:"answer"`
-	AnswerBase64 []byte    `json:"answer_base64"` // in place of the answer if it is not text
-}
-
 func runQueueShow(ctx context.Context, q *queueRun, args []string) error {
-	out := q.cmd.OutOrStdout()
-	n := 0
-	err := eachLine(q.admin.get(ctx, "jobs/"+url.PathEscape(args[0]), q.scope(make(url.Values))), func(j jobDetails, line json.RawMessage) error {
+	parameters, err := q.ofEndpoint()
+	if err != nil {
+		return err
+	}
+	out := q.out
+	var last adminapi.Details
+	path := adminapi.NotificationsPath + "/" + url.PathEscape(args[0])
+	err = eachLine(q.admin.lines(ctx, http.MethodGet, path, parameters), func(d adminapi.Details, line json.RawMessage) error {
 		if q.json {
-			q.print(line)
+			q.printLine(line)
 			return nil
 		}
-		if n++; n > 1 {
+		if last.ID != 0 {
 			fmt.Fprintln(out)
 		}
-		return j.report(out, q.flags.Bool("headers"), q.flags.Bool("body"))
-	})
-	var answer *adminError
-	if errors.As(err, &answer) && answer.status == http.StatusNotFound {
-		return q.withNearestID(ctx, err, args[0])
-	}
-	return err
-}
-
-// withNearestID adds to the error for an id the one that is probably meant, if there is one.
-func (q *queueRun) withNearestID(ctx context.Context, err error, id string) error {
-	if nearest := q.nearestID(ctx, id); nearest != "" {
-		return fmt.Errorf("%w; did you mean %s?", err, nearest)
-	}
-	return err
-}
-
-// nearestID returns the id among those of the newest notifications that is probably meant by
-// one that is not among them; empty if there is none.
-func (q *queueRun) nearestID(ctx context.Context, id string) string {
-	var known []string
-	_, err := q.jobs(ctx, make(url.Values), maxPage, func(j job, _ json.RawMessage) error {
-		known = append(known, j.Notification)
+		if err := printDelivery(out, d, d.Number != last.Number); err != nil {
+			return err
+		}
+		last = d
 		return nil
 	})
-	if err != nil || len(known) == 0 || slices.Contains(known, id) {
-		return ""
+	if err != nil || last.Request == nil {
+		return err
 	}
-	if start := slices.IndexFunc(known, func(other string) bool { return strings.HasPrefix(other, id) }); start >= 0 {
-		return escape(known[start])
+	if q.Bool("headers") {
+		fmt.Fprintln(out, "\nheaders")
+		for _, name := range slices.Sorted(maps.Keys(last.Request.Header)) {
+			for _, value := range last.Request.Header[name] {
+				fmt.Fprintf(out, "  %s: %s\n", escape(name), escape(value))
+			}
+		}
 	}
-	nearest := intercom.Nearest(id, known, 1)[0]
-	if 4*levenshtein.ComputeDistance(id, nearest) > len(id) { // ids are random, so others are half as near
-		return ""
+	if q.Bool("body") {
+		fmt.Fprintf(out, "\nbody\n%s\n", prettyBody(requestBody(last.Request)))
 	}
-	return escape(nearest)
+	return nil
 }
 
-// report prints everything about a job.
-func (j *jobDetails) report(out io.Writer, headers, body bool) error {
+// requestBody returns the body of a request of the admin endpoint.
+func requestBody(r *adminapi.Request) []byte {
+	if r.Body == nil {
+		return r.BodyBase64
+	}
+	return []byte(*r.Body)
+}
+
+// printDelivery prints everything about a delivery and, with notification, what its other
+// deliveries have, too.
+func printDelivery(out io.Writer, d adminapi.Details, notification bool) error {
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	line := func(name, text string) {
 		if text != "" {
 			fmt.Fprintf(t, "%s\t%s\n", name, escape(text))
 		}
 	}
-	line("notification", cmp.Or(j.Notification, "(without id)"))
-	line("topic", j.Topic)
-	line("workspace", j.Workspace)
-	line("job", fmt.Sprint(j.ID))
-	line("queue", j.Queue)
-	line("lane", j.Lane)
-	line("sent to", j.To)
-	line("state", fmt.Sprintf("%s, attempt %d of %d", j.State, j.Attempt, j.MaxAttempts))
-	line("stored", localTime(j.StoredAt))
-	line("next attempt", localTime(j.NextAttemptAt))
-	line("finished", localTime(j.FinishedAt))
-	if isDead(j.State) {
-		line("reason", j.Reason)
+	if notification {
+		line("notification", cmp.Or(d.Notification, "(without id)"))
+		line("number", strconv.FormatInt(d.Number, 10))
+		line("topic", d.Topic)
+		line("workspace", d.Workspace)
+		line("endpoint", d.Endpoint)
+		line("stored", localTime(d.StoredAt))
+		if r := d.Request; r != nil {
+			line("request", fmt.Sprintf("%s %s, host %s, %s, from %s, %s bytes", r.Method, r.URI, r.Host, r.Proto, r.RemoteAddr, comma(len(requestBody(r)))))
+		}
+		fmt.Fprintln(t)
 	}
-	if r := j.Request; r != nil {
-		line("request", fmt.Sprintf("%s %s, host %s, %s, from %s, %s bytes", r.Method, r.URI, r.Host, r.Proto, r.RemoteAddr, comma(len(r.body()))))
+	line("lane", d.Lane)
+	line("state", fmt.Sprintf("%s, %s", stateOf(d.Delivery), count(d.Attempts, "attempt")))
+	line("next attempt", localTime(d.DueAt))
+	line("finished", localTime(d.FinishedAt))
+	if d.State == "delivered" {
+		line("answer", answerOf(d.Status, d.Upstream, d.Seconds))
+	} else {
+		line("last error", d.Error)
 	}
-	line("unreadable", j.Unreadable)
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	for _, a := range j.Attempts {
-		a.report(out)
-	}
-	if r := j.Request; r != nil && headers {
-		fmt.Fprintln(out, "\nheaders")
-		for _, name := range slices.Sorted(maps.Keys(r.Header)) {
-			for _, value := range r.Header[name] {
-				fmt.Fprintf(out, "  %s: %s\n", escape(name), escape(value))
-			}
+	for _, a := range d.History {
+		fmt.Fprintf(out, "\nfailed attempt, %s", localTime(a.At))
+		if a.Instance != "" {
+			fmt.Fprintf(out, ", by %s", escape(a.Instance))
 		}
-	}
-	if r := j.Request; r != nil && body {
-		fmt.Fprintf(out, "\nbody\n%s\n", prettyBody(r.body()))
+		fmt.Fprintln(out)
+		if text := answerOf(a.Status, a.Upstream, a.Seconds); text != "" {
+			fmt.Fprintf(out, "  %s\n", escape(text))
+		}
+		fmt.Fprintf(out, "  error: %s\n", escape(a.Error))
+		if answer := cmp.Or(a.Answer, string(a.AnswerBase64)); answer != "" {
+			fmt.Fprintf(out, "  answer: %s\n", escape(answer))
+		}
 	}
 	return nil
 }
 
-// report prints what came of an attempt, and what the backend answered.
-func (a *attempt) report(out io.Writer) {
-	fmt.Fprintf(out, "\nattempt %d, %s", a.Attempt, cmp.Or(localTime(a.At), "at an unknown time"))
-	if a.Instance != "" {
-		fmt.Fprintf(out, ", by %s", escape(a.Instance))
+// answerOf says which status came from which upstream after what time; empty if neither is known.
+func answerOf(status int, upstream string, took float64) string {
+	if status == 0 && upstream == "" {
+		return ""
 	}
-	fmt.Fprintln(out)
-	if a.Upstream != "" || a.Status != 0 {
-		status := "no answer"
-		if a.Status != 0 {
-			status = statusText(a.Status)
-		}
-		fmt.Fprintf(out, "  %s from %s in %s\n", status, escape(cmp.Or(a.Upstream, "the route")), seconds(a.Seconds))
+	what := "no answer"
+	if status != 0 {
+		what = statusText(status)
 	}
-	fmt.Fprintf(out, "  error: %s\n", escape(a.Error))
-	if answer := cmp.Or(a.Answer, string(a.AnswerBase64)); answer != "" {
-		fmt.Fprintf(out, "  answer: %s\n", escape(answer))
-	}
-}
-
-func seconds(s float64) time.Duration {
-	return roundTime(time.Duration(s * float64(time.Second)))
+	return fmt.Sprintf("%s from %s in %s", what, cmp.Or(upstream, "the route"), seconds(took))
 }

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"encoding/json"
-	"fmt"
 	"strings"
 	"testing"
 )
@@ -10,40 +9,49 @@ import (
 func TestQueueShow(t *testing.T) {
 	inUTC(t)
 	a := newFakeAdmin(t)
-	a.answers["GET jobs/notif_1"] = []string{
-		`{"id":17,"notification":"notif_1","topic":"contact.created","workspace":"tulip4","lane":"crm","queue":"intercom","state":"retryable",` +
-			`"attempt":2,"max_attempts":20,"stored_at":"2026-11-25T08:00:00Z","next_attempt_at":"2026-11-25T08:00:30Z","reason":"x","attempts":[` +
-			`{"attempt":1,"at":"2026-11-25T08:00:01Z","instance":"host-1","upstream":"10.0.0.1:9000","status":502,"seconds":0.0123,"error":"backend answered 502","answer":"<b>\u001b[31m\n"},` +
-			`{"attempt":2,"at":"2026-11-25T08:00:02Z","instance":"host-1","upstream":"10.0.0.1:9000","seconds":4.5,"error":"timeout"},` +
-			`{"error":"the stored record of this attempt cannot be decoded"}],` +
+	a.answers["GET notifications/notif_1"] = []string{
+		`{"id":17,"notification":"notif_1","number":7,"topic":"contact.created","workspace":"tulip4","lane":"crm","endpoint":"intercom","state":"retrying",` +
+			`"attempts":2,"stored_at":"2026-11-25T08:00:00Z","due_at":"2026-11-25T08:00:30Z","error":"time\nout","history":[` +
+			`{"at":"2026-11-25T08:00:01Z","instance":"host-1","upstream":"10.0.0.1:9000","status":502,"seconds":0.0123,"error":"backend answered 502","answer":"<b>\u001b[31m\n"},` +
+			`{"at":"2026-11-25T08:00:02Z","instance":"host-1","upstream":"10.0.0.1:9000","seconds":4.5,"error":"timeout","answer_base64":"AP8="}],` +
 			`"request":{"method":"POST","uri":"/intercom","proto":"HTTP/1.1","host":"hooks.example.com","remote_addr":"34.197.76.213:443",` +
 			`"received_at":"2026-11-25T08:00:00Z","header":{"X-B":["1\u0007","2"],"X-A":["3"]},"body":"{\"topic\":\"contact.created\",\"a\":\"\u009b\"}"}}`,
-		`{"id":18,"topic":"contact.created","lane":"copy-x","queue":"intercom","to":"crm","state":"discarded","attempt":1,"max_attempts":1,"reason":"no\nroute",` +
-			`"attempts":[],"request":{"method":"POST","body_base64":"AP8="}}`,
+		`{"id":18,"notification":"notif_1","number":7,"topic":"contact.created","workspace":"tulip4","lane":"copy-x","endpoint":"intercom","state":"delivered","attempts":1,` +
+			`"stored_at":"2026-11-25T08:00:00Z","finished_at":"2026-11-25T08:00:01Z","upstream":"10.0.0.2:9000","status":200,"seconds":0.002,"history":[],` +
+			`"request":{"method":"POST","header":{"X-B":["1\u0007","2"],"X-A":["3"]},"body":"{\"topic\":\"contact.created\",\"a\":\"\u009b\"}"}}`,
+	}
+	a.answers["GET notifications/8"] = []string{
+		`{"id":19,"number":8,"topic":"contact.created","lane":"x","endpoint":"intercom","state":"dead","reason":"unrouted","attempts":1,"error":"no\nroute",` +
+			`"history":[],"request":{"method":"POST","body_base64":"AP8="}}`,
 	}
 	wantText(t, "report", a.queue(t, "show", "notif_1", "--headers", "--body").out, `
 notification  notif_1
+number        7
 topic         contact.created
 workspace     tulip4
-job           17
-queue         intercom
-lane          crm
-state         retryable, attempt 2 of 20
-stored        2026-11-25 08:00:00
-next attempt  2026-11-25 08:00:30
+endpoint      intercom
+stored        2026-11-25T08:00:00Z
 request       POST /intercom, host hooks.example.com, HTTP/1.1, from 34.197.76.213:443, 36 bytes
 
-attempt 1, 2026-11-25 08:00:01, by host-1
+lane          crm
+state         retrying, 2 attempts
+next attempt  2026-11-25T08:00:30Z
+last error    time\nout
+
+failed attempt, 2026-11-25T08:00:01Z, by host-1
   502 Bad Gateway from 10.0.0.1:9000 in 12.3ms
   error: backend answered 502
   answer: <b>\x1b[31m\n
 
-attempt 2, 2026-11-25 08:00:02, by host-1
+failed attempt, 2026-11-25T08:00:02Z, by host-1
   no answer from 10.0.0.1:9000 in 4.5s
   error: timeout
+  answer: \x00\xff
 
-attempt 0, at an unknown time
-  error: the stored record of this attempt cannot be decoded
+lane      copy-x
+state     delivered, 1 attempt
+finished  2026-11-25T08:00:01Z
+answer    200 OK from 10.0.0.2:9000 in 2ms
 
 headers
   X-A: 3
@@ -55,18 +63,17 @@ body
   "topic": "contact.created",
   "a": "\u009b"
 }
-
+`[1:])
+	wantText(t, "report of one without an id", a.queue(t, "show", "8", "--body").out, `
 notification  (without id)
+number        8
 topic         contact.created
-job           18
-queue         intercom
-lane          copy-x
-sent to       crm
-state         discarded, attempt 1 of 1
-reason        no\nroute
+endpoint      intercom
 request       POST , host , , from , 2 bytes
 
-headers
+lane        x
+state       dead (unrouted), 1 attempt
+last error  no\nroute
 
 body
 \x00\xff
@@ -74,19 +81,25 @@ body
 	if r := a.queue(t, "show", "notif_1"); strings.Contains(r.out, "X-A") || strings.Contains(r.out, `"topic"`) {
 		t.Errorf("headers or body without being asked for:\n%s", r.out)
 	}
-	wantText(t, "lines", a.queue(t, "show", "notif_1", "--json").out, strings.Join(a.answers["GET jobs/notif_1"], "\n")+"\n")
+	wantText(t, "lines", a.queue(t, "show", "notif_1", "--json").out, strings.Join(a.answers["GET notifications/notif_1"], "\n")+"\n")
+	a.queue(t, "show", "a/../b?c", "--endpoint", "intercom")
+	if asked := a.asked(); asked[len(asked)-1] != "GET notifications/a/../b?c?endpoint=intercom" {
+		t.Errorf("asked %q", asked)
+	}
+	wantError(t, a.queue(t, "show", "notif_2"), 1, "there is no such notification")
+	wantError(t, a.queue(t, "show", ""), 2, "an argument is empty")
 }
 
-func TestQueueShowUnknown(t *testing.T) {
-	a := newFakeAdmin(t)
-	for i := range 3 {
-		a.jobs = append(a.jobs, fmt.Sprintf(`{"id":%d,"notification":"notif_%d4567890"}`, i, i))
+// A body that is nested deeply would take memory by its depth when it is indented.
+func TestBodiesThatAreNestedDeeplyAreNotIndented(t *testing.T) {
+	deep := strings.Repeat("[", 9000) + strings.Repeat("1,", 4000) + "1" + strings.Repeat("]", 9000)
+	if got := prettyBody([]byte(deep)); got != deep {
+		t.Errorf("%d bytes became %d", len(deep), len(got))
 	}
-	wantError(t, a.queue(t, "show", "notif_24567891"), 1, "there is no such job; did you mean notif_24567890?")
-	wantError(t, a.queue(t, "show", "notif_1"), 1, "there is no such job; did you mean notif_14567890?")
-	wantError(t, a.queue(t, "show", ""), 2, "an argument is empty")
-	if r := a.queue(t, "show", "a/../b?c"); r.code != 1 || strings.Contains(r.err.Error(), "did you mean") {
-		t.Errorf("exit code %d, error %v", r.code, r.err)
+	for _, body := range []string{`{"a":[1,{"b":"[,{\"}"}],"c":[]}`, `"["`, `[]`} {
+		if indented, most := prettyBody([]byte(body)), indentedSize([]byte(body)); len(indented) > most || most > len(indented)+20 {
+			t.Errorf("%s: %d bytes, and %d were expected", body, len(indented), most)
+		}
 	}
 }
 

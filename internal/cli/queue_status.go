@@ -2,14 +2,18 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
 )
 
@@ -19,14 +23,16 @@ func newQueueStatusCommand() *cobra.Command {
 		Short: "Shows the lanes with what is in them",
 		Long: `
 Shows each lane of the queue: its state, how many deliveries it makes at once in this
-Caddy, how many jobs it has in each state, and how long the oldest undelivered one waits.
-Where several Caddys share a PostgreSQL database, the jobs are those of all of them.
+Caddy, how many deliveries it has in each state, and how long the oldest undelivered one
+waits. Where several Caddys share a PostgreSQL database, the deliveries are those of all of
+them.
 
 The states of a lane are
 
 	active     it delivers
+	failing    a tenth or more of its attempts of the last five minutes failed
+	down       all its last attempts failed
 	paused     a person has paused it, and it stores only
-	down       its backend has failed at the last deliveries
 	orphaned   no config of a running Caddy has it; another Caddy takes it over
 
 With --check, the exit code is 1 if a lane is down or there are dead letters, for
@@ -43,64 +49,72 @@ Examples:
 	return onQueue(cmd, cobra.NoArgs, runQueueStatus)
 }
 
+// runQueueStatus prints the lanes of the databases that answer, also if one does not.
 func runQueueStatus(ctx context.Context, q *queueRun, _ []string) error {
-	lanes, lines, failed := q.admin.lanes(ctx, q.flags.String("queue"))
+	parameters, err := q.ofEndpoint()
+	if err != nil {
+		return err
+	}
+	var lanes []adminapi.Lane
+	failed := eachLine(q.admin.lines(ctx, http.MethodGet, adminapi.LanesPath, parameters), func(l adminapi.Lane, line json.RawMessage) error {
+		lanes = append(lanes, l)
+		if q.json {
+			q.printLine(line)
+		}
+		return nil
+	})
 	if failed != nil && len(lanes) == 0 {
 		return failed
 	}
-	if q.json {
-		for _, line := range lines {
-			q.print(line)
+	if !q.json {
+		if err := q.printLanes(lanes); err != nil {
+			return err
 		}
-	} else if err := q.printLanes(lanes); err != nil {
-		return err
 	}
-	if q.flags.Bool("check") {
+	if q.Bool("check") {
 		return errors.Join(failed, checkLanes(lanes))
 	}
 	return failed
 }
 
 // printLanes prints a table with a line for each lane, and one for all of them.
-func (q *queueRun) printLanes(lanes []lane) error {
-	several := len(queueNames(lanes)) > 1
-	row := func(t table, l lane, workers string) {
-		texts := []string{l.Lane, l.State, workers}
+func (q *queueRun) printLanes(lanes []adminapi.Lane) error {
+	several := false
+	for _, l := range lanes {
+		several = several || l.Endpoint != lanes[0].Endpoint
+	}
+	row := func(endpoint string, texts ...string) []string {
 		if several {
-			texts = append([]string{l.Queue}, texts...)
+			return append([]string{endpoint}, texts...)
 		}
-		for _, state := range jobStates {
-			texts = append(texts, comma(l.Jobs[state]))
-		}
-		t.row(cells(append(texts, age(l.oldest()))...)...)
+		return texts
 	}
-
-	head := []string{"LANE", "STATE", "WORKERS"}
-	if several {
-		head = append([]string{"QUEUE"}, head...)
-	}
-	for _, state := range jobStates {
+	head := row("ENDPOINT", "LANE", "STATE", "WORKERS")
+	for _, state := range deliveryStates {
 		head = append(head, strings.ToUpper(state))
 	}
-	t := newTable(q.cmd.OutOrStdout(), append(head, "OLDEST")...)
-	total := lane{Queue: "total", Jobs: make(map[string]int)}
-	if !several {
-		total.Lane = "total"
+	t := newTable(q.out, append(head, "OLDEST")...)
+	total := adminapi.Lane{Deliveries: make(map[string]int64)}
+	print := func(l adminapi.Lane, cells []string) {
+		for _, state := range deliveryStates {
+			cells = append(cells, comma(l.Deliveries[state]))
+		}
+		t.row(append(cells, age(l.OldestSeconds))...)
 	}
 	for _, l := range lanes {
-		row(t, l, strconv.Itoa(l.Workers))
-		for state, n := range l.Jobs {
-			total.Jobs[state] += n
+		for state, n := range l.Deliveries {
+			total.Deliveries[state] += n
 		}
 		total.OldestSeconds = max(total.OldestSeconds, l.OldestSeconds)
+		print(l, row(l.Endpoint, l.Lane, l.State, strconv.Itoa(l.Workers)))
 	}
-	row(t, total, "")
+	print(total, row("", "total", "", ""))
 	return t.Flush()
 }
 
 // age writes how long something waits; empty if it does not.
-func age(d time.Duration) string {
-	switch {
+func age(seconds float64) string {
+	switch d := time.Duration(seconds * float64(time.Second)); {
 	case d <= 0:
 		return ""
 	case d < time.Second:
@@ -113,23 +127,80 @@ func age(d time.Duration) string {
 }
 
 // checkLanes returns an error if a lane is down or there are dead letters.
-func checkLanes(lanes []lane) error {
+func checkLanes(lanes []adminapi.Lane) error {
 	var down, findings []string
-	dead := 0
+	dead := int64(0)
 	for _, l := range lanes {
 		if l.State == "down" {
 			down = append(down, l.Lane)
 		}
-		dead += l.dead()
+		dead += l.Deliveries["dead"]
 	}
-	if len(down) > 0 {
-		findings = append(findings, fmt.Sprintf("%s down: %s", map[bool]string{true: "lane", false: "lanes"}[len(down) == 1], option.Enumerate(down)))
+	switch {
+	case len(down) == 1:
+		findings = append(findings, "lane down: "+down[0])
+	case len(down) > 1:
+		findings = append(findings, "lanes down: "+option.Enumerate(down))
 	}
 	if dead > 0 {
-		findings = append(findings, fmt.Sprintf("%s: see 'caddy intercom-webhook queue list --dead'", count(dead, "dead letter")))
+		findings = append(findings, fmt.Sprintf("%s: see 'caddy intercom-webhook queue list --state dead'", count(dead, "dead letter")))
 	}
 	if len(findings) == 0 {
 		return nil
 	}
 	return errors.New(strings.Join(findings, "; "))
+}
+
+func newQueuePauseCommand() *cobra.Command {
+	return newLaneCommand("pause", "paused", "Pauses a lane: it stores, and delivers nothing", `
+Pauses a lane, in all Caddys that share the queue. Its notifications are stored and
+answered with 200 as ever, and wait until the lane is resumed. Deliveries that are running
+end as usual. The pause outlasts restarts and reloads.
+
+After the lane is resumed, notifications that are older than max_age become dead letters
+at their next failed attempt.
+
+Examples:
+
+	$ caddy intercom-webhook queue pause crm
+`)
+}
+
+func newQueueResumeCommand() *cobra.Command {
+	return newLaneCommand("resume", "resumed", "Resumes a paused lane", `
+Resumes a lane that was paused: what waits there is delivered.
+
+Examples:
+
+	$ caddy intercom-webhook queue resume crm
+`)
+}
+
+// newLaneCommand returns a command that changes a lane.
+func newLaneCommand(verb, past, short, long string) *cobra.Command {
+	cmd := &cobra.Command{Use: verb + " <lane>", Short: short, Long: long, ValidArgsFunction: completeLane}
+	return onQueue(cmd, cobra.ExactArgs(1), func(ctx context.Context, q *queueRun, args []string) error {
+		parameters, err := q.ofEndpoint()
+		if err != nil {
+			return err
+		}
+		path := adminapi.LanesPath + "/" + url.PathEscape(args[0]) + "/" + verb
+		return eachLine(q.admin.lines(ctx, http.MethodPost, path, parameters), func(l adminapi.Lane, line json.RawMessage) error {
+			if q.json {
+				q.printLine(line)
+				return nil
+			}
+			undelivered := l.Deliveries["waiting"] + l.Deliveries["retrying"]
+			_, err := fmt.Fprintf(q.out, "%s lane %s; %s not made yet\n", past, escape(l.Lane), count(undelivered, "delivery"))
+			return err
+		})
+	})
+}
+
+// completeLane completes the only argument of a command, a lane.
+func completeLane(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return completeLanes(cmd, args, typed)
 }

@@ -21,10 +21,11 @@ import (
 
 // fakeAdmin is an admin endpoint with a queue, which keeps the requests that it gets.
 type fakeAdmin struct {
-	address string
-	lanes   []string            // lines
-	jobs    []string            // lines, the newest first
-	answers map[string][]string // lines of the answer by method and path, in place of its own
+	address    string
+	lanes      []string            // lines
+	deliveries []string            // lines, the newest first
+	answers    map[string][]string // lines of the answer by method and path, in place of its own
+	noAddress  bool                // the command asks no admin endpoint
 
 	mu       sync.Mutex
 	requests []string // method, path and sorted query
@@ -34,8 +35,8 @@ func newFakeAdmin(t *testing.T) *fakeAdmin {
 	t.Helper()
 	a := &fakeAdmin{
 		lanes: []string{
-			`{"queue":"intercom","lane":"support","state":"active","workers":16,"jobs":{"available":2,"running":1,"completed":1200},"oldest_seconds":3.2}`,
-			`{"queue":"intercom","lane":"crm","state":"down","workers":4,"jobs":{"retryable":7,"discarded":2,"cancelled":1},"oldest_seconds":7200}`,
+			`{"endpoint":"intercom","lane":"support","kind":"route","state":"active","workers":16,"deliveries":{"waiting":2,"delivering":1,"delivered":1200},"oldest_seconds":3.2}`,
+			`{"endpoint":"intercom","lane":"crm","kind":"copy","state":"down","workers":4,"deliveries":{"retrying":7,"dead":3},"oldest_seconds":7200}`,
 		},
 		answers: make(map[string][]string),
 	}
@@ -63,17 +64,17 @@ func (a *fakeAdmin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		lines = []string{`{"error":"error is refused"}`}
 	case path == "lanes":
 		lines = a.lanes
-	case path == "jobs":
+	case path == "deliveries":
 		lines = a.page(query)
-	case r.Method == http.MethodPost && strings.HasPrefix(path, "jobs/"):
-		total := len(a.jobs)
+	case r.Method == http.MethodPost && strings.HasPrefix(path, "deliveries/"):
+		total := len(a.deliveries)
 		lines = []string{fmt.Sprintf(`{"done":0,"total":%d}`, total), fmt.Sprintf(`{"done":%d,"total":%d,"skipped":0}`, total, total)}
 		if query.Get("dry_run") == "true" {
 			lines = lines[:1]
 		}
 	default:
 		w.WriteHeader(http.StatusNotFound)
-		lines = []string{`{"error":"there is no such job"}`}
+		lines = []string{`{"error":"there is no such notification"}`}
 	}
 	for _, line := range lines {
 		switch line {
@@ -89,24 +90,24 @@ func (a *fakeAdmin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// page returns at most two jobs, however many are wanted, and a cursor.
+// page returns at most two deliveries, however many are wanted, and a cursor.
 func (a *fakeAdmin) page(query url.Values) []string {
 	from, _ := strconv.Atoi(query.Get("cursor"))
 	limit, _ := strconv.Atoi(query.Get("limit"))
-	to := min(from+min(limit, 2), len(a.jobs))
-	lines := slices.Clone(a.jobs[from:to])
-	if to < len(a.jobs) {
+	to := min(from+min(limit, 2), len(a.deliveries))
+	lines := slices.Clone(a.deliveries[from:to])
+	if to < len(a.deliveries) {
 		lines = append(lines, fmt.Sprintf(`{"cursor":"%d"}`, to))
 	}
 	return lines
 }
 
-// addJobs adds jobs, of which the first is the newest.
-func (a *fakeAdmin) addJobs(n int) {
+// addDead adds dead letters, of which the first is the newest.
+func (a *fakeAdmin) addDead(n int) {
 	for i := range n {
-		a.jobs = append(a.jobs, fmt.Sprintf(`{"id":%d,"notification":"notif_%d","topic":"contact.created","workspace":"tulip4","lane":"crm",`+
-			`"queue":"intercom","state":"discarded","attempt":20,"max_attempts":20,"stored_at":"2026-11-25T08:00:00Z","reason":"backend answered 502"}`,
-			1000-i, 1000-i))
+		a.deliveries = append(a.deliveries, fmt.Sprintf(`{"id":%d,"notification":"notif_%d","number":%d,"topic":"contact.created","workspace":"tulip4","lane":"crm",`+
+			`"endpoint":"intercom","state":"dead","reason":"attempts","attempts":20,"stored_at":"2026-11-25T08:00:00Z","error":"backend answered 502"}`,
+			5000-i, 1000-i, 1000-i))
 	}
 }
 
@@ -146,7 +147,11 @@ func (a *fakeAdmin) queueFrom(t *testing.T, in io.Reader, args ...string) ran {
 func (a *fakeAdmin) command(args ...string) *cobra.Command {
 	root := &cobra.Command{Use: "caddy", SilenceUsage: true, SilenceErrors: true}
 	AddCommands(root)
-	root.SetArgs(append([]string{"queue", args[0], "--address", a.address}, args[1:]...))
+	if a.noAddress {
+		root.SetArgs(append([]string{"queue"}, args...))
+	} else {
+		root.SetArgs(append([]string{"queue", args[0], "--address", a.address}, args[1:]...))
+	}
 	return root
 }
 
@@ -184,32 +189,31 @@ func TestQueueStatus(t *testing.T) {
 	a := newFakeAdmin(t)
 	r := a.queue(t, "status")
 	wantText(t, "table", r.out, `
-LANE     STATE   WORKERS  AVAILABLE  RUNNING  RETRYABLE  COMPLETED  DISCARDED  CANCELLED  OLDEST
-support  active  16       2          1        0          1,200      0          0          3s
-crm      down    4        0          0        7          0          2          1          2h0m0s
-total    -       -        2          1        7          1,200      2          1          2h0m0s
+LANE     STATE   WORKERS  WAITING  DELIVERING  RETRYING  DELIVERED  DEAD  OLDEST
+support  active  16       2        1           0         1,200      0     3s
+crm      down    4        0        0           7         0          3     2h0m0s
+total    -       -        2        1           7         1,200      3     2h0m0s
 `[1:])
 	if r.code != 0 {
 		t.Errorf("exit code %d without --check", r.code)
 	}
 	wantText(t, "lines", a.queue(t, "status", "--json").out, strings.Join(a.lanes, "\n")+"\n")
-	wantError(t, a.queue(t, "status", "--check"), 1, "lane down: crm; 3 dead letters: see 'caddy intercom-webhook queue list --dead'")
+	wantError(t, a.queue(t, "status", "--check"), 1, "lane down: crm; 3 dead letters: see 'caddy intercom-webhook queue list --state dead'")
 
-	a.answers["GET lanes"] = append(a.lanes[:1:1], `{"error":"queue \"other\": the database cannot be reached"}`)
+	a.answers["GET lanes"] = append(a.lanes[:1:1], `{"error":"endpoint \"other\": the database cannot be reached"}`)
 	r = a.queue(t, "status", "--json")
 	wantText(t, "lines of the database that answers", r.out, a.lanes[0]+"\n")
-	wantError(t, r, 1, `queue "other": the database cannot be reached`)
-	wantError(t, a.queue(t, "status", "--check"), 1, `queue "other": the database cannot be reached`)
-	wantError(t, a.queue(t, "pause", "crm"), 1, `queue "other": the database cannot be reached`)
+	wantError(t, r, 1, `endpoint "other": the database cannot be reached`)
+	wantError(t, a.queue(t, "status", "--check"), 1, `endpoint "other": the database cannot be reached`)
 	delete(a.answers, "GET lanes")
 
-	a.lanes = append(a.lanes[:1], `{"queue":"other","lane":"a\u001b[2Jb","state":"paused","jobs":{},"oldest_seconds":0}`)
+	a.lanes = append(a.lanes[:1], `{"endpoint":"other","lane":"a\u001b[2Jb","state":"paused","deliveries":{},"oldest_seconds":0}`)
 	r = a.queue(t, "status", "--check")
-	wantText(t, "two queues", r.out, `
-QUEUE     LANE       STATE   WORKERS  AVAILABLE  RUNNING  RETRYABLE  COMPLETED  DISCARDED  CANCELLED  OLDEST
-intercom  support    active  16       2          1        0          1,200      0          0          3s
-other     a\x1b[2Jb  paused  0        0          0        0          0          0          0          -
-total     -          -       -        2          1        0          1,200      0          0          3s
+	wantText(t, "two endpoints", r.out, `
+ENDPOINT  LANE       STATE   WORKERS  WAITING  DELIVERING  RETRYING  DELIVERED  DEAD  OLDEST
+intercom  support    active  16       2        1           0         1,200      0     3s
+other     a\x1b[2Jb  paused  0        0        0           0         0          0     -
+-         total      -       -        2        1           0         1,200      0     3s
 `[1:])
 	if r.code != 0 {
 		t.Errorf("exit code %d though all is well", r.code)
@@ -218,29 +222,24 @@ total     -          -       -        2          1        0          1,200      
 
 func TestQueuePause(t *testing.T) {
 	a := newFakeAdmin(t)
-	a.answers["POST lanes/crm/pause"] = []string{`{"queue":"intercom","lane":"crm","state":"paused","jobs":{"available":7,"retryable":2,"completed":9}}`}
-	wantText(t, "output", a.queue(t, "pause", "crm").out, "paused lane crm; 9 jobs not delivered yet\n")
-	wantText(t, "lines", a.queue(t, "pause", "crm", "--json", "--queue", "intercom").out, a.answers["POST lanes/crm/pause"][0]+"\n")
-	if asked := a.asked(); asked[3] != "POST lanes/crm/pause?queue=intercom" {
-		t.Errorf("asked %q", asked)
-	}
+	a.answers["POST lanes/crm/pause"] = []string{`{"endpoint":"intercom","lane":"crm","state":"paused","deliveries":{"waiting":7,"retrying":2,"delivered":9}}`}
+	wantText(t, "output", a.queue(t, "pause", "crm").out, "paused lane crm; 9 deliveries not made yet\n")
+	wantText(t, "lines", a.queue(t, "pause", "crm", "--json", "--endpoint", "intercom").out, a.answers["POST lanes/crm/pause"][0]+"\n")
 	a.queue(t, "resume", "support")
-	if asked := a.asked(); asked[len(asked)-1] != "POST lanes/support/resume" {
-		t.Errorf("asked %q", asked)
+	a.queue(t, "status", "--endpoint", "intercom")
+	if got, want := a.asked(), []string{
+		"POST lanes/crm/pause", "POST lanes/crm/pause?endpoint=intercom", "POST lanes/support/resume", "GET lanes?endpoint=intercom",
+	}; !slices.Equal(got, want) {
+		t.Errorf("asked %q, want %q", got, want)
 	}
-	a.queue(t, "status", "--queue", "intercom")
-	if asked := a.asked(); asked[0] != "GET lanes?queue=intercom" {
-		t.Errorf("asked %q", asked)
-	}
-	wantError(t, a.queue(t, "pause", "crn"), 2, "did you mean crm?")
 	wantError(t, a.queue(t, "pause", ""), 2, "an argument is empty")
+	wantError(t, a.queue(t, "pause", "crm", "--endpoint", ""), 2, "--endpoint is empty")
 	wantError(t, a.queue(t, "resume"), 2, "got 0 arguments: expecting 'caddy queue resume <lane>'")
-	a.lanes = nil
-	wantError(t, a.queue(t, "resume", "crm"), 2, "there are no lanes")
 }
 
 func TestQueueCompletion(t *testing.T) {
 	a := newFakeAdmin(t)
+	a.lanes = append(a.lanes, `{"endpoint":"$(reboot)","lane":"$(reboot)"}`, `{"endpoint":"a","lane":"\u001b[2J"}`)
 	complete := func(address string, args ...string) string {
 		root := &cobra.Command{Use: "caddy"}
 		AddCommands(root)
@@ -254,12 +253,13 @@ func TestQueueCompletion(t *testing.T) {
 		return out.String()
 	}
 	for want, args := range map[string][]string{
-		"crm\nsupport\n:4\n":                     {"pause", ""},
-		"crm\nsupport\n:4\n ":                    {"retry", "--to", ""},
-		"crm\nsupport\n:4\n  ":                   {"list", "--lane", ""},
-		"intercom\n:4\n":                         {"list", "--queue", ""},
-		strings.Join(jobStates, "\n") + "\n:4\n": {"list", "--state", ""},
-		":4\n":                                   {"pause", "crm", ""},
+		"crm\nsupport\n:4\n":                          {"pause", ""},
+		"crm\nsupport\n:4\n ":                         {"retry", "--to", ""},
+		"crm\nsupport\n:4\n  ":                        {"list", "--lane", ""},
+		"a\nintercom\n:4\n":                           {"list", "--endpoint", ""},
+		strings.Join(deliveryStates, "\n") + "\n:4\n": {"list", "--state", ""},
+		strings.Join(deadReasons, "\n") + "\n:4\n":    {"drop", "--reason", ""},
+		":4\n": {"pause", "crm", ""},
 		strings.Join(intercom.Topics(), "\n") + "\n:4\n": {"erase", "--topic", ""},
 	} {
 		if got := complete(a.address, args...); got != strings.TrimRight(want, " ") {

@@ -1,14 +1,13 @@
 package cli
 
 import (
-	"bytes"
 	"fmt"
-	"io"
 	"os"
+	"strings"
 
 	"github.com/spf13/pflag"
 
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/signature"
 )
 
 // secretEnv names the environment variable that holds the client secret.
@@ -28,48 +27,38 @@ func addSecretFlags(flags *pflag.FlagSet) {
 	flags.String("secret-file", "", "File with the client secret, or with several, one a line")
 }
 
-// clientSecrets returns the secrets from the first source that is given: at least one. An
+// clientSecrets returns the keys of the first source of secrets that is given: at least one. An
 // empty secret is an error: it is a mistake, and the user did not mean the secret of the next
 // source. A warning is written if other users can see the secret.
-func clientSecrets(fl caddycmd.Flags, warnings io.Writer) ([][]byte, error) {
-	var secrets [][]byte
+func clientSecrets(r *run) ([]*signature.Key, error) {
+	var secrets []string
 	var source string
 	switch env, inEnv := os.LookupEnv(secretEnv); {
-	case fl.Changed("secret"):
-		fmt.Fprintln(warnings, "warning: other users of this machine can see the value of --secret in the list of processes; use --secret-file or "+secretEnv)
-		secrets, source = one(fl.String("secret")), "--secret"
-	case fl.Changed("secret-file"):
-		content, err := os.ReadFile(fl.String("secret-file"))
+	case r.Changed("secret"):
+		fmt.Fprintln(r.notes, "warning: other users of this machine can see the value of --secret in the list of processes; use --secret-file or "+secretEnv)
+		secrets, source = []string{r.String("secret")}, "--secret"
+	case r.Changed("secret-file"):
+		content, err := os.ReadFile(r.String("secret-file"))
 		if err != nil {
 			return nil, usagef("reading the client secret of --secret-file: %w", err)
 		}
-		secrets, source = secretLines(content), "the file of --secret-file" //nolint:gosec // a name of an option
+		for line := range strings.Lines(string(content)) { // as client_secret reads it
+			secrets = append(secrets, strings.TrimSpace(line))
+		}
+		source = "the file of --secret-file"
 	case inEnv:
-		secrets, source = one(env), secretEnv
+		secrets, source = []string{env}, secretEnv
 	default:
 		return nil, usagef("no client secret: give it with --secret, --secret-file or the environment variable %s", secretEnv)
 	}
-	if len(secrets) == 0 {
-		return nil, usagef("the client secret of %s is empty: it is on the app's Basic information page in Intercom's Developer Hub", source)
-	}
-	return secrets, nil
-}
-
-func one(secret string) [][]byte {
-	if secret == "" {
-		return nil
-	}
-	return [][]byte{[]byte(secret)}
-}
-
-// secretLines returns the lines that are not blank, without the spaces around them. A file
-// that client_secret follows has one secret a line, the newest first.
-func secretLines(content []byte) [][]byte {
-	var secrets [][]byte
-	for line := range bytes.Lines(content) {
-		if secret := bytes.TrimSpace(line); len(secret) > 0 {
-			secrets = append(secrets, secret)
+	var keys []*signature.Key
+	for _, secret := range secrets {
+		if secret != "" {
+			keys = append(keys, signature.NewKey(secret))
 		}
 	}
-	return secrets
+	if len(keys) == 0 {
+		return nil, usagef("the client secret of %s is empty: it is on the app's Basic information page in Intercom's Developer Hub", source)
+	}
+	return keys, nil
 }

@@ -1,21 +1,20 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"os"
-	"os/signal"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
-
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/signature"
 )
 
 func newSendCommand() *cobra.Command {
@@ -37,15 +36,11 @@ With --header, requests have another header or, with an empty value, do not have
 This includes the signature header, so that refusals can be tested. A header that is
 given twice is sent twice.
 
-With --count, several notifications are sent, one after the other, each when the one
-before it is answered. Each has its own id; with --body, all are the same. With --rate,
-this many are sent per second, even if earlier ones are not answered yet, but at most
-` + fmt.Sprint(maxInFlight) + ` wait for their answer at the same time. The summary counts the answers by
-status, and those that are too late for Intercom: after 500ms it gives the endpoint a
-lower priority, and after 5s it gives up.
+An answer that is late for Intercom is marked: after 500ms it gives the endpoint a lower
+priority, and after 5s it gives up.
 
-Redirects are not followed. The exit code is 0 if every notification was answered
-with a 2xx, 1 if one was not, and 2 if the arguments are wrong.
+Redirects are not followed. The exit code is 0 if the answer is a 2xx, 1 if it is not,
+and 2 if the arguments are wrong.
 
 Examples:
 
@@ -54,8 +49,6 @@ Examples:
 	$ caddy intercom-webhook send --body captured.json http://localhost:8080/intercom
 
 	$ caddy intercom-webhook send ping http://localhost:8080/intercom --header 'X-Hub-Signature: sha1=0'
-
-	$ caddy intercom-webhook send ticket.created http://localhost:8080/intercom --count 6000 --rate 100
 
 	$ caddy intercom-webhook send app-request health-check http://localhost:8080/intercom
 `,
@@ -66,8 +59,6 @@ Examples:
 	flags := cmd.Flags()
 	addSecretFlags(flags)
 	flags.String("body", "", "File to send as it is, - for standard input")
-	flags.Int("count", 1, "How many notifications to send")
-	flags.Float64("rate", 0, "Notifications per second (0 = each when the one before it is answered)")
 	flags.Bool("list", false, "Print what can be sent, and send nothing")
 	addRequestFlags(flags)
 	cmd.AddCommand(newSendAppRequestCommand())
@@ -82,74 +73,36 @@ func addRequestFlags(flags *pflag.FlagSet) {
 	flags.Bool("json", false, "Print JSON")
 }
 
-// runSend sends the notifications and prints the answers.
-func runSend(cmd *cobra.Command, args []string) error {
-	fl := caddycmd.Flags{FlagSet: cmd.Flags()}
-	if fl.Bool("list") {
-		return listSamples(cmd.OutOrStdout(), fl.Bool("json"))
+// runSend sends a notification and prints the answer.
+func runSend(ctx context.Context, r *run, args []string) error {
+	if r.Bool("list") {
+		return listSamples(r)
 	}
-	topic, target, err := sendArgs(args, fl.String("body"))
+	topic, target, err := sendArgs(args, r.String("body"))
 	if err != nil {
 		return err
 	}
-	s, err := newSender(fl, target, cmd.ErrOrStderr())
+	s, err := newSender(r, target)
 	if err != nil {
 		return err
 	}
-	s.scheme, s.name = notificationScheme, topic
-	if s.body, err = readBody(fl.String("body"), cmd.InOrStdin()); err != nil {
-		return err
+	s.scheme, s.name = signature.Hub, topic
+	answer, err := s.sendAndPrint(ctx, r)
+	if err == nil && !answer.ok() {
+		err = answer.notAccepted()
 	}
-	l, err := newSendLoad(fl)
-	if err != nil {
-		return err
-	}
-	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
-	defer stop()
-
-	if l.count == 1 {
-		r := s.send(ctx)
-		if r.err != nil {
-			return r.err
-		}
-		if fl.Bool("json") {
-			err = printJSON(cmd.OutOrStdout(), r)
-		} else {
-			r.report(cmd.OutOrStdout())
-		}
-		if err == nil && !r.ok() {
-			err = fmt.Errorf("answered %s: Intercom would count this as failed", statusText(r.Status))
-		}
-		return err
-	}
-
-	t := l.run(ctx, s, cmd.ErrOrStderr())
-	if fl.Bool("json") {
-		if err := printJSON(cmd.OutOrStdout(), t); err != nil {
-			return err
-		}
-	} else {
-		t.report(cmd.OutOrStdout())
-	}
-	if t.ok < l.count {
-		return fmt.Errorf("%d of %d notifications were not answered with a 2xx", l.count-t.ok, l.count)
-	}
-	return nil
+	return err
 }
 
 // listSamples prints what can be sent.
-func listSamples(w io.Writer, asJSON bool) error {
+func listSamples(r *run) error {
 	for _, topic := range intercom.Topics() {
-		if !asJSON {
-			fmt.Fprintln(w, topic)
-		} else if err := printJSON(w, map[string]string{"topic": topic}); err != nil {
+		if err := r.print(map[string]string{"topic": topic}, func(out io.Writer) { fmt.Fprintln(out, topic) }); err != nil {
 			return err
 		}
 	}
 	for _, kind := range intercom.AppRequestKinds() {
-		if !asJSON {
-			fmt.Fprintln(w, "app-request", kind)
-		} else if err := printJSON(w, map[string]string{"app_request": kind}); err != nil {
+		if err := r.print(map[string]string{"app_request": kind}, func(out io.Writer) { fmt.Fprintln(out, "app-request", kind) }); err != nil {
 			return err
 		}
 	}
@@ -157,15 +110,15 @@ func listSamples(w io.Writer, asJSON bool) error {
 }
 
 // newSender makes a sender to a URL from the flags.
-func newSender(fl caddycmd.Flags, target string, warnings io.Writer) (*sender, error) {
-	if err := checkURL(target); err != nil {
+func newSender(r *run, target string) (*sender, error) {
+	if err := checkURL("url", target); err != nil {
 		return nil, err
 	}
-	secrets, err := clientSecrets(fl, warnings)
+	keys, err := clientSecrets(r)
 	if err != nil {
 		return nil, err
 	}
-	fields, err := fl.GetStringArray("header")
+	fields, err := r.GetStringArray("header")
 	if err != nil {
 		return nil, err
 	}
@@ -173,21 +126,27 @@ func newSender(fl caddycmd.Flags, target string, warnings io.Writer) (*sender, e
 	if err != nil {
 		return nil, err
 	}
-	timeout := fl.Duration("timeout")
+	timeout := r.Duration("timeout")
 	if timeout <= 0 {
 		return nil, usagef("timeout %s must be longer than 0", timeout)
 	}
+	body, err := readBody(r.String("body"), r.in)
+	if err != nil {
+		return nil, err
+	}
 	return &sender{
-		client:  newSendClient(timeout, fl.Bool("insecure")),
+		client:  newSendClient(timeout, r.Bool("insecure")),
 		url:     target,
-		secret:  secrets[0],
+		body:    body,
+		key:     keys[0],
 		headers: headers,
 	}, nil
 }
 
-func checkURL(target string) error {
+// checkURL returns an error if what, an argument or a flag, is no URL that requests can be sent to.
+func checkURL(what, target string) error {
 	if u, err := url.Parse(target); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
-		return usagef("url %q must start with http:// or https:// and a host", target)
+		return usagef("%s %q must start with http:// or https:// and a host, as in http://localhost:3000/hook", what, strings.TrimSpace(target))
 	}
 	return nil
 }
@@ -215,19 +174,30 @@ func readBody(file string, stdin io.Reader) ([]byte, error) {
 	if file == "" {
 		return nil, nil
 	}
-	body, err := readFile(file, stdin)
+	const maxBody = 64 << 20
+	body, err := readFile(file, stdin, maxBody)
 	if err != nil {
 		return nil, usagef("reading the body of --body: %w", err)
 	}
 	return body, nil
 }
 
-// readFile reads a file that the user has named; "-" is standard input.
-func readFile(name string, stdin io.Reader) ([]byte, error) {
-	if name == "-" {
-		return io.ReadAll(stdin)
+// readFile reads a file that the user has named; "-" is standard input. What is larger than most
+// is an error.
+func readFile(name string, stdin io.Reader, most int64) ([]byte, error) {
+	if name != "-" {
+		file, err := os.Open(name) //nolint:gosec // named by the user
+		if err != nil {
+			return nil, err
+		}
+		defer file.Close()
+		stdin = file
 	}
-	return os.ReadFile(name) //nolint:gosec // named by the user
+	content, err := io.ReadAll(io.LimitReader(stdin, most+1))
+	if err == nil && int64(len(content)) > most {
+		err = fmt.Errorf("%s is larger than %d MiB", name, most>>20)
+	}
+	return content, err
 }
 
 // parseHeaders reads fields of the form "Name: value". A header without a value becomes

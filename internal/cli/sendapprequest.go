@@ -1,19 +1,15 @@
 package cli
 
 import (
-	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
-	"io"
-	"os"
-	"os/signal"
 
 	"github.com/spf13/cobra"
 
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
-
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/signature"
 )
 
 func newSendAppRequestCommand() *cobra.Command {
@@ -55,56 +51,28 @@ Examples:
 	return cmd
 }
 
-func runSendAppRequest(cmd *cobra.Command, args []string) error {
-	fl := caddycmd.Flags{FlagSet: cmd.Flags()}
+func runSendAppRequest(ctx context.Context, r *run, args []string) error {
 	kind := args[0]
-	kinds := intercom.AppRequestKinds()
 	sample, err := intercom.NewAppRequest(kind)
 	if err != nil {
-		return usagef("app request %q is not known: the kinds are %s", kind, option.Choices(kind, kinds))
+		return usagef("app request %q is not known: the kinds are %s", kind, option.Choices(kind, intercom.AppRequestKinds()))
 	}
-	s, err := newSender(fl, args[1], cmd.ErrOrStderr())
+	s, err := newSender(r, args[1])
 	if err != nil {
 		return err
 	}
-	s.scheme, s.name = appRequestScheme, kind
-	if s.body, err = readBody(fl.String("body"), cmd.InOrStdin()); err != nil {
-		return err
-	}
+	s.scheme, s.name = signature.Body, kind
 	if s.body == nil {
 		s.body = sample
 	}
-	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
-	defer stop()
-	r := s.send(ctx)
-	switch {
-	case r.err != nil:
-		return r.err
-	case fl.Bool("json"):
-		err = printJSON(cmd.OutOrStdout(), r)
-	default:
-		reportAppRequest(cmd.OutOrStdout(), r)
-	}
+	answer, err := s.sendAndPrint(ctx, r)
 	switch {
 	case err != nil:
 		return err
-	case !r.ok():
-		return fmt.Errorf("answered %s: Intercom would count this as failed", statusText(r.Status))
-	case kind != "uninstall" && !json.Valid(r.body):
+	case !answer.ok():
+		return answer.notAccepted()
+	case kind != "uninstall" && !json.Valid(answer.body):
 		return fmt.Errorf("the answer to %s is not JSON: Intercom cannot use it", kind)
 	}
 	return nil
-}
-
-// reportAppRequest prints one line for the answer, and its body.
-func reportAppRequest(w io.Writer, r sendResult) {
-	fmt.Fprintf(w, "%s in %s, %s bytes sent, %s\n", statusText(r.Status), roundTime(r.took), comma(r.Bytes), r.Name)
-	text := r.Answer
-	var pretty bytes.Buffer
-	if json.Indent(&pretty, r.body, "", "  ") == nil {
-		text = printable(pretty.Bytes())
-	}
-	if text != "" {
-		fmt.Fprintln(w, text)
-	}
 }

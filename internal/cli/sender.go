@@ -3,25 +3,19 @@ package cli
 import (
 	"bytes"
 	"context"
-	"crypto/hmac"
-	"crypto/sha1"
-	"crypto/sha256"
 	"crypto/tls"
-	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"maps"
 	"net"
 	"net/http"
 	"strings"
 	"time"
-	"unicode"
-
-	"github.com/dustin/go-humanize"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/signature"
 )
 
 const (
@@ -37,34 +31,11 @@ const (
 type sender struct {
 	client  *http.Client
 	url     string
-	scheme  scheme
+	scheme  *signature.Scheme
 	name    string // the topic, or the kind of app request
 	body    []byte // if nil, each request gets a sample notification of the topic
-	secret  []byte
+	key     *signature.Key
 	headers http.Header // replace the usual headers with the same names
-}
-
-// scheme is one of the two ways in which Intercom signs requests.
-type scheme struct {
-	header  string
-	prefix  string
-	newHash func() hash.Hash
-}
-
-var (
-	notificationScheme = scheme{intercom.HubSignature, intercom.HubSignaturePrefix, sha1.New}
-	appRequestScheme   = scheme{intercom.BodySignature, "", sha256.New}
-)
-
-// sign returns the value of the header.
-func (s scheme) sign(body, secret []byte) string {
-	return s.prefix + hex.EncodeToString(s.mac(body, secret))
-}
-
-func (s scheme) mac(body, secret []byte) []byte {
-	mac := hmac.New(s.newHash, secret)
-	mac.Write(body)
-	return mac.Sum(nil)
 }
 
 // sendResult is the answer to one request.
@@ -74,7 +45,7 @@ type sendResult struct {
 	Bytes   int         `json:"bytes"`        // the size of the body sent
 	Status  int         `json:"status"`
 	Seconds float64     `json:"seconds"`
-	Answer  string      `json:"answer,omitempty"` // the beginning of the answer's body, safe to print
+	Answer  string      `json:"answer,omitempty"` // the beginning of the answer's body
 	body    []byte      // the beginning of the answer's body, as it is
 	header  http.Header // of the answer
 	took    time.Duration
@@ -84,8 +55,7 @@ type sendResult struct {
 func newSendClient(timeout time.Duration, insecure bool) *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: insecure} //nolint:gosec // only with --insecure
-	transport.MaxIdleConnsPerHost = maxInFlight
-	transport.DisableCompression = true // Intercom is not known to send Accept-Encoding
+	transport.DisableCompression = true                                   // Intercom is not known to send Accept-Encoding
 	return &http.Client{
 		Transport:     transport,
 		Timeout:       timeout,
@@ -135,7 +105,7 @@ func (s *sender) request(ctx context.Context, body []byte) (*http.Request, error
 		return nil, fmt.Errorf("making a request: %w", err)
 	}
 	req.Header.Set("User-Agent", "intercom-parrot-service-client/1.0")
-	req.Header.Set(s.scheme.header, s.scheme.sign(body, s.secret))
+	req.Header.Set(s.scheme.Header, s.key.Header(s.scheme, body))
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("Content-Type", "application/json")
 	maps.Copy(req.Header, s.headers)
@@ -160,7 +130,7 @@ func (s *sender) roundTrip(req *http.Request, r *sendResult) {
 		return
 	}
 	r.Status, r.header, r.body = resp.StatusCode, resp.Header, answer
-	r.Answer = printable(answer[:min(len(answer), maxAnswerShown)])
+	r.Answer = strings.TrimSpace(string(answer[:min(len(answer), maxAnswerShown)]))
 }
 
 // explain adds to an error what the user can do about it.
@@ -177,18 +147,36 @@ func (s *sender) explain(err error) error {
 	}
 }
 
+// sendAndPrint sends one request and prints the answer.
+func (s *sender) sendAndPrint(ctx context.Context, r *run) (sendResult, error) {
+	result := s.send(ctx)
+	if result.err != nil {
+		return result, result.err
+	}
+	return result, r.print(result, func(out io.Writer) { result.report(out, s.scheme == signature.Body) })
+}
+
 // ok reports whether the answer was a 2xx.
 func (r sendResult) ok() bool { return intercom.Accepts(r.Status) }
 
-// report prints one line for the answer and, if it is not a 2xx, the beginning of its body.
-func (r sendResult) report(w io.Writer) {
+// notAccepted returns the error for an answer that is no 2xx.
+func (r sendResult) notAccepted() error {
+	return fmt.Errorf("answered %s: Intercom would count this as failed", statusText(r.Status))
+}
+
+// report prints one line for the answer. If it is not a 2xx, or somebody waits for it, its body
+// follows.
+func (r sendResult) report(w io.Writer, awaited bool) {
 	fmt.Fprintf(w, "%s in %s%s, %s bytes sent", statusText(r.Status), roundTime(r.took), lateness(r.took), comma(r.Bytes))
 	if name := strings.TrimSpace(r.Name + " " + r.ID); name != "" {
-		fmt.Fprintf(w, ", %s", name)
+		fmt.Fprintf(w, ", %s", escape(name))
 	}
 	fmt.Fprintln(w)
-	if !r.ok() && r.Answer != "" {
-		fmt.Fprintln(w, r.Answer)
+	switch {
+	case awaited && json.Valid(r.body):
+		fmt.Fprintln(w, prettyBody(r.body))
+	case (awaited || !r.ok()) && r.Answer != "":
+		fmt.Fprintln(w, escapeLines(r.Answer))
 	}
 }
 
@@ -208,18 +196,4 @@ func lateness(took time.Duration) string {
 	default:
 		return ""
 	}
-}
-
-func comma(n int) string { return humanize.Comma(int64(n)) }
-
-func roundTime(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }
-
-// printable makes text from a server safe to print on a terminal.
-func printable(text []byte) string {
-	return strings.TrimSpace(strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' || unicode.IsPrint(r) {
-			return r
-		}
-		return unicode.ReplacementChar
-	}, string(text)))
 }

@@ -50,7 +50,7 @@ func newProgress(out io.Writer, verb string) *progress {
 }
 
 // show replaces the line.
-func (p *progress) show(done, total int) {
+func (p *progress) show(done, total int64) {
 	if !isTerminal(p.out) || total == 0 {
 		return
 	}
@@ -59,7 +59,7 @@ func (p *progress) show(done, total int) {
 		rest := time.Duration(float64(passed) / float64(done) * float64(total-done))
 		left = fmt.Sprintf(", about %s left", rest.Round(time.Second))
 	}
-	fmt.Fprintf(p.out, "\r\x1b[K%s %s of %s (%d%%)%s", p.verb, comma(done), comma(total), int64(done)*100/int64(total), left)
+	fmt.Fprintf(p.out, "\r\x1b[K%s %s of %s (%d%%)%s", p.verb, comma(done), comma(total), done*100/total, left)
 	p.shown = true
 }
 

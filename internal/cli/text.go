@@ -4,11 +4,16 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
+	"text/tabwriter"
 	"time"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
+
+	"github.com/dustin/go-humanize"
 )
 
 // escape makes text that comes from outside safe to print in one line of a terminal. Each
@@ -28,18 +33,100 @@ func escape(text string) string {
 	return b.String()
 }
 
-// prettyBody returns a body for a terminal, indented if it is JSON.
-func prettyBody(body []byte) string {
-	text, safe := string(body), escape
-	var pretty bytes.Buffer
-	if utf8.Valid(body) && json.Indent(&pretty, body, "", "  ") == nil {
-		text, safe = pretty.String(), escapeJSON
-	}
+// escapeLines is escape for text of several lines.
+func escapeLines(text string) string {
 	lines := strings.Split(text, "\n")
 	for i, line := range lines {
-		lines[i] = safe(line)
+		lines[i] = escape(line)
 	}
 	return strings.Join(lines, "\n")
+}
+
+// escapeJSON makes a line of JSON from outside safe to print on a terminal. It writes characters
+// that do not print as JSON does, so that the line keeps its meaning.
+func escapeJSON(text string) string {
+	if !strings.ContainsFunc(text, unprintable) && utf8.ValidString(text) {
+		return text
+	}
+	var safe strings.Builder
+	for _, r := range text {
+		switch {
+		case !unprintable(r):
+			safe.WriteRune(r)
+		case r <= 0xffff:
+			fmt.Fprintf(&safe, `\u%04x`, r)
+		default:
+			high, low := utf16.EncodeRune(r)
+			fmt.Fprintf(&safe, `\u%04x\u%04x`, high, low)
+		}
+	}
+	return safe.String()
+}
+
+// unprintable reports whether a terminal may take a character for something else than text.
+func unprintable(r rune) bool { return !unicode.IsPrint(r) && r != ' ' }
+
+// printJSON prints a value as one line.
+func printJSON(w io.Writer, value any) error {
+	var line bytes.Buffer
+	encoder := json.NewEncoder(&line)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(value); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(w, escapeJSON(strings.TrimSuffix(line.String(), "\n")))
+	return err
+}
+
+// prettyBody returns a body for a terminal, indented if it is JSON.
+func prettyBody(body []byte) string {
+	var pretty bytes.Buffer
+	if !utf8.Valid(body) || indentedSize(body) > maxIndented || json.Indent(&pretty, body, "", "  ") != nil {
+		return escapeLines(string(body))
+	}
+	lines := strings.Split(pretty.String(), "\n")
+	for i, line := range lines {
+		lines[i] = escapeJSON(line)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// maxIndented is how large JSON may become by being indented, in bytes: the size of what is
+// nested deeply is multiplied by its depth.
+const maxIndented = 32 << 20
+
+// indentedSize returns the size of JSON that is indented by 2.
+func indentedSize(document []byte) int {
+	size, depth := len(document), 0
+	for i := 0; i < len(document); i++ {
+		switch document[i] {
+		case '"':
+			i += stringLength(document[i:]) - 1
+			continue
+		case '[', '{':
+			depth++
+		case ']', '}':
+			depth--
+		case ',':
+		default:
+			continue
+		}
+		size += 2 + 2*max(depth, 0)
+	}
+	return size
+}
+
+// stringLength returns the length of the JSON string at the start of text, with its quotes.
+func stringLength(text []byte) int {
+	for i := 1; i < len(text); i++ {
+		switch text[i] {
+		case '\\':
+			i++
+		case '"':
+			return i + 1
+		}
+	}
+	return len(text)
 }
 
 // shorten cuts text after so many characters.
@@ -50,28 +137,49 @@ func shorten(text string, most int) string {
 	return string([]rune(text)[:most-1]) + "…"
 }
 
-// cells makes the cells of a table's row safe to print. An empty one becomes a dash.
-func cells(texts ...string) []string {
-	for i, text := range texts {
-		if texts[i] = escape(text); text == "" {
-			texts[i] = "-"
-		}
-	}
-	return texts
-}
-
-// localTime writes a time for a person; empty if there is none.
+// localTime writes a time for a person, as filters take it; empty if there is none.
 func localTime(at time.Time) string {
 	if at.IsZero() {
 		return ""
 	}
-	return at.Local().Format(time.DateTime)
+	return at.Local().Format(time.RFC3339)
 }
 
-// count writes a number and the name of what is counted.
-func count(n int, name string) string {
-	if n == 1 {
+// seconds writes how long something took.
+func seconds(s float64) string { return roundTime(time.Duration(s * float64(time.Second))).String() }
+
+func roundTime(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }
+
+// count writes a number and the name of what is counted, which ends with y or takes an s.
+func count[N int | int64](n N, name string) string {
+	plural, isY := strings.CutSuffix(name, "y")
+	switch {
+	case n == 1:
 		return "1 " + name
+	case isY:
+		return comma(n) + " " + plural + "ies"
+	default:
+		return comma(n) + " " + name + "s"
 	}
-	return comma(n) + " " + name + "s"
+}
+
+func comma[N int | int64](n N) string { return humanize.Comma(int64(n)) }
+
+// table is a table of text. Flush prints it.
+type table struct{ *tabwriter.Writer }
+
+func newTable(out io.Writer, head ...string) table {
+	t := table{tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)}
+	t.row(head...)
+	return t
+}
+
+// row adds a row. Its cells are made safe to print, and an empty one becomes a dash.
+func (t table) row(cells ...string) {
+	for i, text := range cells {
+		if cells[i] = escape(text); text == "" {
+			cells[i] = "-"
+		}
+	}
+	fmt.Fprintln(t, strings.Join(cells, "\t"))
 }

@@ -2,15 +2,18 @@ package cli
 
 import (
 	"cmp"
+	"context"
+	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
-
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
@@ -26,18 +29,15 @@ one if newer versions do not have them, and what is unusual about them. The patt
 those of the Caddyfile, as in conversation.* or *.created. Quote them, so that the shell
 leaves the * to this command.
 
-With --config, it prints where the notifications of each topic go: the lanes of the routes
-that take them, in the order of the routes, and the lanes of copies. In brackets are the
-workspaces to whose notifications a route is limited. A ? after a lane means that the route
-takes only some of them, because it has other matchers, or the copy is a sample. A - at the
-end of the lanes means that nobody takes the rest: without a queue it is answered with 200
-and lost, with a queue it becomes dead letters. A ping that no route takes is answered by
-intercom_webhook itself. With --json, routes and copies are lists of objects: lane,
-workspaces (none: all), sometimes (the ?); and certain is true if the routes leave no rest.
+With --route, it asks a running Caddy where a notification of a topic would go: for each
+intercom_webhook the lane of the route that it fits, the lanes of copies, and why it goes
+to none of the routes before. With --workspace, the notification is of this workspace. The
+Caddy is asked at its admin endpoint (--address).
 
 Intercom adds topics without notice. Unknown ones work: they are routed by their patterns.
 
-The exit code is 0, or 1 if no known topic fits, and 2 if the arguments are wrong.
+The exit code is 0, or 1 if no known topic fits or the Caddy cannot be asked, and 2 if the
+arguments are wrong.
 
 Examples:
 
@@ -45,16 +45,18 @@ Examples:
 
 	$ caddy intercom-webhook topics 'conversation.*' --json
 
-	$ caddy intercom-webhook topics --config /etc/caddy/Caddyfile
+	$ caddy intercom-webhook topics --route conversation.user.created --workspace tulip4
 `,
 		Args:              cobra.ArbitraryArgs,
 		ValidArgsFunction: completeTopic,
 		RunE:              runE(runTopics),
 	}
 	flags := cmd.Flags()
-	flags.StringP("config", "c", "", "Config file whose routes are printed")
-	flags.StringP("adapter", "a", "", "Name of the config adapter to apply to --config")
-	flags.Bool("json", false, "Print JSON, a topic a line")
+	flags.String("route", "", "Topic whose route in a running Caddy is printed")
+	flags.String("workspace", "", "Workspace of the notification of --route")
+	flags.Bool("json", false, "Print JSON, a topic or an intercom_webhook a line")
+	addAdminFlags(cmd)
+	_ = cmd.RegisterFlagCompletionFunc("route", completeTopic) // the flag exists
 	return cmd
 }
 
@@ -63,8 +65,15 @@ func completeTopic(*cobra.Command, []string, string) ([]string, cobra.ShellCompD
 	return intercom.Topics(), cobra.ShellCompDirectiveNoFileComp
 }
 
-func runTopics(cmd *cobra.Command, args []string) error {
-	fl := caddycmd.Flags{FlagSet: cmd.Flags()}
+func runTopics(ctx context.Context, r *run, args []string) error {
+	switch {
+	case r.Changed("route") && len(args) > 0:
+		return usagef("--route takes one topic, and no patterns: give either")
+	case r.Changed("route"):
+		return printRoutes(ctx, r)
+	case r.Changed("workspace"):
+		return usagef("--workspace is for --route: give the topic with --route")
+	}
 	for _, pattern := range args {
 		if err := topicpattern.Check(pattern); err != nil {
 			return usageError{err}
@@ -78,17 +87,7 @@ func runTopics(cmd *cobra.Command, args []string) error {
 			return fmt.Errorf("topic pattern %q fits no known topic: the nearest is %s", pattern, topicpattern.Nearest(pattern))
 		}
 	}
-	if file := fl.String("config"); file != "" {
-		c, err := readConfig(file, fl.String("adapter"))
-		if err != nil {
-			return usageError{err}
-		}
-		if len(c.endpoints) == 0 {
-			return errNoEndpoint
-		}
-		return printDestinations(cmd.OutOrStdout(), topics, c.endpoints, fl.Bool("json"))
-	}
-	return printTopics(cmd.OutOrStdout(), topics, fl.Bool("json"))
+	return printTopics(r.out, topics, r.Bool("json"))
 }
 
 // printTopics prints what is known about topics.
@@ -116,71 +115,42 @@ func printTopics(w io.Writer, topics []intercom.Topic, asJSON bool) error {
 	return table.Flush()
 }
 
-// destinationLine is where the notifications of a topic go, as JSON.
-type destinationLine struct {
-	Topic    string `json:"topic"`
-	Endpoint string `json:"endpoint"`
-	destination
-}
-
-// printDestinations prints where the notifications of topics go.
-func printDestinations(w io.Writer, topics []intercom.Topic, endpoints []endpointConfig, asJSON bool) error {
-	for i, e := range endpoints {
-		if asJSON {
-			for _, topic := range topics {
-				if err := printJSON(w, destinationLine{topic.Name, e.place, e.destinationOf(topic.Name)}); err != nil {
-					return err
-				}
-			}
-			continue
-		}
-		if i > 0 {
-			fmt.Fprintln(w)
-		}
-		if len(endpoints) > 1 {
-			fmt.Fprintf(w, "# %s\n", e.place)
-		}
-		head := []string{"TOPIC", "LANE"}
-		if len(e.Copies) > 0 {
-			head = append(head, "COPIES")
-		}
-		table := newTable(w, head...)
-		for _, topic := range topics {
-			d := e.destinationOf(topic.Name)
-			cells := []string{topic.Name, e.describe(topic.Name, d)}
-			if len(e.Copies) > 0 {
-				cells = append(cells, cmp.Or(strings.Join(lanesOf(d.Copies), ", "), "-"))
-			}
-			table.row(cells...)
-		}
-		if err := table.Flush(); err != nil {
+// printRoutes prints where a notification would go in a running Caddy.
+func printRoutes(ctx context.Context, r *run) error {
+	query := url.Values{"topic": {r.String("route")}}
+	if !topicpattern.IsTopic(query.Get("topic")) {
+		return usagef("--route %q is no topic: it has the form conversation.user.created", query.Get("topic"))
+	}
+	if r.Changed("workspace") {
+		query.Set("workspace", r.String("workspace"))
+	}
+	admin, err := newAdminClient(r.Flags)
+	if err != nil {
+		return err
+	}
+	n, out := 0, r.out
+	err = eachLine(admin.lines(ctx, http.MethodGet, adminapi.RoutePath, query), func(route adminapi.Route, line json.RawMessage) error {
+		if n++; r.Bool("json") {
+			_, err := fmt.Fprintln(out, escapeJSON(string(line)))
 			return err
 		}
+		place := "intercom_webhook"
+		for _, part := range [][2]string{{" of server ", route.Server}, {", queue ", route.Endpoint}} {
+			if part[1] != "" {
+				place += part[0] + part[1]
+			}
+		}
+		fmt.Fprintf(out, "%s\n  lane: %s\n", escape(place), escape(cmp.Or(route.Lane, "none: no route fits")))
+		if len(route.Copies) > 0 {
+			fmt.Fprintf(out, "  copies: %s\n", escape(strings.Join(route.Copies, ", ")))
+		}
+		for _, p := range route.Passed {
+			fmt.Fprintf(out, "  not %s: %s\n", escape(p.Lane), escape(p.Why))
+		}
+		return nil
+	})
+	if err == nil && n == 0 {
+		err = fmt.Errorf("the Caddy at %s has no intercom_webhook: name another one with --address", admin.address)
 	}
-	return nil
-}
-
-// describe returns where the notifications of a topic go: the routes in their order, and what
-// becomes of those that none of them takes.
-func (e endpointConfig) describe(topic string, d destination) string {
-	if len(e.Routes) == 0 {
-		return "(the next handler)"
-	}
-	words := lanesOf(d.Routes)
-	switch {
-	case d.Certain:
-	case topic == intercom.TopicPing:
-		words = append(words, "(answered here)")
-	default:
-		words = append(words, "-")
-	}
-	return strings.Join(words, ", ")
-}
-
-func lanesOf(takers []taker) []string {
-	var lanes []string
-	for _, t := range takers {
-		lanes = append(lanes, t.String())
-	}
-	return lanes
+	return err
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -40,68 +41,47 @@ func TestTopicsAreCompleted(t *testing.T) {
 	}
 }
 
-// routedConfig is a config whose handler has routes and copies.
-const routedConfig = `{"apps":{"http":{"servers":{"srv0":{"routes":[{"match":[{"host":["hooks.example.com"]}],"handle":[{"handler":"subroute","routes":[
-	{"match":[{"path":["/intercom"]}],"handle":[{"handler":"intercom_webhook","routes":[
-		{"lane":"eu","match":[{"intercom_topic":["conversation.*"],"intercom_workspace":["tulip4"]}]},
-		{"lane":"key","match":[{"intercom_topic":["*.read"],"intercom_workspace":["tulip4","rose5"]},{"intercom_topic":["article.*"],"intercom_workspace":["lily6"],"path":["/some"]}]},
-		{"lane":"rest","match":[{"intercom_topic":["company.*","ping"],"intercom_workspace":["tulip4"]}]},
-		{"match":[{"intercom_topic":["conversation.*","ticket.*"]}]},
-		{"match":[{"intercom_topic":["ticket.*"]},{"intercom_topic":["user.*"]}]},
-		{"match":[{"intercom_topic":["user.created"]}]},
-		{"match":[{"intercom_topic":["contact.*","article.*"],"path":["/some"]}]}
-	],"copies":[
-		{"match":[{"intercom_topic":["ticket.created"]}]},
-		{"lane":"staging","sample":10,"match":[{"intercom_topic":["ticket.created"],"intercom_workspace":["tulip4"]}]}
-	]}]}]}]}]}}}}}`
-
-func TestTopicsOfAConfig(t *testing.T) {
-	file := writeFile(t, routedConfig)
-	stdout, _, code, err := runCommand(t, nil, "topics", "--config", file)
+func TestRouteOfATopic(t *testing.T) {
+	a := newFakeAdmin(t)
+	a.answers["GET route"] = []string{
+		`{"endpoint":"intercom","server":"srv0","lane":"support","copies":["copy-default","staging"],"passed":[{"lane":"eu","why":"only for the workspaces tulip4 and rose5"},{"lane":"x\u001b","why":"\u009b"}]}`,
+		`{"lane":"","copies":[],"passed":[]}`,
+	}
+	stdout, _, code, err := runCommand(t, nil, "topics", "--address", a.address, "--route", "ticket.created", "--workspace", "lily6")
 	if err != nil || code != exitFine {
 		t.Fatalf("code %d, error %v", code, err)
 	}
-	got := make(map[string]string)
-	for line := range strings.Lines(stdout) {
-		topic, to, _ := strings.Cut(strings.TrimSpace(line), " ")
-		got[topic] = strings.TrimSuffix(strings.Join(strings.Fields(to), " "), " -") // no copies
-	}
-	for topic, want := range map[string]string{
-		"conversation.user.created": "eu (for tulip4), conversation",
-		"conversation.read":         "eu (for tulip4), key (for rose5), conversation",
-		"ticket.closed":             "conversation",
-		"ticket.created":            "conversation copy-ticket-created, staging? (for tulip4)",
-		"user.created":              "ticket",
-		"company.created":           "rest (for tulip4), -",
-		"article.created":           "key? (for lily6), contact?, -",
-		"call.started":              "-",
-		"ping":                      "rest (for tulip4), (answered here)",
-	} {
-		if got[topic] != want {
-			t.Errorf("%s goes to %q, want %q", topic, got[topic], want)
-		}
-	}
-
-	stdout, _, _, err = runCommand(t, nil, "topics", "ticket.created", "conversation.read", "article.created", "--json", "--config", file)
-	want := `{"topic":"article.created","endpoint":"hooks.example.com /intercom","routes":[{"lane":"key","workspaces":["lily6"],"sometimes":true},{"lane":"contact","sometimes":true}],"certain":false}
-{"topic":"conversation.read","endpoint":"hooks.example.com /intercom","routes":[{"lane":"eu","workspaces":["tulip4"]},{"lane":"key","workspaces":["rose5"]},{"lane":"conversation"}],"certain":true}
-{"topic":"ticket.created","endpoint":"hooks.example.com /intercom","routes":[{"lane":"conversation"}],"certain":true,"copies":[{"lane":"copy-ticket-created"},{"lane":"staging","workspaces":["tulip4"],"sometimes":true}]}
-`
-	if err != nil || stdout != want {
+	wantText(t, "routes", stdout, `
+intercom_webhook of server srv0, queue intercom
+  lane: support
+  copies: copy-default, staging
+  not eu: only for the workspaces tulip4 and rose5
+  not x\x1b: \u009b
+intercom_webhook
+  lane: none: no route fits
+`[1:])
+	stdout, _, _, err = runCommand(t, nil, "topics", "--address", a.address, "--route", "brand.new", "--json")
+	if want := strings.Join(a.answers["GET route"], "\n") + "\n"; err != nil || stdout != want {
 		t.Errorf("error %v, got %s", err, stdout)
 	}
+	if got, want := a.asked(), []string{"GET route?topic=ticket.created&workspace=lily6", "GET route?topic=brand.new"}; !slices.Equal(got, want) {
+		t.Errorf("asked %q, want %q", got, want)
+	}
 
-	for name, test := range map[string]struct {
-		config string
-		code   int
-		want   string
+	a.answers["GET route"] = nil
+	for want, test := range map[string]struct {
+		args []string
+		code int
 	}{
-		"no intercom_webhook": {writeFile(t, `{}`), exitFailed, "the config has no intercom_webhook"},
-		"no file":             {"does/not/exist", exitUsage, "no such file"},
+		"has no intercom_webhook":      {[]string{"--route", "ping"}, exitFailed},
+		`--route "a..b" is no topic`:   {[]string{"--route", "a..b"}, exitUsage},
+		`--route "" is no topic`:       {[]string{"--route", ""}, exitUsage},
+		"and no patterns: give either": {[]string{"--route", "ping", "ping"}, exitUsage},
+		"--workspace is for --route":   {[]string{"--workspace", "tulip4"}, exitUsage},
 	} {
-		_, _, code, err := runCommand(t, nil, "topics", "--config", test.config)
-		if code != test.code || err == nil || !strings.Contains(err.Error(), test.want) {
-			t.Errorf("%s: code %d, error %v", name, code, err)
+		_, _, code, err := runCommand(t, nil, append([]string{"topics", "--address", a.address}, test.args...)...)
+		if code != test.code || err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: code %d, error %v", test.args, code, err)
 		}
 	}
 }

@@ -1,2 +1,117 @@
 // Package postgres is the engine of the queue that keeps notifications in PostgreSQL.
 package postgres
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/zap"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
+)
+
+// database is a PostgreSQL database, which several instances may share.
+type database struct {
+	work
+	peers
+	upkeep
+	inspector
+	mover
+}
+
+// Open connects, and makes the schema and its tables if need be. The schema may be empty, for
+// the default. Errors that only a person can fix are db.PermanentErrors.
+func Open(ctx context.Context, url, schema string, logger *zap.Logger) (db.DB, error) {
+	d, err := open(ctx, url, schema, logger)
+	if err != nil {
+		return nil, err
+	}
+	// others must not take over what this instance claims before its first heartbeat
+	err = d.work.run(ctx, plainly, statement{sql: `INSERT INTO {s}instance (id) VALUES ($1::text)`, args: []any{d.Instance()}})
+	if err != nil {
+		d.peers.pool.Close()
+		return nil, openError(fmt.Errorf("telling other instances of this one: %w", err))
+	}
+	return d, nil
+}
+
+// Join opens the database to move notifications into it, while others may use it.
+func Join(ctx context.Context, url, schema string, logger *zap.Logger) (db.Joined, error) {
+	d, err := open(ctx, url, schema, logger)
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+func open(ctx context.Context, url, schema string, logger *zap.Logger) (*database, error) {
+	if schema == "" {
+		schema = defaultSchema
+	}
+	config, name, err := parseURL(url)
+	if err == nil && !schemaPattern.MatchString(schema) {
+		err = errSchema
+	}
+	if err != nil {
+		return nil, &db.PermanentError{Err: err}
+	}
+	c, err := newClient(ctx, config, name, schema, newInstance(), logger)
+	if err != nil {
+		return nil, openError(err)
+	}
+	if err := connect(ctx, c, schema); err != nil {
+		c.pool.Close()
+		return nil, openError(withoutUser(err, name))
+	}
+	return &database{work{c}, peers{c}, upkeep{c}, inspector{c}, mover{c}}, nil
+}
+
+// connect prepares the database, and finds out whether it serves as many connections as are
+// needed.
+func connect(ctx context.Context, c *client, schema string) error {
+	conns := make([]*pgxpool.Conn, 0, minConnections)
+	defer func() {
+		for _, conn := range conns {
+			conn.Release()
+		}
+	}()
+	for len(conns) < minConnections {
+		conn, err := c.pool.Acquire(ctx)
+		if err == nil {
+			conns = append(conns, conn)
+			if len(conns) == 1 {
+				err = prepare(ctx, conn.Conn(), schema, c.logger)
+			} else {
+				err = ping(ctx, conn, 5*time.Second)
+			}
+		}
+		switch {
+		case err == nil:
+		case len(conns) <= 1 && !isFull(err) || sqlState(err) != "" && !isFull(err):
+			return err
+		case isFull(err) || ctx.Err() != nil || ping(ctx, conns[0], pingTimeout) != nil:
+			return fmt.Errorf("the server, its role or a pooler allows too few connections: the queue needs %d, and uses up to %d: %w", minConnections, c.pool.Config().MaxConns, err)
+		default: // the first one works, so it is not the server
+			return &db.PermanentError{Err: fmt.Errorf("a pooler serves too few connections at once: the queue needs %d, and uses up to %d: %w", minConnections, c.pool.Config().MaxConns, err)}
+		}
+	}
+	return nil
+}
+
+// ping reports whether a connection works.
+func ping(ctx context.Context, conn *pgxpool.Conn, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return conn.Ping(ctx)
+}
+
+// Interface guards
+var (
+	_ db.DB        = (*database)(nil)
+	_ db.Inspector = (*database)(nil)
+	_ db.Eraser    = (*database)(nil)
+	_ db.Mover     = (*database)(nil)
+	_ db.Joined    = (*database)(nil)
+)

@@ -3,128 +3,245 @@
 package worker
 
 import (
+	"cmp"
 	"context"
-	"errors"
+	"fmt"
 	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/caddyserver/caddy/v2"
+
 	intercomwebhook "github.com/caddy-intercom/caddy-intercom-webhook"
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/events"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 )
 
-// Database says where a database is, and how to open it.
-type Database struct {
-	Key  string // equal for equal databases; may have a password in it
-	Name string // for logs and errors; without user and password
-	Open func(context.Context, *zap.Logger) (db.DB, error)
-
-	// Join opens the database to move notifications into it, while a Caddy may use it.
-	Join func(context.Context, *zap.Logger) (db.Joined, error)
-}
-
-// Endpoint is a handler with its queue.
-type Endpoint struct {
-	Name    string
-	Handler intercomwebhook.Endpoint
-	Options Options
-	Logger  *zap.Logger
-	Events  *events.Emitter
-}
-
-// Options are the options of a queue.
-type Options struct {
-	DeliveryTimeout time.Duration
-	MaxAge          time.Duration
-	MaxAttempts     int // 0: there is no limit
-	KeepDelivered   time.Duration
-	KeepDead        time.Duration
-	Workers         int
-	LaneWorkers     map[string]int // by lane; Workers for all others
-}
-
-// Config are the endpoints of a config that use the database, by name.
-type Config map[string]*Endpoint
-
-// UnroutedLane is the lane of notifications that fit no route when they arrive. Every
-// instance works on it, whatever its routes are, so no route or copy may have it.
-const UnroutedLane = "unrouted"
-
-// DefaultEndpoint is the name of an endpoint that the config does not name. The labels of
-// its lanes are their names.
-const DefaultEndpoint = "intercom"
-
-// Label returns the name of a lane in metrics and logs: endpoint|lane, or the lane alone for
-// the default endpoint.
-func Label(lane db.Lane) string {
-	if lane.Endpoint == DefaultEndpoint {
-		return lane.Name
-	}
-	return lane.Endpoint + "|" + lane.Name
-}
-
-// Worker stores and delivers the notifications of one database.
+// Worker stores and delivers the notifications of one database, as long as any config uses
+// it. After a reload it delivers to the handlers of the new config.
 type Worker struct {
 	database Database
+	log      *zap.Logger
+	configs  configs
+
+	active  atomic.Pointer[active] // nil while the database is not open
+	openErr atomic.Pointer[error]  // why it is not
+
+	ctx    context.Context // ends reopen
+	cancel context.CancelFunc
+	opener sync.WaitGroup
+
+	mu       sync.Mutex // for stopping
+	stopping bool
 }
 
-var errNotWritten = errors.New("not written yet")
+const (
+	// openTimeout bounds how long a config waits for its database. If the database cannot
+	// be reached in this time, the config starts without it.
+	openTimeout = 5 * time.Second
+
+	// How often to try again to open a database that could not be reached, and how long
+	// each try may take.
+	reopenInterval = time.Second
+	reopenTimeout  = 2 * time.Minute
+
+	// destructTimeout bounds how long deliveries may run on that Detach has not waited for.
+	destructTimeout = 10 * time.Second
+)
 
 // New opens the database. It returns only errors that a person must fix. If the database
 // cannot be reached, it keeps trying in the background.
-func New(database Database) (*Worker, error) { return nil, errNotWritten }
+func New(database Database) (*Worker, error) {
+	w := &Worker{database: database, log: caddy.Log().Named("http.intercom_webhook.queues").With(zap.String("database", database.Name))}
+	w.ctx, w.cancel = context.WithCancel(context.Background())
+	ctx, cancel := context.WithTimeout(w.ctx, openTimeout)
+	defer cancel()
+	err := w.open(ctx)
+	if db.IsPermanent(err) {
+		w.cancel()
+		return nil, err
+	}
+	if err != nil {
+		w.openErr.Store(&err)
+		w.log.Warn("the queue's database cannot be reached: notifications are answered 503 until it can", zap.Error(err))
+		w.opener.Go(w.reopen)
+	}
+	sources.Store(w, w.collect)
+	return w, nil
+}
+
+// open opens the database, and starts to store and to deliver.
+func (w *Worker) open(ctx context.Context) error {
+	database, err := w.database.Open(ctx, w.log)
+	if err != nil {
+		return err
+	}
+	a := newActive(database, w.log, &w.configs)
+	if err := a.start(ctx); err != nil {
+		_ = a.db.Close()
+		return err
+	}
+	w.mu.Lock()
+	if w.stopping {
+		a.stop(ctx)
+	}
+	w.active.Store(a)
+	w.mu.Unlock()
+	a.configChanged()
+	return nil
+}
+
+// reopen opens a database that could not be reached before, as soon as it can be reached.
+func (w *Worker) reopen() {
+	logged := ""
+	for {
+		select {
+		case <-w.ctx.Done():
+			return
+		case <-time.After(reopenInterval):
+		}
+		ctx, cancel := context.WithTimeout(w.ctx, reopenTimeout)
+		err := w.open(ctx)
+		cancel()
+		if err == nil {
+			w.log.Info("the queue's database can be reached")
+			return
+		}
+		w.openErr.Store(&err)
+		if db.IsPermanent(err) && logged != err.Error() {
+			logged = err.Error()
+			w.log.Error("the queue's database cannot be used: notifications are answered 503 until somebody fixes it", zap.Error(err))
+		}
+	}
+}
+
+// opened returns the parts that need the database, or an error while it is not open.
+func (w *Worker) opened() (*active, error) {
+	if a := w.active.Load(); a != nil {
+		return a, nil
+	}
+	return nil, fmt.Errorf("the database cannot be reached: %w", *w.openErr.Load())
+}
 
 // Attach delivers to the handlers of a config from now on.
-func (w *Worker) Attach(config Config) {}
+func (w *Worker) Attach(config Config) {
+	config.startCounters()
+	w.configs.add(config)
+	if a := w.active.Load(); a != nil {
+		a.configChanged()
+	}
+}
 
 // Detach removes the handlers of a config. If no other config uses the database, no further
 // delivery starts, and Detach waits for the running ones until the context ends.
-func (w *Worker) Detach(ctx context.Context, config Config) {}
+func (w *Worker) Detach(ctx context.Context, config Config) {
+	if last := w.configs.remove(config); last {
+		w.stop(ctx)
+	} else if a := w.active.Load(); a != nil {
+		a.update()
+		wake(a.heartbeatNow)
+	}
+}
+
+// stop stops delivering.
+func (w *Worker) stop(ctx context.Context) {
+	w.mu.Lock()
+	w.stopping = true
+	a := w.active.Load()
+	w.mu.Unlock()
+	if a != nil {
+		a.stop(ctx)
+	}
+}
 
 // Destruct implements caddy.Destructor. It stops storing and delivering, writes the last
 // outcomes, and closes the database.
-func (w *Worker) Destruct() error { return errNotWritten }
+func (w *Worker) Destruct() error {
+	sources.Delete(w)
+	w.cancel()
+	w.opener.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), destructTimeout)
+	defer cancel()
+	w.stop(ctx)
+	if a := w.active.Load(); a != nil {
+		return a.close()
+	}
+	return nil
+}
 
 // Store stores a notification and its copies, and returns once they are durable.
 func (w *Worker) Store(r *http.Request, e *Endpoint, n intercomwebhook.Notification) (duplicate bool, err error) {
-	return false, errNotWritten
+	a, err := w.opened()
+	if err != nil {
+		return false, err
+	}
+	deliveries, err := newDeliveries(n)
+	if err != nil || len(deliveries) == 0 {
+		return false, err
+	}
+	a.tracing.arrived(r.Context())
+	return a.store.insert(r.Context(), &db.NewNotification{
+		Notification: &db.Notification{
+			Endpoint: e.Name, Workspace: n.Workspace, Topic: n.Topic, NotificationID: n.ID,
+			ReceivedAt: time.Now().UTC(), Request: newRequest(r), Body: n.Body,
+		},
+		Deliveries: deliveries,
+	})
+}
+
+// maxStoredDeliveries is how many deliveries a notification can have when it is stored. The
+// rest of db.MaxDeliveries is for those that a person sends to other lanes.
+const maxStoredDeliveries = db.MaxDeliveries / 2
+
+// newDeliveries returns the deliveries of a notification. A ping that fits no route has only
+// those of its copies; anything else that fits none goes to UnroutedLane.
+func newDeliveries(n intercomwebhook.Notification) ([]db.NewDelivery, error) {
+	deliveries := make([]db.NewDelivery, 0, 1+len(n.Copies))
+	if n.Lane != "" || n.Topic != "ping" {
+		deliveries = append(deliveries, db.NewDelivery{Lane: cmp.Or(n.Lane, UnroutedLane)})
+	}
+	for _, lane := range n.Copies {
+		deliveries = append(deliveries, db.NewDelivery{Lane: lane, Fixed: true})
+	}
+	if len(deliveries) > maxStoredDeliveries {
+		return nil, fmt.Errorf("%d copies fit the notification: a queue can make %d at most; remove some", len(n.Copies), maxStoredDeliveries-1)
+	}
+	return deliveries, nil
 }
 
 // Ready returns an error that says why no notification could be stored now: the last
-// commit or heartbeat is older than 10 s, or something since has failed.
-func (w *Worker) Ready() error { return errNotWritten }
+// commit or heartbeat is older than 10 s, or something since has failed. It does not wait.
+func (w *Worker) Ready() error {
+	a, err := w.opened()
+	if err != nil {
+		return err
+	}
+	return a.ready()
+}
 
 // DB returns the database, or an error while it is not open.
-func (w *Worker) DB() (db.DB, error) { return nil, errNotWritten }
+func (w *Worker) DB() (db.DB, error) {
+	a, err := w.opened()
+	if err != nil {
+		return nil, err
+	}
+	return a.db, nil
+}
 
 // Database returns where the database is.
 func (w *Worker) Database() Database { return w.database }
 
 // Config returns the config that was attached last; nil if there is none.
-func (w *Worker) Config() Config { return nil }
-
-// LaneState is the health of a lane.
-type LaneState string
-
-// The states of a lane.
-const (
-	LaneActive   LaneState = "active"
-	LanePaused   LaneState = "paused" // by a person
-	LaneFailing  LaneState = "failing"
-	LaneDown     LaneState = "down"
-	LaneOrphaned LaneState = "orphaned" // no config of a live instance has it
-)
-
-// LaneStatus is how a lane is doing.
-type LaneStatus struct {
-	Lane    db.Lane
-	Kind    string // route or copy; empty if no live config has it
-	State   LaneState
-	Workers int // of this instance; 0 if it does not work on the lane
-	Counts  map[db.State]int64
-	Oldest  time.Duration // age of the oldest one that is neither delivered nor dead
+func (w *Worker) Config() Config {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.stopping {
+		return nil
+	}
+	return w.configs.current()
 }
 
 // Lanes returns the status of all lanes of an endpoint: those of the config, in the order of
@@ -132,19 +249,63 @@ type LaneStatus struct {
 // For an empty endpoint, it returns those of all endpoints in the database. It returns the
 // last known numbers if the database does not answer in time.
 func (w *Worker) Lanes(ctx context.Context, endpoint string) ([]LaneStatus, error) {
-	return nil, errNotWritten
+	a, err := w.opened()
+	if err != nil {
+		return nil, err
+	}
+	return statuses(endpoint, w.Config(), a.snapshot.get(ctx), a.lanes, a.peers.lanes()), nil
+}
+
+// collect returns the lanes of the config's endpoints, for the metrics.
+func (w *Worker) collect() []LaneStatus {
+	config := w.Config()
+	all, _ := w.Lanes(w.ctx, "") // there are none while the database is not open
+	return slices.DeleteFunc(all, func(status LaneStatus) bool { return config[status.Lane.Endpoint] == nil })
 }
 
 // SetPaused pauses or resumes lanes: on this instance at once, on others within two seconds.
 func (w *Worker) SetPaused(ctx context.Context, lanes []db.Lane, paused bool) error {
-	return errNotWritten
+	a, err := w.opened()
+	if err != nil {
+		return err
+	}
+	for _, lane := range lanes {
+		if err := a.db.SetPaused(ctx, lane, paused); err != nil {
+			return err
+		}
+	}
+	return a.lanes.applyPauses(ctx)
 }
 
 // Changed must be called when a person has changed deliveries: what was put back is
 // claimed, and what was deleted is not delivered any more.
-func (w *Worker) Changed() {}
+func (w *Worker) Changed() {
+	if a := w.active.Load(); a != nil {
+		ctx, cancel := context.WithTimeout(w.ctx, taskTimeout)
+		defer cancel()
+		_ = a.reconcile(ctx) // it is repeated every two seconds
+		a.lanes.refill(true)
+	}
+}
 
 // AnswerTime returns about how long Intercom waits for answers now; 0 if none was given in
 // the last second. Whoever loads the database for other reasons pauses for longer while it
 // is high.
-func (w *Worker) AnswerTime() time.Duration { return 0 }
+func (w *Worker) AnswerTime() time.Duration {
+	if a := w.active.Load(); a != nil {
+		return a.store.answerTime()
+	}
+	return 0
+}
+
+// Now returns the time by the database's clock, about; by this process's while the database is
+// not open.
+func (w *Worker) Now() time.Time {
+	if a := w.active.Load(); a != nil {
+		return a.peers.now()
+	}
+	return time.Now()
+}
+
+// Interface guard
+var _ caddy.Destructor = (*Worker)(nil)

@@ -1,0 +1,249 @@
+package manage
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
+)
+
+// Verb is what to do with deliveries.
+type Verb string
+
+// The verbs.
+const (
+	Retry  Verb = "retry"  // delivers dead ones again
+	Resend Verb = "resend" // delivers again what was delivered
+	Drop   Verb = "drop"   // deletes dead ones
+	Erase  Verb = "erase"  // deletes without a trace
+)
+
+// defaultStates are the states of the deliveries to change if the selection names none.
+var defaultStates = map[Verb][]db.State{
+	Retry:  {db.Dead},
+	Resend: {db.Delivered},
+	Drop:   {db.Dead},
+	Erase:  nil, // all
+}
+
+// Verbs are all verbs.
+var Verbs = slices.Sorted(maps.Keys(defaultStates))
+
+// Change says what to do with a selection of deliveries.
+type Change struct {
+	Verb
+	Selection
+	To     string  // the lane of Retry and Resend; empty: that of each delivery
+	Rate   float64 // deliveries a second at most; 0: as many as storing leaves time for
+	DryRun bool    // only count
+	Whole  bool    // Erase rewrites the file, while storing stands still
+
+	// For the log: who makes the change, and of what.
+	Who, What string
+}
+
+const (
+	progressInterval = time.Second
+	changeTimeout    = 10 * time.Second // of one batch
+	listAtOnce       = 2000
+)
+
+// Change makes a change in small batches, and pauses after each for at least as long as it
+// took, so that storing and delivering go first. It calls report about once a second, and at
+// the end. The selection is fixed at the start: what is stored or finished later is not
+// changed. After an error, Change returns where to go on.
+func (e Endpoint) Change(ctx context.Context, c Change, report func(adminapi.Progress)) (at Cursor, done adminapi.Progress, err error) {
+	r := &run{Change: c, endpoint: e, report: report, reported: time.Now()}
+	if err = r.all(ctx); err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if !c.DryRun {
+		e.log("a person has changed deliveries", zap.String("who", c.Who), zap.String("change", string(c.Verb)),
+			zap.String("filter", c.What), zap.Int64("deliveries", r.done.Done), zap.Error(err))
+	}
+	return r.Cursor, r.done, err
+}
+
+// run is a change that is being made.
+type run struct {
+	Change
+	endpoint  Endpoint
+	inspector db.Inspector
+	done      adminapi.Progress
+	report    func(adminapi.Progress)
+	reported  time.Time
+}
+
+func (r *run) all(ctx context.Context) (err error) {
+	if r.inspector, err = r.endpoint.inspector(); err != nil {
+		return err
+	}
+	r.fix(r.endpoint.Worker.Now())
+	counted := r.Selection
+	err = counted.each(ctx, r.inspector, db.Page{Limit: listAtOnce}, func(found []db.Delivery) error {
+		r.done.Total += int64(len(found))
+		r.tell()
+		return nil
+	})
+	if err == nil && r.done.Total == 0 && r.Filter.Lane != "" {
+		err = r.endpoint.checkLane(ctx, r.Filter.Lane) // it may be misspelt
+	}
+	if err == nil && !r.DryRun {
+		err = r.changeAll(ctx)
+	}
+	if err == nil {
+		r.report(r.done)
+	}
+	return err
+}
+
+// fix fixes the selection at a time of the database, or at the one at which the change began
+// that goes on.
+func (r *run) fix(now time.Time) {
+	switch {
+	case r.Filter.States != nil:
+	case r.Verb == Retry && r.Notifications != nil: // by its id, one is meant that waits, too
+		r.Filter.States = []db.State{db.Dead, db.Retrying}
+	default:
+		r.Filter.States = defaultStates[r.Verb]
+	}
+	if r.Cursor.AsOf.IsZero() {
+		r.Cursor.AsOf = now
+	}
+	r.Filter.AsOf = r.Cursor.AsOf
+	if r.Filter.Until.IsZero() || r.Filter.Until.After(r.Cursor.AsOf) {
+		r.Filter.Until = r.Cursor.AsOf
+	}
+}
+
+// tell reports the progress, but not more often than once per progressInterval.
+func (r *run) tell() {
+	if time.Since(r.reported) >= progressInterval {
+		r.reported = time.Now()
+		r.report(r.done)
+	}
+}
+
+func (r *run) changeAll(ctx context.Context) error {
+	p := newPace(r.Rate)
+	err := r.each(ctx, r.inspector, db.Page{Limit: listAtOnce}, func(found []db.Delivery) error {
+		for len(found) > 0 {
+			batch := found[:min(p.size, len(found))]
+			r.Cursor.From = batch[0].ID
+			began := time.Now()
+			if err := r.changeBatch(ctx, batch); err != nil {
+				return err
+			}
+			r.tell()
+			if found = found[len(batch):]; len(found) > 0 {
+				r.Cursor.From = found[0].ID
+			}
+			if err := p.wait(ctx, len(batch), time.Since(began), r.endpoint.Worker.AnswerTime()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil && r.Verb == Erase {
+		err = r.scrub(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	skipped := max(0, r.done.Total-r.done.Done)
+	r.done.Total, r.done.Skipped = max(r.done.Total, r.done.Done), &skipped
+	return nil
+}
+
+func (r *run) changeBatch(ctx context.Context, batch []db.Delivery) error {
+	c := db.Change{Action: db.Retry, To: r.To, Filter: r.Filter, IDs: make([]int64, len(batch))}
+	for i := range batch {
+		c.IDs[i] = batch[i].ID
+	}
+	switch {
+	case r.Verb == Drop:
+		c.Action = db.Drop
+	case r.Verb == Erase:
+		c.Action = db.Erase
+	case r.To != "":
+		c.Action = db.Send
+	}
+	ctx, cancel := context.WithTimeout(ctx, changeTimeout)
+	defer cancel()
+	changed, err := r.inspector.Change(ctx, c)
+	r.done.Done += int64(len(changed))
+	r.endpoint.Worker.Changed()
+	return err
+}
+
+// scrub makes what was deleted unreadable.
+func (r *run) scrub(ctx context.Context) (err error) {
+	eraser, ok := r.inspector.(db.Eraser)
+	if !ok {
+		r.done.Note = "The engine cannot make unreadable what was deleted: the database's files may still have it."
+		return nil
+	}
+	if r.done.Note, err = eraser.Scrub(ctx, r.Whole); err != nil {
+		return fmt.Errorf("the notifications are deleted, but the database's files may still have them: run it again: %w", err)
+	}
+	return nil
+}
+
+const (
+	// A batch of a change has the size that takes about batchTime. So the database is never
+	// kept from storing for longer.
+	batchTime  = 15 * time.Millisecond
+	firstBatch = 20
+	maxBatch   = 500
+
+	// A pause is at least answerTimes times as long as Intercom waits for an answer, so that
+	// few answers wait for a batch when the disk or the processors are busy.
+	answerTimes = 4
+)
+
+// pace makes a change that consists of many batches slow enough for what is stored and
+// delivered at the same time.
+type pace struct {
+	size  int     // of the next batch
+	rate  float64 // a second; 0: without limit
+	began time.Time
+	done  int
+}
+
+func newPace(rate float64) *pace {
+	p := &pace{rate: rate, began: time.Now()}
+	p.resize(firstBatch)
+	return p
+}
+
+// wait adapts the size of the next batch to how long the last one of n deliveries took. Then
+// it pauses for as long as that. It pauses for longer while answers to Intercom take long, and
+// if the batch was too large for the rate.
+func (p *pace) wait(ctx context.Context, n int, took, answer time.Duration) error {
+	p.done += n
+	switch {
+	case took < batchTime/2:
+		p.resize(p.size * 2)
+	case took > 2*batchTime:
+		p.resize(p.size / 2)
+	}
+	pause := max(took, answerTimes*answer)
+	if p.rate > 0 {
+		due := p.began.Add(time.Duration(float64(p.done) / p.rate * float64(time.Second)))
+		pause = max(pause, time.Until(due))
+	}
+	return sleep(ctx, pause)
+}
+
+func (p *pace) resize(size int) {
+	p.size = max(1, min(size, maxBatch))
+	if p.rate > 0 { // a batch is at most what a second may have
+		p.size = max(1, min(p.size, int(p.rate)))
+	}
+}

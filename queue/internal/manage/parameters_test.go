@@ -1,0 +1,117 @@
+package manage
+
+import (
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
+)
+
+func TestSelectionOfParameters(t *testing.T) {
+	now := time.Date(2026, 11, 25, 8, 0, 0, 0, time.UTC)
+	p, err := ParseParameters("since=2h&lane=support&state=dead,%20retrying&state=waiting&reason=age&topic=conversation.*&until=2026-11-25T07:30:00%2B01:00&"+
+		"error=502&workspace=tulip4&notification=notif_1&notification=12,13&cursor=1-12-1764500000000000&limit=7&dry_run=true&rate=0.5&to=billing", ChangeParameters)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := Change{Verb: Retry, To: p.One("to")}
+	if err := c.parse(p, "intercom", now); err != nil {
+		t.Fatal(err)
+	}
+	want := db.Filter{
+		Endpoint: "intercom", States: []db.State{db.Dead, db.Retrying, db.Waiting}, Reasons: []db.Reason{db.Age}, Topic: "conversation.*", Lane: "support",
+		Workspace: "tulip4", Since: now.Add(-2 * time.Hour), Until: now.Add(-90 * time.Minute), Error: "502",
+	}
+	c.Filter.Since, c.Filter.Until = c.Filter.Since.UTC(), c.Filter.Until.UTC()
+	if fmt.Sprint(c.Filter) != fmt.Sprint(want) {
+		t.Errorf("filter %+v, want %+v", c.Filter, want)
+	}
+	if !slices.Equal(c.Notifications, []string{"notif_1", "12", "13"}) || (c.Cursor != Cursor{1, 12, time.UnixMicro(1764500000000000)}) ||
+		c.Limit != 7 || !c.DryRun || c.Rate != 0.5 || c.To != "billing" || c.Whole {
+		t.Errorf("got %+v", c)
+	}
+}
+
+func TestParametersThatAreRefused(t *testing.T) {
+	for query, want := range map[string]string{
+		"topics=a":                       `"topics": there is no such parameter; the parameters are endpoint, state,`,
+		"topic=":                         `"topic" has no value: leave it out, or give it one`,
+		"state=":                         `"state" has no value`,
+		"state=dead,":                    `state "dead,": a value is empty`,
+		"notification=a,,b":              `notification "a,,b": a value is empty`,
+		"lane=a&lane=b":                  `"lane" is given more than once`,
+		"lane=%ff":                       `"lane" is not text`,
+		"lane=a%00":                      `"lane" is not text`,
+		"lane=%zz":                       "the query is malformed",
+		"state=ded":                      `state "ded": there is no such state; they are waiting, delivering, retrying, delivered and dead; did you mean dead?`,
+		"reason=old":                     `reason "old": there is no such reason; they are attempts, age, refused, unrouted and cancelled`,
+		"topic=a*":                       `topic pattern "a*": a * must be a whole segment`,
+		"since=yesterday":                `since "yesterday": give a time as in 2026-11-25T08:00:00Z, or how long ago it is, as in 2h or 3d`,
+		"until=-2h":                      `until "-2h": give a time`,
+		"lane=a&limit=0":                 `limit "0": give a number from 1`,
+		"lane=a&cursor=1":                "cursor: give one that an earlier answer",
+		"lane=a&cursor=0-12":             "cursor: give one that an earlier answer", // of a list
+		"lane=a&cursor=0-012-3":          "cursor: give one that an earlier answer",
+		"limit=7":                        "retry needs a filter, such as state=dead",
+		"endpoint=a&dry_run=true&rate=1": "retry needs a filter, such as state=dead",
+		"lane=a&dry_run=yes":             `dry_run "yes": give true or false`,
+		"lane=a&rate=0":                  `rate "0": give how many deliveries a second`,
+		"lane=a&rate=NaN":                `rate "NaN": give how many deliveries a second`,
+		"lane=a&whole=true":              "retry has no parameter whole: only erase rewrites the file",
+	} {
+		p, err := ParseParameters(query, ChangeParameters)
+		if err == nil {
+			c := Change{Verb: Retry}
+			err = c.parse(p, "intercom", time.Now())
+		}
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v, want %q", query, err, want)
+		}
+	}
+	c := Change{Verb: Drop, To: "billing"}
+	if err := c.parse(Parameters{"lane": {"a"}}, "intercom", time.Now()); err == nil || !strings.Contains(err.Error(), "drop has no parameter to") {
+		t.Errorf("drop to a lane: error %v", err)
+	}
+	if _, err := parseCursor("0-12-1764500000000000", false); err == nil {
+		t.Error("a list takes the cursor of a change")
+	}
+}
+
+// FuzzParameters reads what clients of the admin API send.
+func FuzzParameters(f *testing.F) {
+	f.Add("state=dead&since=2h&topic=conversation.*&cursor=0-4711-1764500000000000&dry_run=true&rate=0.5")
+	f.Add("notification=1,2&limit=10&until=2026-11-25T08:00:00Z")
+	f.Add("a=%zz")
+	f.Fuzz(func(t *testing.T, query string) {
+		p, err := ParseParameters(query, ChangeParameters)
+		if err != nil {
+			return
+		}
+		c := Change{Verb: Erase}
+		if err := c.parse(p, "intercom", time.Now()); err != nil {
+			return
+		}
+		if again, err := parseCursor(c.Cursor.String(), true); err != nil || again != c.Cursor {
+			t.Errorf("the cursor %v is read as %v (%v)", c.Cursor, again, err)
+		}
+		if c.Filter.Topic != "" && topicpattern.Check(c.Filter.Topic) != nil {
+			t.Errorf("the topic %q is taken", c.Filter.Topic)
+		}
+		if c.Limit < 0 || c.Rate < 0 || c.Rate > maxRate || slices.Contains(c.Notifications, "") {
+			t.Errorf("%+v is taken", c)
+		}
+		for _, state := range c.Filter.States {
+			if !slices.Contains(db.States, state) {
+				t.Errorf("the state %q is taken", state)
+			}
+		}
+		if values, err := url.ParseQuery(url.Values(p).Encode()); err != nil || fmt.Sprint(values) != fmt.Sprint(url.Values(p)) {
+			t.Errorf("the log has %v instead of %v", values, p)
+		}
+	})
+}

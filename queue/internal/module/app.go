@@ -1,0 +1,216 @@
+package module
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/worker"
+)
+
+func init() {
+	caddy.RegisterModule(new(app))
+}
+
+// workers has the worker of each database that is open, by the key of the database. Configs
+// and their handlers share them, so that a reload does not stop deliveries.
+var workers = caddy.NewUsagePool()
+
+var errStarting = errors.New("the config is being started")
+
+const (
+	lanesTimeout = 2 * time.Second
+
+	// strandedInterval is how long after the start of a config it is counted what no endpoint
+	// delivers, and how often that is tried while the database cannot be used.
+	strandedInterval = 5 * time.Second
+)
+
+// app opens the queues of a config when Caddy starts the config. Nothing is opened, locked
+// or changed before, so that a config can be validated while another Caddy runs. The queues
+// and their pages load it; it has no config of its own.
+type app struct {
+	ctx    caddy.Context
+	queues []*Base
+	uis    []*UI
+	grace  time.Duration                    // Caddy's grace_period; 0: there is no limit
+	used   map[*worker.Worker]worker.Config // what Start has attached, for Stop
+}
+
+// CaddyModule returns the Caddy module information.
+func (*app) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "intercom_queues",
+		New: func() caddy.Module { return new(app) },
+	}
+}
+
+// Provision implements caddy.Provisioner.
+func (a *app) Provision(ctx caddy.Context) error {
+	a.ctx = ctx
+	return worker.Register(ctx.GetMetricsRegistry())
+}
+
+func appOf(ctx caddy.Context) (*app, error) {
+	loaded, err := ctx.App("intercom_queues")
+	if err != nil {
+		return nil, err
+	}
+	return loaded.(*app), nil
+}
+
+// Start implements caddy.App.
+func (a *app) Start() error {
+	configs, err := a.configs()
+	if err != nil {
+		return err
+	}
+	if loaded, err := a.ctx.AppIfConfigured("http"); err == nil {
+		a.grace = time.Duration(loaded.(*caddyhttp.App).GracePeriod)
+	}
+	for _, queue := range a.queues {
+		if err := queue.acquire(); err != nil {
+			return a.abandon(err)
+		}
+	}
+	warnOfLeftBehind(a.ctx, configs)
+	a.used = make(map[*worker.Worker]worker.Config)
+	for _, queue := range a.queues {
+		if a.used[queue.worker] == nil {
+			config := configs[queue.database.Key]
+			a.used[queue.worker] = config
+			queue.worker.Attach(config)
+			go warnOfStranded(a.ctx, queue.worker, config)
+		}
+	}
+	for _, queue := range a.queues {
+		close(queue.acquired)
+	}
+	for _, ui := range a.uis {
+		if err := ui.start(a.queues); err != nil {
+			return a.abandon(err)
+		}
+	}
+	return nil
+}
+
+// abandon undoes what Start has done. Caddy does not call Stop if Start fails.
+func (a *app) abandon(err error) error {
+	return errors.Join(err, a.Stop())
+}
+
+// Stop implements caddy.App. If no other config uses a database, Stop waits until the
+// running deliveries have ended, or the grace period is over.
+func (a *app) Stop() error {
+	ctx := context.Background()
+	if a.grace > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, a.grace)
+		defer cancel()
+	}
+	for used, config := range a.used {
+		used.Detach(ctx, config)
+	}
+	return nil
+}
+
+// configs groups the endpoints by the key of their database. Handlers with the same name must
+// have the same config, and become one endpoint: a site with several ports has one handler for
+// each.
+func (a *app) configs() (map[string]worker.Config, error) {
+	configs := make(map[string]worker.Config)
+	for _, queue := range a.queues {
+		config := configs[queue.database.Key]
+		if config == nil {
+			config = make(worker.Config)
+			configs[queue.database.Key] = config
+		}
+		name := queue.endpoint.Name
+		if other := config[name]; other != nil && other.Handler.ConfigHash != queue.endpoint.Handler.ConfigHash {
+			return nil, fmt.Errorf("queue %s: two different handlers have the name %q: give one of them another name with `name`",
+				queue.database.Name, name)
+		}
+		if config[name] == nil {
+			config[name] = queue.endpoint
+		}
+	}
+	return configs, nil
+}
+
+// warnOfLeftBehind warns of what waits in a database that the config before used for an
+// endpoint, and the new config, whose endpoints are given by the key of their database, does
+// not. It must be called while the config before still runs.
+func warnOfLeftBehind(ctx caddy.Context, configs map[string]worker.Config) {
+	elsewhere := make(map[string]bool)
+	for _, config := range configs {
+		for name := range config {
+			elsewhere[name] = true
+		}
+	}
+	workers.Range(func(key, value any) bool {
+		former := value.(*worker.Worker)
+		config := configs[key.(string)]
+		for name := range former.Config() {
+			if config[name] != nil || config != nil && !elsewhere[name] {
+				continue // the same database, or warnOfStranded tells
+			}
+			if waiting := unfinished(ctx, former, name)[name]; waiting > 0 {
+				ctx.Logger().Warn("the config before this one used another database for an endpoint, and deliveries wait there: "+
+					"move them with `caddy intercom-webhook queue move --from <old config> --to <new config>`",
+					zap.String("endpoint", name), zap.String("database", former.Database().Name), zap.Int64("waiting", waiting))
+			}
+		}
+		return true
+	})
+}
+
+// warnOfStranded warns once of what waits in the database for endpoints that neither the
+// config nor another live instance has.
+func warnOfStranded(ctx caddy.Context, w *worker.Worker, config worker.Config) {
+	for opened := false; !opened; {
+		select {
+		case <-time.After(strandedInterval): // also for the config before to end
+			opened = w.Ready() == nil
+		case <-ctx.Done():
+			return
+		}
+	}
+	for name, n := range unfinished(ctx, w, "") {
+		if config[name] == nil && n > 0 {
+			ctx.Logger().Warn(fmt.Sprintf("notifications wait for an endpoint that no config has: if it has another name now, rename it in the database with "+
+				"`UPDATE notification SET endpoint = '<new name>' WHERE endpoint = '%s'`, and the same for the table delivery", name),
+				zap.String("endpoint", name), zap.String("database", w.Database().Name), zap.Int64("waiting", n))
+		}
+	}
+}
+
+// unfinished counts what is neither delivered nor dead in the lanes of an endpoint, or of those
+// that no live instance works on if the name is empty, by the name of the endpoint.
+func unfinished(ctx context.Context, w *worker.Worker, endpoint string) map[string]int64 {
+	ctx, cancel := context.WithTimeout(ctx, lanesTimeout)
+	defer cancel()
+	counts := make(map[string]int64)
+	lanes, err := w.Lanes(ctx, endpoint)
+	if err != nil { // the worker logs that the database cannot be used
+		return nil
+	}
+	for _, lane := range lanes {
+		if endpoint != "" || lane.State == worker.LaneOrphaned {
+			counts[lane.Lane.Endpoint] += lane.Counts[db.Waiting] + lane.Counts[db.Delivering] + lane.Counts[db.Retrying]
+		}
+	}
+	return counts
+}
+
+// Interface guards
+var (
+	_ caddy.App         = (*app)(nil)
+	_ caddy.Provisioner = (*app)(nil)
+)

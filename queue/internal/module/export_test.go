@@ -1,0 +1,78 @@
+package module
+
+import (
+	"context"
+	"testing"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyserver/caddy/v2"
+
+	intercomwebhook "github.com/caddy-intercom/caddy-intercom-webhook"
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/worker"
+)
+
+// NewQueue returns a queue as Provision and Attach leave it.
+func NewQueue(at worker.Database, name string, o worker.Options, handler intercomwebhook.Endpoint) *Base {
+	return &Base{
+		database: at, acquired: make(chan struct{}),
+		endpoint: &worker.Endpoint{Name: name, Options: o, Handler: handler, Logger: zap.NewNop()},
+	}
+}
+
+// NewUI returns a handler as Provision leaves it.
+func NewUI(prefix string) *UI {
+	return &UI{Prefix: prefix, started: make(chan struct{}), floodLogger: zap.NewNop()}
+}
+
+// Config is a config that runs.
+type Config struct {
+	app    *app
+	cancel context.CancelFunc
+}
+
+// Start starts a config.
+func Start(queues []*Base, uis ...*UI) (*Config, error) {
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+	c := &Config{app: &app{ctx: ctx, queues: queues, uis: uis}, cancel: cancel}
+	for _, ui := range uis {
+		ui.ctx = ctx
+	}
+	err := c.app.Start()
+	if err != nil {
+		c.Stop()
+	}
+	return c, err
+}
+
+// Stop ends it, as Caddy does.
+func (c *Config) Stop() {
+	_ = c.app.Stop()
+	c.cancel()
+	for _, queue := range c.app.queues {
+		_ = queue.Cleanup()
+	}
+}
+
+// AdminRoutes returns the routes of the config's admin endpoint.
+func (c *Config) AdminRoutes(t *testing.T) []caddy.AdminRoute {
+	a := new(adminAPI)
+	if err := a.Provision(c.app.ctx); err != nil {
+		t.Fatal(err)
+	}
+	return a.Routes()
+}
+
+// DB returns the database of a queue.
+func (b *Base) DB(t *testing.T) db.DB {
+	t.Helper()
+	database, err := b.worker.DB()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return database
+}
+
+// Database returns where the database of a queue is.
+func (b *Base) Database() worker.Database { return b.database }

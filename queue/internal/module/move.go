@@ -1,0 +1,145 @@
+package module
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/manage"
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/worker"
+)
+
+func init() {
+	caddy.RegisterModule(new(mover))
+}
+
+// mover moves what a queue has to another database. The command line finds it by its module
+// id, because it cannot import it.
+type mover struct{}
+
+// CaddyModule returns the Caddy module information.
+func (*mover) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "intercom_webhook.commands.move",
+		New: func() caddy.Module { return new(mover) },
+	}
+}
+
+// MoveQueue moves the notifications of an endpoint, or all of them if it is empty, from the
+// database of one config to that of another. It is given the queues of all handlers of both.
+func (*mover) MoveQueue(ctx context.Context, from, to []json.RawMessage, endpoint string, report func(done, total int64)) (summary string, err error) {
+	source, _, err := findDatabase(from, endpoint)
+	if err != nil {
+		return "", fmt.Errorf("the config to move from: %w", err)
+	}
+	target, names, err := findDatabase(to, endpoint)
+	if err != nil {
+		return "", fmt.Errorf("the config to move to: %w", err)
+	}
+	if source.Key == target.Key {
+		return "", fmt.Errorf("both configs have the queue %s: there is nothing to move", source.Name)
+	}
+	logger := caddy.Log().Named(loggerName)
+	old, err := source.Open(ctx, logger)
+	if errors.Is(err, db.ErrLocked) {
+		err = errors.New("a Caddy has it open: stop that Caddy, or reload it with another queue, and try again")
+	}
+	if err != nil {
+		return "", fmt.Errorf("queue %s: %w", source.Name, err)
+	}
+	defer func() { err = cmp.Or(err, old.Close()) }()
+	joined, err := target.Join(ctx, logger)
+	if err != nil {
+		return "", fmt.Errorf("queue %s: %w", target.Name, err)
+	}
+	defer func() { err = cmp.Or(err, joined.Close()) }()
+	moved, err := manage.Move(ctx, old, joined, endpoint, report)
+	if err != nil {
+		return "", fmt.Errorf("queue %s: %w", source.Name, err)
+	}
+	if moved.Stored+moved.There == 0 {
+		return fmt.Sprintf("There is nothing to move in %s. Its default place depends on the user: run the command as the user that Caddy runs as.", source.Name), nil
+	}
+	summary = fmt.Sprintf("Moved %d notifications with %d deliveries from %s to %s.", moved.Stored, moved.Deliveries, source.Name, target.Name)
+	if moved.There > 0 {
+		summary += fmt.Sprintf(" %d more were there already.", moved.There)
+	}
+	for _, name := range slices.Sorted(maps.Keys(moved.Endpoints)) {
+		if !slices.Contains(names, name) {
+			summary += fmt.Sprintf(" No handler of the new config has the endpoint %q, so nobody delivers its %d deliveries: give one this name with `name` in its queue.", name, moved.Endpoints[name])
+		}
+	}
+	return summary, nil
+}
+
+// findDatabase returns the database of the queues, and the names of the endpoints in it. If
+// there are several databases, the name of an endpoint chooses one.
+func findDatabase(queues []json.RawMessage, endpoint string) (found worker.Database, names []string, err error) {
+	var all []string
+	for _, encoded := range queues {
+		at, options, err := decodeQueue(encoded)
+		if options != nil {
+			all = append(all, options.Name)
+		}
+		switch {
+		case endpoint != "" && options != nil && options.Name != endpoint:
+			continue // it may be another database, whose variables need not be set
+		case err != nil:
+			return found, nil, err
+		case found.Key != "" && found.Key != at.Key:
+			return found, nil, fmt.Errorf("it has queues in several databases: choose one with --endpoint; the endpoints are %s", option.Enumerate(all))
+		}
+		found, names = at, append(names, options.Name)
+	}
+	switch {
+	case found.Key != "":
+		return found, names, nil
+	case len(queues) == 0:
+		return found, nil, errors.New("it has no queue")
+	default:
+		return found, nil, fmt.Errorf("endpoint %q: no queue has this name; the names are %s", endpoint, option.Choices(endpoint, all))
+	}
+}
+
+// decodeQueue decodes the queue of a handler, and returns where its database is. The options
+// are nil if it cannot be decoded.
+func decodeQueue(encoded json.RawMessage) (at worker.Database, o *Options, err error) {
+	var fields map[string]json.RawMessage
+	var name string
+	if err := json.Unmarshal(encoded, &fields); err != nil {
+		return at, nil, err
+	}
+	if err := json.Unmarshal(fields["engine"], &name); err != nil {
+		return at, nil, errors.New("a queue has no engine")
+	}
+	delete(fields, "engine")
+	own, err := json.Marshal(fields)
+	if err != nil {
+		return at, nil, err
+	}
+	info, err := caddy.GetModule("http.intercom_webhook.queues." + name)
+	if err != nil {
+		return at, nil, fmt.Errorf("queue %s: this Caddy is built without it", name)
+	}
+	engine, ok := info.New().(Engine)
+	if !ok {
+		return at, nil, fmt.Errorf("queue %s: the engine cannot be moved", name)
+	}
+	if err := caddy.StrictUnmarshalJSON(own, engine); err != nil {
+		return at, nil, err
+	}
+	o = engine.CommonOptions()
+	if err := o.complete(); err != nil {
+		return at, o, err
+	}
+	at, err = engine.Database()
+	return at, o, err
+}

@@ -1,0 +1,230 @@
+package module
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"path"
+	"strings"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/logging"
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/web"
+)
+
+func init() {
+	caddy.RegisterModule(new(UI))
+}
+
+// UI serves web pages for a queue. They show the lanes, which can be paused; dead letters
+// grouped by topic, lane and reason, which can be retried and dropped a group at a time; lists
+// of deliveries; and everything that is known of a notification.
+//
+// Whoever can use it can read and delete everything in the queue. So it answers 403 to all
+// but two kinds of clients: those that Caddy has authenticated, as with `basic_auth`, and
+// those on this machine, for which the connection's address, Caddy's `client_ip` and the
+// host in the request are all loopback. The host is checked because a web page in a browser
+// on this machine can let a name of its own point to 127.0.0.1 (DNS rebinding).
+//
+// While the database cannot be used, it answers 503 with the reason.
+type UI struct {
+	// The path under which it is mounted, as in `/queue`. Default: the root.
+	Prefix string `json:"prefix,omitempty"`
+
+	// The queue, as in the handler that uses it. Only the options that say where the
+	// database is are used. Default: the config's only queue.
+	QueueRaw json.RawMessage `json:"queue,omitempty" caddy:"namespace=http.intercom_webhook.queues inline_key=engine"`
+
+	// Whether to answer all clients. Set it only if the UI is protected in a way that does
+	// not set `{http.auth.user.id}`, such as `forward_auth`. Default: false.
+	Unauthenticated bool `json:"unauthenticated,omitempty"`
+
+	ctx         caddy.Context
+	key         string        // of the database; empty: that of the config's only queue
+	started     chan struct{} // closed when pages is set
+	pages       http.Handler
+	floodLogger *zap.Logger // writes each message at most once a second
+}
+
+// CaddyModule returns the Caddy module information.
+func (*UI) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.intercom_queue_ui",
+		New: func() caddy.Module { return new(UI) },
+	}
+}
+
+var errPrefix = errors.New("the path prefix must begin with / and be a plain path, as in /queue")
+
+func checkPrefix(prefix string) error {
+	if prefix != "" && (!strings.HasPrefix(prefix, "/") || strings.ContainsAny(prefix, "*?#%{} ") || path.Clean(prefix) != prefix) {
+		return errPrefix
+	}
+	return nil
+}
+
+// Provision sets up the handler. Requests wait until the config is started.
+func (u *UI) Provision(ctx caddy.Context) error {
+	u.Prefix = strings.TrimSuffix(u.Prefix, "/") // "/" in JSON is the root, too
+	if err := checkPrefix(u.Prefix); err != nil {
+		return err
+	}
+	u.ctx = ctx
+	u.started = make(chan struct{})
+	u.floodLogger = logging.OncePerSecond(ctx.Logger())
+	if u.Unauthenticated {
+		ctx.Logger().Warn("intercom_queue_ui is unauthenticated: whoever can reach it can read and delete what is in the queue; protect it in another way",
+			zap.String("prefix", u.Prefix))
+	}
+	if u.QueueRaw != nil {
+		module, err := ctx.LoadModule(u, "QueueRaw")
+		if err != nil {
+			return fmt.Errorf("loading queue: %w", err)
+		}
+		engine, ok := module.(Engine)
+		if !ok {
+			return fmt.Errorf("queue: %s has no pages", module.(caddy.Module).CaddyModule().ID)
+		}
+		at, err := engine.Database()
+		if err != nil {
+			return err
+		}
+		u.key = at.Key
+	}
+	app, err := appOf(ctx)
+	if err != nil {
+		return err
+	}
+	app.uis = append(app.uis, u)
+	return nil
+}
+
+// start finds the queue among those of the config. It returns an error if there is none, or
+// if it could be several.
+func (u *UI) start(queues []*Base) error {
+	var found *Base
+	for _, queue := range queues {
+		switch {
+		case u.key != "" && u.key != queue.database.Key:
+		case found != nil && found.database.Key != queue.database.Key:
+			return errors.New("intercom_queue_ui: the config has several queues: name one in its block, as in `queue sqlite`")
+		default:
+			found = queue
+		}
+	}
+	if found == nil {
+		return errors.New("intercom_queue_ui: no intercom_webhook of the config has such a queue")
+	}
+	u.pages = web.New(u.ctx, found.worker, u.Prefix, client)
+	close(u.started)
+	return nil
+}
+
+// ServeHTTP implements caddyhttp.MiddlewareHandler.
+func (u *UI) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if !u.isFor(r) {
+		return next.ServeHTTP(w, r)
+	}
+	if err := checkAccess(r); err != nil && !u.Unauthenticated {
+		return u.refuse(r, err)
+	}
+	select {
+	case <-u.started:
+		u.pages.ServeHTTP(w, r)
+		return nil
+	case <-r.Context().Done():
+		return r.Context().Err()
+	}
+}
+
+// isFor reports whether a request is for the pages. They and a webhook can both be at the
+// root of a site, to which Intercom sends notifications, and a HEAD to validate the URL.
+func (u *UI) isFor(r *http.Request) bool {
+	switch r.Method {
+	case http.MethodGet:
+		return true
+	case http.MethodHead:
+		return u.Prefix != ""
+	default:
+		return web.IsForm(u.Prefix, r.URL.Path)
+	}
+}
+
+var (
+	errRemoteAddress = errors.New("the client is not authenticated, and its address is not loopback")
+	errClientIP      = errors.New("the client is not authenticated, and client_ip is not loopback")
+	errHost          = errors.New("the client is not authenticated, and the host that it asks for is not localhost or a loopback address")
+)
+
+// checkAccess returns an error if the client is neither authenticated by Caddy nor on this
+// machine. It fails closed: an address that is missing or not valid is not loopback.
+func checkAccess(r *http.Request) error {
+	if user(r) != "" {
+		return nil
+	}
+	remote, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil || !isLoopback(remote) {
+		return errRemoteAddress
+	}
+	if !isLoopback(clientIP(r)) {
+		return errClientIP
+	}
+	host := (&url.URL{Host: r.Host}).Hostname()
+	if !strings.EqualFold(host, "localhost") && !isLoopback(host) {
+		return errHost
+	}
+	return nil
+}
+
+func isLoopback(address string) bool {
+	addr, err := netip.ParseAddr(address)
+	return err == nil && addr.Unmap().IsLoopback()
+}
+
+// user returns the name of the user whom Caddy has authenticated; empty if there is none.
+func user(r *http.Request) string {
+	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if !ok {
+		return ""
+	}
+	name, _ := repl.GetString("http.auth.user.id")
+	return name
+}
+
+func clientIP(r *http.Request) string {
+	address, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
+	return address
+}
+
+// client returns who makes a request, for logs: a user, or an address.
+func client(r *http.Request) string {
+	if name := user(r); name != "" {
+		return name
+	}
+	if address := clientIP(r); address != "" {
+		return address
+	}
+	return r.RemoteAddr
+}
+
+func (u *UI) refuse(r *http.Request, why error) error {
+	if c := u.floodLogger.Check(zapcore.WarnLevel, "refused request for intercom_queue_ui: "+why.Error()); c != nil {
+		c.Write(zap.String("client_ip", clientIP(r)), zap.String("remote_addr", r.RemoteAddr))
+	}
+	return caddyhttp.Error(http.StatusForbidden, why)
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*UI)(nil)
+	_ caddyhttp.MiddlewareHandler = (*UI)(nil)
+)

@@ -1,0 +1,179 @@
+package web
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/manage"
+)
+
+const (
+	// A form is answered when its change has ended, or after changeWait at the latest. Then
+	// the change goes on in the background.
+	changeWait = 2 * time.Second
+
+	maxRunningChanges = 4
+	maxShownChanges   = 20
+)
+
+// buttonStates are the states of the deliveries that the buttons of the pages change.
+var buttonStates = map[manage.Verb][]db.State{
+	manage.Retry:  {db.Dead, db.Retrying},
+	manage.Resend: {db.Delivered},
+	manage.Drop:   {db.Dead},
+}
+
+// may reports whether a button can change a delivery in this state.
+func may(verb, state string) bool {
+	return slices.Contains(buttonStates[manage.Verb(verb)], db.State(state))
+}
+
+// change is a change that somebody has made with the pages: of one delivery, or of a group of
+// dead ones. Only changes may read the last three fields, while it holds its mutex.
+type change struct {
+	manage.Change
+	Endpoint manage.Endpoint
+	Began    time.Time
+	ended    chan struct{}
+
+	Progress adminapi.Progress
+	Running  bool
+	Err      error
+}
+
+// Skipped returns how many deliveries were not changed, as they had changed themselves.
+func (c change) Skipped() int64 {
+	if c.Progress.Skipped == nil {
+		return 0
+	}
+	return *c.Progress.Skipped
+}
+
+// changes runs changes in the background, and remembers the last ones.
+type changes struct {
+	mu   sync.Mutex
+	list []*change // the newest first
+}
+
+var errManyChanges = caddy.APIError{
+	HTTPStatus: http.StatusTooManyRequests,
+	Err:        fmt.Errorf("%d changes are running: wait until one has ended", maxRunningChanges),
+}
+
+// start starts a change in the background. It ends with the config at the latest.
+func (p *pages) start(c *change) error {
+	all := p.changes
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	running := 0
+	for _, other := range all.list {
+		if other.Running {
+			running++
+		}
+	}
+	if running >= maxRunningChanges {
+		return errManyChanges
+	}
+	c.Began, c.Running, c.ended = time.Now(), true, make(chan struct{})
+	all.list = slices.Insert(all.list, 0, c)
+	place := 0
+	all.list = slices.DeleteFunc(all.list, func(c *change) bool { // what runs is never forgotten
+		place++
+		return place > maxShownChanges && !c.Running
+	})
+	go func() {
+		ctx, cancel := manage.WhileConfig(p.config, p.config)
+		defer cancel()
+		_, done, err := c.Endpoint.Change(ctx, c.Change, func(so adminapi.Progress) {
+			all.mu.Lock()
+			defer all.mu.Unlock()
+			c.Progress = so
+		})
+		all.mu.Lock()
+		defer all.mu.Unlock()
+		c.Progress, c.Running, c.Err = done, false, err
+		close(c.ended)
+	}()
+	return nil
+}
+
+// serveChanges shows how far the changes are.
+func (p *pages) serveChanges(w http.ResponseWriter, _ *http.Request) error {
+	var shown []change
+	running := false
+	p.changes.mu.Lock()
+	for _, c := range p.changes.list {
+		shown = append(shown, *c)
+		running = running || c.Running
+	}
+	p.changes.mu.Unlock()
+	p.show(w, http.StatusOK, "changes", struct {
+		Changes []change
+		Running bool
+	}{shown, running})
+	return nil
+}
+
+// serveChange retries, resends or drops a group of dead deliveries, or one delivery. Before it
+// drops any, it asks once more.
+func (p *pages) serveChange(w http.ResponseWriter, r *http.Request) error {
+	c, err := p.changeOf(r)
+	if err != nil {
+		return err
+	}
+	if c.Verb == manage.Drop && r.PostForm.Get("confirmed") == "" {
+		p.show(w, http.StatusOK, "confirm", c)
+		return nil
+	}
+	if err := p.start(c); err != nil {
+		return err
+	}
+	select {
+	case <-c.ended:
+	case <-time.After(changeWait):
+	case <-r.Context().Done():
+	}
+	http.Redirect(w, r, p.Path+"/changes", http.StatusSeeOther)
+	return nil
+}
+
+// changeOf returns the change that a form asks for.
+func (p *pages) changeOf(r *http.Request) (*change, error) {
+	if err := r.ParseForm(); err != nil {
+		return nil, manage.BadRequest(errors.New("the form cannot be read: go back, and try again"))
+	}
+	field := r.PostForm.Get
+	c := &change{Endpoint: manage.Endpoint{Worker: p.worker, Name: field("endpoint")}}
+	c.Verb, c.Who = manage.Verb(field("verb")), p.who(r)
+	if buttonStates[c.Verb] == nil {
+		return nil, manage.BadRequest(errors.New("verb: give retry, resend or drop"))
+	}
+	c.Filter = db.Filter{Endpoint: field("endpoint"), States: buttonStates[c.Verb]}
+	if c.Filter.Endpoint == "" { // it would mean all of them
+		return nil, manage.BadRequest(errors.New("endpoint: give its name"))
+	}
+	if text := field("delivery"); text != "" {
+		id, err := strconv.ParseInt(text, 10, 64)
+		if err != nil || id < 1 {
+			return nil, manage.BadRequest(errors.New("delivery: give a number"))
+		}
+		c.ID, c.What = id, "delivery="+text
+		return c, nil
+	}
+	c.Filter.Topic, c.Filter.Lane, c.Filter.States = field("topic"), field("lane"), []db.State{db.Dead}
+	c.Filter.Reasons = []db.Reason{db.Reason(field("reason"))}
+	if c.Filter.Topic == "" || c.Filter.Lane == "" || !slices.Contains(db.Reasons, c.Filter.Reasons[0]) {
+		return nil, manage.BadRequest(errors.New("give the number of a delivery, or a topic, a lane and a reason"))
+	}
+	c.What = fmt.Sprintf("topic=%s&lane=%s&reason=%s", c.Filter.Topic, c.Filter.Lane, c.Filter.Reasons[0])
+	return c, nil
+}

@@ -1,0 +1,217 @@
+// Package web has the pages of the queue: HTML without scripts. Who may see them is checked
+// before.
+package web
+
+import (
+	"bytes"
+	"context"
+	"embed"
+	"errors"
+	"html/template"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/manage"
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/worker"
+)
+
+// The paths of the forms, behind the prefix.
+const (
+	changePath = "/change"
+	lanePath   = "/lane"
+)
+
+const (
+	maxFormSize = 1 << 20
+	listTime    = 5 * time.Second // that a list looks for deliveries, before it shows what it has
+)
+
+// pages are the pages for one database.
+type pages struct {
+	config  context.Context // ends with the config
+	worker  *worker.Worker
+	Path    string // the prefix
+	who     func(*http.Request) string
+	changes *changes
+}
+
+// New returns the pages for a database, under a path prefix. Changes end with the config. who
+// returns who makes a request, for the log.
+func New(config context.Context, w *worker.Worker, prefix string, who func(*http.Request) string) http.Handler {
+	p := &pages{config: config, worker: w, Path: prefix, who: who, changes: new(changes)}
+	mux := http.NewServeMux()
+	for pattern, serve := range map[string]func(http.ResponseWriter, *http.Request) error{
+		"GET " + prefix + "/{$}":          p.serveOverview,
+		"GET " + prefix + "/":             p.serveUnknown,
+		"GET " + prefix + "/deliveries":   p.serveDeliveries,
+		"GET " + prefix + "/notification": p.serveNotification,
+		"GET " + prefix + "/changes":      p.serveChanges,
+		"GET " + prefix + "/style.css":    p.serveStyle,
+		"POST " + prefix + changePath:     p.serveChange,
+		"POST " + prefix + lanePath:       p.serveLane,
+	} {
+		mux.HandleFunc(pattern, p.withErrors(serve))
+	}
+	// A form on a foreign web page must not change anything in the name of a user who is
+	// logged in.
+	return withHeaders(http.NewCrossOriginProtection().Handler(mux))
+}
+
+// IsForm reports whether a POST to this path is for the pages. All others can be for a
+// webhook at the same site.
+func IsForm(prefix, path string) bool {
+	return path == prefix+changePath || path == prefix+lanePath
+}
+
+// withHeaders keeps browsers from running, loading or storing anything, and foreign web pages
+// from showing the pages in a frame: a click that they lead onto a button is a request of the
+// pages' own origin. Without a referrer, browsers would send `Origin: null` with forms, which
+// would then be refused.
+func withHeaders(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		header := w.Header()
+		header.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'")
+		header.Set("X-Frame-Options", "DENY")
+		header.Set("X-Content-Type-Options", "nosniff")
+		header.Set("Referrer-Policy", "same-origin")
+		header.Set("Cache-Control", "no-store")
+		next.ServeHTTP(w, r)
+	})
+}
+
+// withErrors shows errors of handlers, with their status.
+func (p *pages) withErrors(serve func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := manage.WhileConfig(r.Context(), p.config)
+		defer cancel()
+		r.Body = http.MaxBytesReader(w, r.Body, maxFormSize)
+		err := serve(w, r.WithContext(ctx))
+		if err != nil && ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		if err != nil {
+			p.show(w, manage.Status(err), "error", err.Error())
+		}
+	}
+}
+
+func (*pages) serveUnknown(http.ResponseWriter, *http.Request) error {
+	return manage.NotFound(errors.New("there is no such page"))
+}
+
+//go:embed page
+var pageFiles embed.FS
+
+func (*pages) serveStyle(w http.ResponseWriter, r *http.Request) error {
+	http.ServeFileFS(w, r, pageFiles, "page/style.css")
+	return nil
+}
+
+var templates = template.Must(template.New("").Funcs(template.FuncMap{
+	"plain":    plain,
+	"age":      func(seconds float64) time.Duration { return time.Duration(seconds) * time.Second },
+	"seconds":  func(seconds float64) string { return strconv.FormatFloat(seconds, 'f', 3, 64) },
+	"readable": readable,
+	"may":      may,
+}).ParseFS(pageFiles, "page/*.html"))
+
+// shown is what a template gets.
+type shown struct {
+	*pages
+	Data any
+}
+
+// show writes an HTML page.
+func (p *pages) show(w http.ResponseWriter, status int, name string, data any) {
+	var text bytes.Buffer
+	if err := templates.ExecuteTemplate(&text, name, shown{p, data}); err != nil {
+		http.Error(w, "the page cannot be shown: "+err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = w.Write(text.Bytes()) // a client that is gone needs nothing
+}
+
+// plain returns text of somebody else with its control characters in visible form: also those
+// that change the direction of the text after them. Joiners stay, for scripts and emoji.
+func plain(text string) string {
+	const nonJoiner, joiner = '\u200c', '\u200d'
+	var b strings.Builder
+	for _, char := range text {
+		switch {
+		case unicode.IsGraphic(char) || char == '\n' || char == '\t' || char == nonJoiner || char == joiner:
+			b.WriteRune(char)
+		default:
+			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(char), "'"))
+		}
+	}
+	return b.String()
+}
+
+// endpointDead are the groups of the dead deliveries of an endpoint.
+type endpointDead struct {
+	Endpoint string
+	Groups   []db.DeadGroup
+}
+
+// serveOverview shows the lanes and the dead letters.
+func (p *pages) serveOverview(w http.ResponseWriter, r *http.Request) error {
+	lanes, err := manage.Endpoint{Worker: p.worker}.Lanes(r.Context())
+	if err != nil {
+		return err
+	}
+	views := make([]adminapi.Lane, len(lanes))
+	for i := range lanes {
+		views[i] = manage.ViewLane(&lanes[i])
+	}
+	var dead []endpointDead
+	for _, name := range p.endpoints(lanes) {
+		groups, err := manage.Endpoint{Worker: p.worker, Name: name}.DeadGroups(r.Context())
+		if err != nil {
+			return err
+		}
+		if len(groups) > 0 {
+			dead = append(dead, endpointDead{name, groups})
+		}
+	}
+	p.show(w, http.StatusOK, "overview", struct {
+		Lanes  []adminapi.Lane
+		States []string
+		Dead   []endpointDead
+	}{views, manage.Names(manage.BacklogStates), dead})
+	return nil
+}
+
+// endpoints returns the names of the endpoints of the config, and of those of the lanes.
+func (p *pages) endpoints(lanes []worker.LaneStatus) []string {
+	found := make(map[string]bool)
+	for name := range p.worker.Config() {
+		found[name] = true
+	}
+	for i := range lanes {
+		found[lanes[i].Lane.Endpoint] = true
+	}
+	return slices.Sorted(maps.Keys(found))
+}
+
+// serveLane pauses or resumes a lane.
+func (p *pages) serveLane(w http.ResponseWriter, r *http.Request) error {
+	action, lane := r.PostFormValue("action"), r.PostFormValue("lane")
+	if action != "pause" && action != "resume" || lane == "" {
+		return manage.BadRequest(errors.New("give a lane, and the action pause or resume"))
+	}
+	e := manage.Endpoint{Worker: p.worker, Name: r.PostFormValue("endpoint")}
+	if err := e.SetPaused(r.Context(), lane, action == "pause", p.who(r)); err != nil {
+		return err
+	}
+	http.Redirect(w, r, p.Path+"/", http.StatusSeeOther)
+	return nil
+}

@@ -1,0 +1,353 @@
+package worker
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/logging"
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
+)
+
+// lane makes the deliveries of one lane, several at the same time. It claims more than it
+// delivers at once (prefetch), so that deliveries need not wait for the database.
+type lane struct {
+	db.Lane
+	shared *laneParts
+	health health
+
+	mu           sync.Mutex
+	workers      int // how many deliveries may run at the same time
+	paused       bool
+	retired      bool
+	ready        fairQueue // deliveries that wait for a worker, and places for those that are being stored
+	running      int       // deliveries
+	mayHaveMore  bool      // the database may have deliveries to claim
+	after        string    // the workspace of the last waiting delivery that was claimed
+	leftToOthers map[int64]bool
+	ended        rateMeter // deliveries that have ended
+
+	floodOf  *Endpoint   // whose logger deadLetterLog has
+	floodLog *zap.Logger // writes each message once a second
+
+	claimNow     chan struct{} // makes claimAll claim at once
+	stopClaiming context.CancelFunc
+}
+
+// laneParts are what all lanes of a worker share.
+type laneParts struct {
+	db         db.DB
+	log        *zap.Logger
+	book       *book
+	pacer      *pacer
+	deliver    func(*lane, *delivery) (outcome db.Outcome, ended bool)
+	finish     func(*delivery, db.Outcome)
+	mayDeliver func() bool
+	memoryFree func() // makes lanes that were refused memory try again
+
+	claiming   sync.WaitGroup // the goroutines in which lanes claim
+	delivering sync.WaitGroup // the goroutines that deliver
+}
+
+const (
+	// maxPrefetch bounds how many deliveries a lane holds besides those that run.
+	maxPrefetch = 300
+
+	// claimInterval is how often a lane looks for deliveries that became available without
+	// its knowing: stored by another instance, due for another attempt, or retried by a person.
+	claimInterval = time.Second
+	claimTimeout  = 10 * time.Second
+
+	// maxLeftToOthers bounds how many deliveries a lane leaves to others. A lane with so many
+	// claims nothing until reconsider is called.
+	maxLeftToOthers = 1000
+)
+
+// newLane returns a lane that claims and delivers until it is retired.
+func newLane(shared *laneParts, name db.Lane, workers int, paused bool) *lane {
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &lane{
+		Lane: name, shared: shared, workers: workers, paused: paused, mayHaveMore: true,
+		claimNow: make(chan struct{}, 1), stopClaiming: cancel,
+	}
+	wake(l.claimNow)
+	shared.claiming.Go(func() { l.claimAll(ctx) })
+	return l
+}
+
+// resize changes how many deliveries may run at the same time. It interrupts none.
+func (l *lane) resize(workers int) {
+	l.mu.Lock()
+	l.workers = workers
+	l.mu.Unlock()
+	l.deliverReady()
+}
+
+// size returns how many deliveries may run at the same time.
+func (l *lane) size() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.workers
+}
+
+// pause sets whether the lane is paused. A paused lane starts no deliveries and holds none;
+// it does not interrupt those that run.
+func (l *lane) pause(paused bool) {
+	l.mu.Lock()
+	changed := l.paused != paused
+	l.paused = paused
+	var released []*delivery
+	if paused {
+		released = l.ready.popAll()
+	}
+	l.mu.Unlock()
+	l.release(released)
+	if changed && !paused {
+		l.refill(true)
+	}
+}
+
+// retire stops the lane for good. It does not wait for the deliveries that run.
+func (l *lane) retire() {
+	l.stopClaiming()
+	l.mu.Lock()
+	l.retired = true
+	released := l.ready.popAll()
+	l.mu.Unlock()
+	l.release(released)
+}
+
+// release makes deliveries available again that have not begun.
+func (l *lane) release(deliveries []*delivery) {
+	for _, d := range deliveries {
+		l.shared.finish(d, db.Outcome{State: db.Waiting})
+	}
+}
+
+// prefetch returns how many deliveries to hold that do not run yet: about as many as are
+// made in half a second. With a slow backend these are few, and other instances can claim the
+// rest.
+func (l *lane) prefetch() int { return min(maxPrefetch, l.workers+l.ended.perSecond()/2) }
+
+// reserve reserves a place and memory for a delivery that is being stored, and gives back the
+// moved bytes that were acquired for it. It returns false if there is no room. If the database
+// may have older deliveries, half of the room is kept for them. While deliveries are limited,
+// there is room only for what may start soon.
+func (l *lane) reserve(workspace string, size, moved int) bool {
+	if !l.shared.mayDeliver() {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	room := l.prefetch()
+	if l.mayHaveMore {
+		room /= 2
+	}
+	room += max(0, l.workers-l.running)
+	room = min(room, l.shared.pacer.soon())
+	if l.paused || l.retired || !l.ready.reserve(workspace, room) {
+		return false
+	}
+	if !l.shared.book.reserve(l.Lane, size, moved) {
+		l.ready.unreserve(workspace)
+		return false
+	}
+	return true
+}
+
+// unreserve gives back the place and the memory of a delivery that was not stored.
+func (l *lane) unreserve(workspace string, size int) {
+	l.shared.book.unreserve(l.Lane, size)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ready.unreserve(workspace)
+}
+
+// accept adds deliveries to those that are ready. Those from memory have reserved places. If
+// the lane is paused or retired, it releases them.
+func (l *lane) accept(deliveries []*delivery) {
+	l.mu.Lock()
+	refused := l.paused || l.retired
+	for _, d := range deliveries {
+		if d.fromMemory {
+			l.ready.unreserve(d.note.Workspace)
+		}
+		if !refused {
+			l.ready.add(d)
+		}
+	}
+	l.mu.Unlock()
+	if refused {
+		l.release(deliveries)
+		return
+	}
+	l.deliverReady()
+}
+
+// deliverReady starts deliveries until none is ready or no worker is free.
+func (l *lane) deliverReady() {
+	for {
+		l.mu.Lock()
+		d := l.next()
+		if d == nil {
+			l.mu.Unlock()
+			return
+		}
+		l.shared.delivering.Go(func() { l.work(d) }) // under the lock, so that none starts after retire
+		l.mu.Unlock()
+	}
+}
+
+// work makes a delivery, and then others as long as there are any.
+func (l *lane) work(d *delivery) {
+	for d != nil {
+		if outcome, ended := l.shared.deliver(l, d); ended {
+			l.shared.finish(d, outcome)
+		}
+		l.mu.Lock()
+		l.running--
+		l.ended.add()
+		d = l.next()
+		l.mu.Unlock()
+	}
+}
+
+// next returns a delivery to begin, and counts it as running; nil if none may begin now. It
+// makes the lane claim when few are left. The caller must hold mu.
+func (l *lane) next() *delivery {
+	if l.mayHaveMore {
+		if prefetch := l.prefetch(); l.ready.claimed(prefetch)*2 <= prefetch {
+			wake(l.claimNow)
+		}
+	}
+	if l.ready.waiting == 0 || l.running >= l.workers || !l.shared.mayDeliver() || !l.shared.pacer.mayStart() {
+		return nil
+	}
+	l.running++
+	return l.ready.pop()
+}
+
+// refill claims deliveries if the database may have some, and starts those that are possible
+// now. With more it first records that the database may have some.
+func (l *lane) refill(more bool) {
+	l.mu.Lock()
+	l.mayHaveMore = l.mayHaveMore || more
+	more = l.mayHaveMore
+	l.mu.Unlock()
+	if more {
+		wake(l.claimNow)
+	}
+	l.deliverReady()
+}
+
+// claimAll claims deliveries whenever there is room for them, until the context ends.
+func (l *lane) claimAll(ctx context.Context) {
+	ticker := time.NewTicker(claimInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.claimNow:
+		case <-ticker.C:
+			l.refill(true)
+		}
+		for again := true; again && ctx.Err() == nil; {
+			again = l.claimOnce()
+		}
+	}
+}
+
+// claimOnce claims as many deliveries as there is room for. It reports whether the database
+// may have more, so that it should be called again at once.
+func (l *lane) claimOnce() (again bool) {
+	claim, wanted := l.nextClaim()
+	if !wanted {
+		return false
+	}
+	// The end of the lane does not interrupt a claim: rows would be claimed that nobody holds.
+	ctx, cancel := context.WithTimeout(context.Background(), claimTimeout)
+	defer cancel()
+	rows, more, err := l.shared.db.Claim(ctx, claim)
+	deliveries := make([]*delivery, len(rows))
+	after := claim.After
+	for i, row := range rows {
+		deliveries[i] = &delivery{
+			id: row.ID, token: claim.Token, lane: l.Lane, note: row.Notification, fixed: row.Fixed,
+			attempts: row.Attempts, claimed: time.Now(), age: row.Age,
+		}
+		if row.Attempts == 0 {
+			after = row.Notification.Workspace
+		}
+	}
+	l.shared.book.claimed(claim, deliveries)
+	l.shared.memoryFree()
+	if err != nil {
+		l.shared.log.Debug("claiming deliveries failed, and will be tried again", zap.String("lane", Label(l.Lane)), zap.Error(err))
+		return false
+	}
+	l.mu.Lock()
+	l.after = after
+	l.mayHaveMore = l.mayHaveMore || more
+	l.mu.Unlock()
+	l.accept(deliveries)
+	return more
+}
+
+// nextClaim returns what to claim now, if anything, and reserves memory for it. It resets
+// mayHaveMore, which claimOnce sets again if the database says so.
+func (l *lane) nextClaim() (claim db.Claim, wanted bool) {
+	if !l.shared.mayDeliver() {
+		return db.Claim{}, false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	prefetch := l.prefetch()
+	missing := prefetch + max(0, l.workers-l.running) - l.ready.claimed(prefetch)
+	if !l.mayHaveMore || l.paused || l.retired || len(l.leftToOthers) >= maxLeftToOthers || missing*2 < prefetch || missing <= 0 {
+		return db.Claim{}, false
+	}
+	claim = db.Claim{Lane: l.Lane, Limit: missing, After: l.after}
+	if !l.shared.book.reserveClaim(&claim) {
+		return db.Claim{}, false
+	}
+	l.mayHaveMore = false
+	for id := range l.leftToOthers {
+		claim.Except = append(claim.Except, id)
+	}
+	return claim, true
+}
+
+// leaveToOthers excludes a delivery from further claims: an instance with another config is
+// to make it.
+func (l *lane) leaveToOthers(id int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.leftToOthers == nil {
+		l.leftToOthers = make(map[int64]bool)
+	}
+	l.leftToOthers[id] = true
+}
+
+// reconsider claims again what was left to other instances.
+func (l *lane) reconsider() {
+	l.mu.Lock()
+	left := len(l.leftToOthers)
+	l.leftToOthers = nil
+	l.mu.Unlock()
+	if left > 0 {
+		l.refill(true)
+	}
+}
+
+// deadLetterLog returns the endpoint's logger, limited for this lane.
+func (l *lane) deadLetterLog(e *Endpoint) *zap.Logger {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.floodOf != e {
+		l.floodOf, l.floodLog = e, logging.OncePerSecond(e.Logger)
+	}
+	return l.floodLog
+}

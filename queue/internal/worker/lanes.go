@@ -1,0 +1,138 @@
+package worker
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
+)
+
+// lanes are the lanes that this instance works on.
+type lanes struct {
+	shared *laneParts
+
+	mu      sync.RWMutex
+	byName  map[db.Lane]*lane
+	paused  map[db.Lane]bool // of the whole database
+	stopped bool
+
+	pausing sync.Mutex // for applyPauses
+}
+
+func newLanes(shared *laneParts) *lanes {
+	return &lanes{shared: shared, byName: make(map[db.Lane]*lane)}
+}
+
+// get returns a lane, or nil if this instance does not work on it.
+func (s *lanes) get(name db.Lane) *lane {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.byName[name]
+}
+
+func (s *lanes) all() []*lane {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return slices.Collect(maps.Values(s.byName))
+}
+
+// refill makes all lanes claim and deliver. With more the database may have deliveries that
+// they do not know of.
+func (s *lanes) refill(more bool) {
+	for _, lane := range s.all() {
+		lane.refill(more)
+	}
+}
+
+// reconsider claims again what the lanes have left to other instances.
+func (s *lanes) reconsider() {
+	for _, lane := range s.all() {
+		lane.reconsider()
+	}
+}
+
+// update starts, resizes and retires lanes, so that this instance works on those that are
+// wanted, each with its number of workers. It reports whether one was started or retired. It
+// does not wait for deliveries.
+func (s *lanes) update(wanted map[db.Lane]int) (changed bool) {
+	s.mu.Lock()
+	if s.stopped {
+		s.mu.Unlock()
+		return false
+	}
+	var retired, resized []*lane
+	for name, lane := range s.byName {
+		if _, ok := wanted[name]; !ok {
+			retired = append(retired, lane)
+			delete(s.byName, name)
+		}
+	}
+	for name, workers := range wanted {
+		if lane := s.byName[name]; lane != nil {
+			resized = append(resized, lane)
+		} else {
+			s.byName[name] = newLane(s.shared, name, workers, s.paused[name])
+		}
+	}
+	s.mu.Unlock()
+	for _, lane := range resized {
+		lane.resize(wanted[lane.Lane])
+	}
+	for _, lane := range retired {
+		lane.retire()
+	}
+	return len(retired) > 0 || len(resized) < len(wanted)
+}
+
+// stop retires all lanes. No lane is made afterwards: it would claim for ever.
+func (s *lanes) stop() {
+	s.mu.Lock()
+	s.stopped = true
+	s.mu.Unlock()
+	for _, lane := range s.all() {
+		lane.retire()
+	}
+}
+
+// applyPauses pauses and resumes the lanes as the database says.
+func (s *lanes) applyPauses(ctx context.Context) error {
+	s.pausing.Lock() // so that what was read later is applied later
+	defer s.pausing.Unlock()
+	names, err := s.shared.db.Paused(ctx)
+	if err != nil {
+		return err
+	}
+	paused := make(map[db.Lane]bool, len(names))
+	for _, name := range names {
+		paused[name] = true
+	}
+	s.mu.Lock()
+	s.paused = paused
+	s.mu.Unlock()
+	for _, lane := range s.all() {
+		lane.pause(paused[lane.Lane])
+	}
+	return nil
+}
+
+// state returns the state of a lane, and how many workers it has here. It is orphaned if no
+// live instance works on it.
+func (s *lanes) state(name db.Lane, worked bool) (state LaneState, workers int) {
+	s.mu.RLock()
+	lane, paused := s.byName[name], s.paused[name]
+	s.mu.RUnlock()
+	state = LaneActive
+	if lane != nil {
+		state, workers = lane.health.state(time.Now()), lane.size()
+	}
+	switch {
+	case paused:
+		state = LanePaused
+	case !worked:
+		state = LaneOrphaned
+	}
+	return state, workers
+}

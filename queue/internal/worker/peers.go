@@ -1,0 +1,185 @@
+package worker
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
+)
+
+const (
+	// heartbeatInterval is how often this instance tells the others that it is alive.
+	heartbeatInterval = 5 * time.Second
+
+	// If the last heartbeat is older than lateAfter, this instance starts no deliveries and
+	// claims nothing. It is well below db.GoneAfter, after which others take over what it holds.
+	lateAfter = 15 * time.Second
+
+	// orphanedAfter is how long a lane must have no live instance before another instance
+	// takes it over. If no other process can have the database, it is taken over at once.
+	orphanedAfter = time.Minute
+)
+
+// peers are the other instances that share the database, as this one knows them.
+type peers struct {
+	db      db.DB
+	config  func() Config // the current one
+	changed func()        // is called when an instance has come, gone or got another config
+
+	asking sync.Mutex // for refresh
+
+	mu      sync.RWMutex
+	known   db.Peers
+	asked   time.Time             // when they were asked for
+	sent    time.Time             // the last successful heartbeat; zero before the first
+	orphans map[db.Lane]time.Time // lanes of own endpoints, since when no live instance has them
+}
+
+// late reports whether others may take over what this instance holds.
+func (p *peers) late() bool {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return p.sent.IsZero() || time.Since(p.sent) > lateAfter
+}
+
+// onTime records a successful heartbeat that was sent at a time.
+func (p *peers) onTime(sent time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sent = sent
+}
+
+// exchange tells the others of this instance, and stores what it learns of them.
+func (p *peers) exchange(ctx context.Context) error {
+	asked := time.Now()
+	known, err := p.db.Heartbeat(ctx, p.config().presence())
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	if asked.Before(p.asked) {
+		p.mu.Unlock()
+		return nil
+	}
+	changed := !slices.EqualFunc(p.known.Others, known.Others, func(a, b db.Presence) bool {
+		return a.Instance == b.Instance && slices.Equal(a.Lanes, b.Lanes) && maps.Equal(a.Configs, b.Configs)
+	})
+	p.known, p.asked = known, asked
+	p.mu.Unlock()
+	if changed {
+		p.changed()
+	}
+	return nil
+}
+
+// now returns the time by the database's clock: that of the last heartbeat, and what has
+// passed since.
+func (p *peers) now() time.Time {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	if p.asked.IsZero() {
+		return time.Now()
+	}
+	return p.known.Now.Add(time.Since(p.asked))
+}
+
+// refresh returns once the others are known as they were after some time. Whoever stored a
+// notification was live before that, though the last heartbeat may not have seen it.
+func (p *peers) refresh(ctx context.Context, after time.Time) error {
+	p.asking.Lock()
+	defer p.asking.Unlock()
+	p.mu.RLock()
+	known := p.known.Exclusive || p.asked.After(after)
+	p.mu.RUnlock()
+	if known {
+		return nil
+	}
+	return p.exchange(ctx)
+}
+
+// lanes returns the lanes that other live instances work on.
+func (p *peers) lanes() []db.Lane {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	var lanes []db.Lane
+	for _, other := range p.known.Others {
+		lanes = append(lanes, other.Lanes...)
+	}
+	return lanes
+}
+
+// haveEndpoint reports whether a live instance has a config for the endpoint.
+func (p *peers) haveEndpoint(name string) bool {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return slices.ContainsFunc(p.known.Others, func(other db.Presence) bool {
+		_, has := other.Configs[name]
+		return has
+	})
+}
+
+// belongsToOther reports whether a delivery should be left to another live instance. Its
+// lane is that to which the instance that stored it would route it. This config would route
+// it to the lane routed; empty if no route fits. If they differ, this config may be the
+// older one. Then a live instance with another config for the endpoint should deliver it:
+// any if no route fits here, or else one that works on its lane. A delivery that is fixed to
+// its lane can be made only by an instance that works on the lane. One of UnroutedLane for
+// which this config has a route is not left.
+func (p *peers) belongsToOther(lane db.Lane, routed string, fixed bool) bool {
+	if routed == lane.Name {
+		return false
+	}
+	own := ""
+	if e := p.config()[lane.Endpoint]; e != nil {
+		own = e.Handler.ConfigHash
+	}
+	fitsNone := routed == "" && !fixed
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	return slices.ContainsFunc(p.known.Others, func(other db.Presence) bool {
+		hash, has := other.Configs[lane.Endpoint]
+		return has && hash != own && (fitsNone || lane.Name != UnroutedLane && slices.Contains(other.Lanes, lane))
+	})
+}
+
+// noteUnfinished is told which lanes have deliveries that are not finished. It remembers
+// those of the own endpoints that no live instance has, and returns the endpoints that none
+// has.
+func (p *peers) noteUnfinished(unfinished []db.Lane, now time.Time) (stranded []string) {
+	config := p.config()
+	worked := append(config.presence().Lanes, p.lanes()...)
+	orphans := make(map[db.Lane]time.Time)
+	p.mu.Lock()
+	for _, lane := range unfinished {
+		switch {
+		case slices.Contains(worked, lane):
+		case config[lane.Endpoint] == nil:
+			stranded = append(stranded, lane.Endpoint)
+		default:
+			orphans[lane] = now
+			if since, known := p.orphans[lane]; known {
+				orphans[lane] = since
+			}
+		}
+	}
+	p.orphans = orphans
+	p.mu.Unlock()
+	slices.Sort(stranded)
+	return slices.DeleteFunc(slices.Compact(stranded), p.haveEndpoint)
+}
+
+// orphaned returns the lanes that this instance should take over.
+func (p *peers) orphaned(now time.Time) []db.Lane {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	var lanes []db.Lane
+	for lane, since := range p.orphans {
+		if p.known.Exclusive || now.Sub(since) >= orphanedAfter {
+			lanes = append(lanes, lane)
+		}
+	}
+	return lanes
+}

@@ -1,0 +1,49 @@
+package worker
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
+)
+
+func TestCountingTakesLittleOfTheTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		database := newFakeDB()
+		asked := 0
+		var fails error
+		database.backlog = func() error {
+			asked++
+			time.Sleep(time.Second)
+			return fails
+		}
+		database.deliveries[1] = &fakeRow{lane: named("support"), state: db.Retrying, stored: time.Now()}
+		database.deliveries[2] = &fakeRow{lane: named("support"), state: db.Dead, stored: time.Now().Add(-time.Hour)}
+		s := &snapshot{db: database, log: zap.NewNop()}
+		counts := s.get(t.Context())
+		if counts.unfinished(named("support")) != 1 || counts.byLane[named("support")][db.Dead] != 1 {
+			t.Errorf("counts %v", counts.byLane)
+		}
+		delete(database.deliveries, 1)
+		time.Sleep(19 * time.Second)
+		if counts = s.get(t.Context()); asked != 1 {
+			t.Errorf("counted %d times within 20 times as long as it took", asked)
+		}
+		if age := counts.oldestNow(named("support")); age < 19*time.Second || age > 22*time.Second {
+			t.Errorf("the oldest is %s old, want about 20 s, as it grows older while it is not counted", age)
+		}
+		time.Sleep(2 * time.Second)
+		if counts = s.get(t.Context()); asked != 2 || counts.oldestNow(named("support")) != 0 {
+			t.Errorf("counted %d times, and the oldest is %s old, want 2 and none", asked, counts.oldestNow(named("support")))
+		}
+		fails = errors.New("connection refused")
+		time.Sleep(time.Minute)
+		if counts = s.get(t.Context()); counts.byLane[named("support")][db.Dead] != 1 {
+			t.Errorf("counts %v, want the last known", counts.byLane)
+		}
+	})
+}

@@ -1,0 +1,125 @@
+package postgres
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
+)
+
+// claimSQL claims deliveries. The workspaces that have waiting ones are found with one look
+// at the index each, up to the limit: in the first lap those behind the last one ($6), and in
+// the second those up to it. Of each, so many deliveries are looked at that all that are claimed could be its own;
+// with hundreds of workspaces, fewer.
+//
+// Waiting and due retrying ones are taken in turns, and $9 says which kind is the first.
+// What another transaction has locked is left out, as it is claimed or changed. Bodies are
+// measured without being read.
+const claimSQL = `
+	WITH RECURSIVE ring(name, last, lap, n, found) AS (
+		SELECT $6::text COLLATE "C", 9223372036854775807, 1, 0::bigint, false
+		UNION ALL
+		SELECT coalesce(d.workspace, '' COLLATE "C"), CASE WHEN d.workspace IS NULL THEN 0 ELSE 9223372036854775807 END,
+			CASE WHEN d.workspace IS NULL THEN lap + 1 ELSE lap END, n + CASE WHEN d.workspace IS NULL THEN 0 ELSE 1 END, d.workspace IS NOT NULL
+		FROM ring LEFT JOIN LATERAL (
+			SELECT workspace FROM {s}delivery WHERE state = 'waiting' AND endpoint = $1::text AND lane = $2::text AND (workspace, id) > (ring.name, ring.last)
+			ORDER BY workspace, id LIMIT 1
+		) AS d ON true
+		WHERE n < $4::bigint AND lap <= 2 AND NOT (lap = 2 AND found AND name >= $6::text)
+	), workspaces AS MATERIALIZED (
+		SELECT name, row_number() OVER (ORDER BY n) AS turn, count(*) OVER () AS all
+		FROM ring WHERE found AND (lap = 1 OR name <= $6::text)
+	), waiting AS MATERIALIZED (
+		SELECT id, row_number() OVER (ORDER BY round, turn) AS place, 1 AS kind FROM workspaces, LATERAL (
+			SELECT id, row_number() OVER (ORDER BY id) AS round FROM {s}delivery
+			WHERE state = 'waiting' AND endpoint = $1::text AND lane = $2::text AND workspace = workspaces.name AND id <> ALL ($7::bigint[])
+			ORDER BY id LIMIT least($4::bigint, greatest(4096 / workspaces.all, 1))
+		) AS own
+		ORDER BY place LIMIT $4::bigint
+	), due AS MATERIALIZED (
+		SELECT id, row_number() OVER (ORDER BY due_at, id) AS place, 2 AS kind FROM {s}delivery
+		WHERE state = 'retrying' AND endpoint = $1::text AND lane = $2::text AND due_at <= now() AND id <> ALL ($7::bigint[])
+		ORDER BY due_at, id LIMIT $4::bigint
+	), chosen AS MATERIALIZED (
+		SELECT id, row_number() OVER (ORDER BY place, kind = $9::int, kind) AS place, count(*) OVER () AS all
+		FROM (SELECT * FROM waiting UNION ALL SELECT * FROM due) AS both_kinds
+		ORDER BY place, kind = $9::int, kind LIMIT $4::bigint
+	), sized AS MATERIALIZED (
+		SELECT chosen.id AS delivery, place, sum(octet_length(n.body)) OVER (ORDER BY place) AS size, n.*
+		FROM chosen JOIN {s}notification AS n ON n.id = chosen.id / 100
+	), claimed AS (
+		UPDATE {s}delivery SET state = 'delivering', claim = $3::bigint, instance = $8::text
+		WHERE id = ANY (ARRAY(
+			SELECT id FROM {s}delivery
+			WHERE id = ANY (ARRAY(SELECT delivery FROM sized WHERE place = 1 OR size <= $5::bigint)) AND state IN ('waiting', 'retrying')
+			ORDER BY id FOR UPDATE SKIP LOCKED
+		))
+		RETURNING id, fixed, attempts, (extract(epoch FROM now() - age_from) * 1000000)::bigint AS age
+	)
+	SELECT coalesce((SELECT max(chosen.all) FROM chosen), 0), c.*
+	FROM (VALUES (1)) AS always LEFT JOIN (
+		SELECT claimed.id, fixed, attempts, age, sized.id, workspace, topic, notification_id, received_at, request, body, place
+		FROM claimed JOIN sized ON sized.delivery = claimed.id
+	) AS c ON true
+	ORDER BY c.place`
+
+func claimArgs(claim db.Claim, instance string) []any {
+	except := claim.Except
+	if except == nil {
+		except = []int64{}
+	}
+	first := 1 + rand.N(2) //nolint:gosec // nobody gains by knowing which kind is the first
+	return []any{claim.Lane.Endpoint, claim.Lane.Name, int64(claim.Token), claim.Limit, claim.MaxBytes, db.EncodeText(claim.After), except, instance, first}
+}
+
+// readClaimed reads what was claimed, in order. The first column is how many there were to be
+// claimed, of which other transactions may have had some.
+func readClaimed(rows pgx.Rows, endpoint string) (claimed []db.Claimed, more bool, err error) {
+	var candidates int
+	var id, age, notification *int64
+	var fixed *bool
+	var attempts *int
+	var workspace, topic, notificationID, request *string
+	var received *time.Time
+	var body []byte
+	_, err = pgx.ForEachRow(rows, []any{
+		&candidates, &id, &fixed, &attempts, &age, &notification, &workspace, &topic, &notificationID, &received, &request, &body, nil,
+	}, func() error {
+		if id == nil {
+			return nil
+		}
+		decoded, err := db.DecodeRequest(*request)
+		if err != nil {
+			return err
+		}
+		claimed = append(claimed, db.Claimed{
+			ID: *id,
+			Notification: &db.Notification{
+				ID:             *notification,
+				Endpoint:       endpoint,
+				Workspace:      db.DecodeText(*workspace),
+				Topic:          db.DecodeText(*topic),
+				NotificationID: decodeNull(notificationID),
+				ReceivedAt:     received.UTC(),
+				Request:        decoded,
+				Body:           body,
+			},
+			Fixed:    *fixed,
+			Attempts: *attempts,
+			Age:      max(time.Duration(*age)*time.Microsecond, 0),
+		})
+		body = nil
+		return nil
+	})
+	return claimed, candidates > len(claimed) || candidates > 0 && len(claimed) == 0, err
+}
+
+// decodeNull decodes a text that may be NULL.
+func decodeNull(text *string) string {
+	if text == nil {
+		return ""
+	}
+	return db.DecodeText(*text)
+}

@@ -1,0 +1,100 @@
+package postgres
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
+)
+
+// sqlState returns the SQLSTATE of an error that the server sent, or "".
+// Source: https://www.postgresql.org/docs/current/errcodes-appendix.html
+func sqlState(err error) string {
+	if reply, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return reply.Code
+	}
+	return ""
+}
+
+// isAborted reports whether the server ended a transaction for the sake of another one:
+// nothing is wrong with it, and it can be tried again.
+func isAborted(err error) bool {
+	code := sqlState(err)
+	return code == "40001" || code == "40P01" // serialization_failure, deadlock_detected
+}
+
+// hasMoved reports whether the server has ended its role: it is read-only, or shuts down, or
+// the connection to it is gone.
+func hasMoved(err error) bool {
+	switch code := sqlState(err); code {
+	case "25006", "57P01", "57P02", "57P03": // read_only_sql_transaction, admin_shutdown, crash_shutdown, cannot_connect_now
+		return true
+	default:
+		return strings.HasPrefix(code, "08") // connection exceptions
+	}
+}
+
+// isFull reports whether the server, or a pooler before it, refuses one more connection.
+func isFull(err error) bool {
+	reply, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && (reply.Code == "53300" || reply.Code == "08P01" && strings.HasPrefix(reply.Message, "no more connections allowed"))
+}
+
+// openError makes errors permanent that opening the database again would only repeat: those
+// of authentication (28), names (3D, 3F), and rights and tables (42).
+func openError(err error) error {
+	if db.IsPermanent(err) {
+		return err
+	}
+	code := sqlState(err)
+	for _, class := range []string{"28", "3D", "3F", "42"} {
+		if strings.HasPrefix(code, class) {
+			return &db.PermanentError{Err: err}
+		}
+	}
+	if reply, ok := errors.AsType[*pgconn.PgError](err); ok && code == "08P01" {
+		// PgBouncer has one code for everything
+		for _, start := range []string{"no such database", "no such user", "unsupported startup parameter"} {
+			if strings.HasPrefix(reply.Message, start) {
+				return &db.PermanentError{Err: err}
+			}
+		}
+		if strings.Contains(reply.Message, "statement pooling") {
+			return &db.PermanentError{Err: fmt.Errorf("PgBouncer's pool_mode is statement, which keeps no transaction together: set it to transaction or session (%w)", err)}
+		}
+	}
+	return err
+}
+
+// connectError is an error of connecting, without the user, which pgx names.
+type connectError struct {
+	text string
+	err  error
+}
+
+func (e *connectError) Error() string { return e.text }
+func (e *connectError) Unwrap() error { return e.err }
+
+// withoutUser keeps the user and all else of a URL but host and database out of an error.
+func withoutUser(err error, name string) error {
+	failed, ok := errors.AsType[*pgconn.ConnectError](err)
+	if !ok {
+		return err
+	}
+	reason := failed.Unwrap().Error()
+	if reply, ok := errors.AsType[*pgconn.PgError](err); ok {
+		reason = fmt.Sprintf("%s (SQLSTATE %s)", reply.Message, reply.Code)
+		if strings.HasPrefix(reply.Code, "28") {
+			reason = "the server refuses the user or the password, or has no rule for them in pg_hba.conf (SQLSTATE " + reply.Code + ")"
+		}
+	}
+	if user := failed.Config.User; user != "" {
+		for _, quote := range []string{`"`, "`", "'"} {
+			reason = strings.ReplaceAll(reason, quote+user+quote, "of the URL")
+		}
+	}
+	return &connectError{"connecting to " + name + ": " + reason, err}
+}

@@ -1,0 +1,256 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"go.uber.org/zap"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
+)
+
+// defaultSchema is the schema of a queue that names none.
+const defaultSchema = "intercom_webhook"
+
+var (
+	schemaPattern = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]{0,45}$`)
+
+	errSchema = errors.New("schema: use letters, digits and underscores, 46 at most, and no digit first")
+	errNewer  = errors.New("the tables were made by a newer version of this program: update it, or give it another schema")
+)
+
+// schemaVersion is the version of tables, and program the mark that they are ours.
+const (
+	schemaVersion = 1
+	program       = "caddy-intercom-webhook"
+)
+
+// tables makes the tables.
+//
+// Each change of a delivery's state makes a new entry in every index that has the delivery,
+// so that all but the key are partial: a delivered one is in no other. It has copies of what
+// lists, groups and fair queueing want to know of the notification, so that these need not
+// read that. There are no foreign keys: what belongs together is written and deleted in one
+// transaction, and a check of each would cost more than it finds.
+const tables = `
+CREATE SEQUENCE {s}notification_id_seq;
+
+CREATE TABLE {s}notification (
+	id              bigint PRIMARY KEY DEFAULT nextval('{s}notification_id_seq'),
+	endpoint        text NOT NULL,
+	workspace       text NOT NULL,
+	topic           text NOT NULL,
+	notification_id text,
+	received_at     timestamptz NOT NULL,
+	request         text NOT NULL,
+	body            bytea NOT NULL
+);
+ALTER SEQUENCE {s}notification_id_seq OWNED BY {s}notification.id;
+CREATE UNIQUE INDEX notification_once ON {s}notification (notification_id, workspace, endpoint) WHERE notification_id IS NOT NULL;
+CREATE INDEX notification_without_id ON {s}notification (received_at) WHERE notification_id IS NULL;
+
+CREATE TABLE {s}delivery (
+	id           bigint PRIMARY KEY CHECK (id / 100 = notification),
+	notification bigint NOT NULL,
+	endpoint     text NOT NULL,
+	lane         text NOT NULL,
+	workspace    text NOT NULL COLLATE "C",
+	topic        text NOT NULL,
+	fixed        boolean NOT NULL DEFAULT false,
+	state        text NOT NULL CHECK (state IN ('waiting', 'delivering', 'retrying', 'delivered', 'dead')),
+	reason       text CHECK (reason IN ('attempts', 'age', 'refused', 'unrouted', 'cancelled')),
+	attempts     integer NOT NULL DEFAULT 0 CHECK (attempts >= 0),
+	stored_at    timestamptz NOT NULL DEFAULT now(),
+	age_from     timestamptz NOT NULL DEFAULT now(),
+	due_at       timestamptz NOT NULL DEFAULT now(),
+	claim        bigint,
+	instance     text,
+	finished_at  timestamptz,
+	upstream     text,
+	status       integer,
+	seconds      real,
+	error        text,
+	CONSTRAINT delivery_dead_has_reason CHECK ((state = 'dead') = (reason IS NOT NULL)),
+	CONSTRAINT delivery_delivering_has_claim CHECK ((state = 'delivering') = (claim IS NOT NULL) AND (claim IS NULL) = (instance IS NULL)),
+	CONSTRAINT delivery_finished_has_time CHECK ((state IN ('delivered', 'dead')) = (finished_at IS NOT NULL))
+);
+CREATE INDEX delivery_waiting ON {s}delivery (endpoint, lane, workspace, id) WHERE state = 'waiting';
+CREATE INDEX delivery_retrying ON {s}delivery (endpoint, lane, due_at, id) WHERE state = 'retrying';
+CREATE INDEX delivery_delivering ON {s}delivery (id) WHERE state = 'delivering';
+CREATE INDEX delivery_dead ON {s}delivery (id) WHERE state = 'dead';
+
+CREATE TABLE {s}attempt (
+	delivery bigint NOT NULL,
+	at       timestamptz NOT NULL,
+	instance text NOT NULL,
+	upstream text,
+	status   integer,
+	seconds  real NOT NULL,
+	error    text NOT NULL,
+	answer   bytea,
+	PRIMARY KEY (delivery, at)
+);
+
+CREATE TABLE {s}lane (
+	endpoint  text NOT NULL,
+	name      text NOT NULL,
+	paused_at timestamptz NOT NULL,
+	PRIMARY KEY (endpoint, name)
+);
+
+-- A crash of the server must not empty this table, as it does unlogged ones: all instances
+-- would look gone.
+CREATE TABLE {s}instance (
+	id           text PRIMARY KEY,
+	version      text NOT NULL DEFAULT '',
+	beat_at      timestamptz NOT NULL DEFAULT now(),
+	steady_since timestamptz NOT NULL DEFAULT now(),
+	lanes        text,
+	configs      text
+);
+
+-- All rows of delivery change soon after they were made, and all rows are deleted in the
+-- order in which they came.
+ALTER TABLE {s}delivery SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
+	autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 1);
+ALTER TABLE {s}notification SET (toast_tuple_target = 4080, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 5000,
+	autovacuum_vacuum_insert_scale_factor = 0.2, autovacuum_vacuum_cost_delay = 1);
+
+CREATE TABLE {s}schema_version (
+	program text NOT NULL PRIMARY KEY,
+	version integer NOT NULL
+);
+INSERT INTO {s}schema_version VALUES ('` + program + `', 1)`
+
+// compression makes bodies cheaper to store, where the server has it.
+const compression = `ALTER TABLE {s}notification ALTER COLUMN body SET COMPRESSION lz4`
+
+const (
+	serverState = `SELECT current_setting('server_encoding'), current_setting('fsync'), EXISTS (SELECT FROM pg_namespace WHERE nspname = $1::text),
+		coalesce((SELECT source IN ('user', 'database', 'database user') AND setting = 'on' FROM pg_settings WHERE name = 'default_transaction_read_only'), false),
+		coalesce((SELECT least(nullif(rolconnlimit, -1), (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database()))
+			FROM pg_roles WHERE rolname = current_user AND NOT rolsuper), -1)`
+
+	// relations are what a schema holds, and the columns of its schema_version.
+	relations = `SELECT c.relname::text, (SELECT array_agg(attname::text ORDER BY attnum) FROM pg_attribute
+			WHERE attrelid = c.oid AND c.relname = 'schema_version' AND attnum > 0 AND NOT attisdropped)
+		FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+		WHERE n.nspname = $1::text AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') ORDER BY 1`
+)
+
+// migrationLock keeps instances that start together from migrating together.
+const migrationLock = 0x49637771
+
+// prepare checks the server, and makes the tables if need be. It changes nothing, and asks for
+// no right to, if they are there. It runs in a transaction, which a pooler that cannot keep one
+// together refuses.
+func prepare(ctx context.Context, conn *pgx.Conn, schema string, logger *zap.Logger) error {
+	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		var encoding, fsync string
+		var exists, readOnly bool
+		var limit int
+		if err := tx.QueryRow(ctx, serverState, schema).Scan(&encoding, &fsync, &exists, &readOnly, &limit); err != nil {
+			return err
+		}
+		switch {
+		case encoding != "UTF8":
+			return &db.PermanentError{Err: fmt.Errorf("the database's encoding is %s: create one with UTF8", encoding)}
+		case readOnly:
+			return &db.PermanentError{Err: errors.New("default_transaction_read_only is on for the role or the database: reset it, or use another role")}
+		case limit >= 0 && limit < minConnections:
+			return &db.PermanentError{Err: fmt.Errorf("the role or the database may have %d connections: the queue needs %d, and uses up to %d", limit, minConnections, defaultConnections)}
+		}
+		if fsync == "off" {
+			logger.Warn("PostgreSQL runs with fsync off: what it has stored is lost with a power cut")
+		}
+		made, err := areMade(ctx, tx, schema)
+		if err != nil || made {
+			return err
+		}
+		return makeTables(ctx, tx, schema, exists)
+	})
+}
+
+// areMade reports whether the tables are there. It refuses a schema that holds anything else.
+func areMade(ctx context.Context, tx pgx.Tx, schema string) (bool, error) {
+	var name string
+	var columns []string
+	var names []string
+	marked := false
+	rows, err := tx.Query(ctx, relations, schema)
+	if err != nil {
+		return false, err
+	}
+	_, err = pgx.ForEachRow(rows, []any{&name, &columns}, func() error {
+		names = append(names, name)
+		marked = marked || strings.Join(columns, " ") == "program version"
+		return nil
+	})
+	if err != nil || len(names) == 0 {
+		return false, err
+	}
+	if marked {
+		var version int
+		err := tx.QueryRow(ctx, `SELECT coalesce((SELECT version FROM `+pgx.Identifier{schema, "schema_version"}.Sanitize()+` WHERE program = $1::text), 0)`, program).Scan(&version)
+		switch {
+		case err != nil:
+			return false, fmt.Errorf("reading the version of the tables: %w", err)
+		case version > schemaVersion:
+			return false, &db.PermanentError{Err: fmt.Errorf("%w (tables of version %d, known is %d)", errNewer, version, schemaVersion)}
+		case version == schemaVersion:
+			return true, nil
+		}
+	}
+	return false, &db.PermanentError{Err: fmt.Errorf("the schema %s holds what this program has not made (such as %s): name another one with the option schema", schema, names[0])}
+}
+
+func makeTables(ctx context.Context, tx pgx.Tx, schema string, exists bool) error {
+	if _, err := tx.Exec(ctx, "SELECT set_config('statement_timeout', '0', true), set_config('lock_timeout', '0', true), "+
+		"set_config('idle_in_transaction_session_timeout', '0', true)"); err != nil {
+		return err
+	}
+	// YugabyteDB before 2025.1 has no such locks, and is the less safe for it
+	if err := attempt(ctx, tx, fmt.Sprint("SELECT pg_advisory_xact_lock(", migrationLock, ")"), "0A000"); err != nil { // feature_not_supported
+		return fmt.Errorf("locking for the migration: %w", err)
+	}
+	made, err := areMade(ctx, tx, schema)
+	if err != nil || made {
+		return err
+	}
+	name := pgx.Identifier{schema}.Sanitize()
+	if !exists {
+		if _, err := tx.Exec(ctx, "CREATE SCHEMA IF NOT EXISTS "+name); err != nil {
+			return fmt.Errorf("creating schema %s: %w", schema, err)
+		}
+	}
+	for _, sql := range strings.Split(tables, ";\n") {
+		if _, err := tx.Exec(ctx, strings.ReplaceAll(sql, "{s}", name+".")); err != nil {
+			return fmt.Errorf("creating the tables: %w", err)
+		}
+	}
+	// a server older than 14, or one that was built without it
+	return attempt(ctx, tx, strings.ReplaceAll(compression, "{s}", name+"."), "0A000", "42601")
+}
+
+// attempt executes a statement, and ignores errors with one of these SQLSTATEs.
+func attempt(ctx context.Context, tx pgx.Tx, sql string, ignored ...string) error {
+	savepoint, err := tx.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = savepoint.Exec(ctx, sql)
+	if err == nil {
+		return savepoint.Commit(ctx)
+	}
+	rolledBack := savepoint.Rollback(ctx)
+	for _, state := range ignored {
+		if sqlState(err) == state {
+			return rolledBack
+		}
+	}
+	return err
+}

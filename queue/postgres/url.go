@@ -1,0 +1,138 @@
+package postgres
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+const (
+	minConnections     = 3 // below that, storing or a heartbeat could wait for a long statement
+	defaultConnections = 8
+)
+
+// The grammar of a URL. It is stricter than that of net/url, which takes parts of an
+// unescaped password for the host or the database.
+const (
+	urlUser   = `(?:[A-Za-z0-9._~!$&'()*+,;=:-]|%[0-9A-Fa-f]{2})*`
+	urlHost   = `(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?`
+	urlHosts  = urlHost + `(?:,` + urlHost + `)*`
+	urlName   = `(?:[A-Za-z0-9._~-]|%[0-9A-Fa-f]{2})+`
+	urlParams = `[a-z_]+=(?:[A-Za-z0-9._~/,:*+-]|%[0-9A-Fa-f]{2})*`
+)
+
+var (
+	urlPattern = regexp.MustCompile(`^postgres(?:ql)?://(?:` + urlUser + `@)?(` + urlHosts + `)?/(` + urlName + `)(?:\?(` + urlParams + `(?:&` + urlParams + `)*))?$`)
+
+	// urlNoDatabase is a URL that is well-formed but for its database.
+	urlNoDatabase = regexp.MustCompile(`^postgres(?:ql)?://(?:` + urlUser + `@)?(?:` + urlHosts + `)?/?(?:\?[^@]*)?$`)
+
+	socketPattern = regexp.MustCompile(`^/[A-Za-z0-9._/-]*$`)
+
+	errURL = errors.New("the PostgreSQL URL is malformed: it has the form postgres://user:password@host:5432/database, " +
+		"in which all characters of user, password and database but letters, digits, - . _ and ~ are percent-encoded")
+	errNoDatabase = errors.New("the PostgreSQL URL names no database: it has the form postgres://user:password@host:5432/database")
+	errNoHost     = errors.New("the PostgreSQL URL names no host: put it before the database, or the folder of a Unix socket into ?host=/var/run/postgresql")
+	errConns      = fmt.Errorf("pool_max_conns in the PostgreSQL URL is less than %d, which is what the queue needs", minConnections)
+)
+
+// urlParameters are the parameters that a URL may have, in the order in which they are checked.
+var urlParameters = []string{
+	"application_name", "channel_binding", "connect_timeout", "host", "krbspn", "krbsrvname", "max_protocol_version", "min_protocol_version",
+	"options", "pool_max_conn_idle_time", "pool_max_conn_lifetime", "pool_max_conns", "require_auth", "sslcert", "sslkey", "sslmode",
+	"sslnegotiation", "sslpassword", "sslrootcert", "sslsni", "target_session_attrs",
+}
+
+// parseURL reads a URL. The name says where the database is, for logs and errors. It and the
+// errors have no other part of the URL than hosts, ports and database.
+func parseURL(text string) (config *pgxpool.Config, name string, err error) {
+	parts := urlPattern.FindStringSubmatch(text)
+	switch {
+	case parts == nil && urlNoDatabase.MatchString(text):
+		return nil, "", errNoDatabase
+	case parts == nil:
+		return nil, "", errURL
+	}
+	hosts, database, query := parts[1], parts[2], parts[3]
+	params, err := url.ParseQuery(query)
+	if err != nil {
+		return nil, "", errURL
+	}
+	if err := checkParameters(params); err != nil {
+		return nil, "", err
+	}
+	switch socket := params.Get("host"); {
+	case hosts == "" && socketPattern.MatchString(socket):
+		hosts = socket
+	case socket != "":
+		return nil, "", errURL
+	case hosts == "":
+		return nil, "", errNoHost
+	}
+	config, err = pgxpool.ParseConfig(text)
+	if err != nil || config.ConnConfig.Database == "" {
+		return nil, "", errURL
+	}
+	if !strings.Contains(query, "pool_max_conns=") {
+		config.MaxConns = defaultConnections
+	}
+	if config.MaxConns < minConnections {
+		return nil, "", errConns
+	}
+	configure(config, query)
+	return config, "PostgreSQL at " + hosts + ", database " + database, nil
+}
+
+// checkParameters names the parameter that is not valid, and never its value.
+func checkParameters(params url.Values) error {
+	for _, key := range slices.Sorted(maps.Keys(params)) {
+		if !slices.Contains(urlParameters, key) || len(params[key]) != 1 {
+			return fmt.Errorf("the PostgreSQL URL has a parameter that is unknown or given twice: known are %s", strings.Join(urlParameters, ", "))
+		}
+		alone := url.Values{key: params[key]}
+		for _, needs := range [][2]string{{"sslcert", "sslkey"}, {"sslkey", "sslcert"}, {"sslrootcert", "sslmode"}} {
+			if other := needs[1]; key == needs[0] && params.Has(other) {
+				alone[other] = params[other]
+			}
+		}
+		if _, err := pgxpool.ParseConfig("postgres://localhost/postgres?" + alone.Encode()); err != nil {
+			return fmt.Errorf("the parameter %s of the PostgreSQL URL is not valid: if it names a file, does that exist, and may this program read it?", key)
+		}
+	}
+	return nil
+}
+
+// configure sets what the URL leaves open.
+func configure(config *pgxpool.Config, query string) {
+	config.PingTimeout = pingTimeout
+	conn := config.ConnConfig
+	if !strings.Contains(query, "connect_timeout=") {
+		conn.ConnectTimeout = 5 * time.Second
+	}
+	if conn.RuntimeParams["application_name"] == "" {
+		conn.RuntimeParams["application_name"] = "caddy-intercom-webhook"
+	}
+	conn.RuntimeParams["client_encoding"] = "UTF8"
+	// PgBouncer gives each transaction another session, so no statement may be kept in one
+	conn.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	if conn.ValidateConnect == nil && !strings.Contains(query, "target_session_attrs=") && severalHosts(conn) {
+		conn.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	}
+}
+
+// severalHosts reports whether a URL has more than one host. There may be several ways to
+// connect to one.
+func severalHosts(config *pgx.ConnConfig) bool {
+	return slices.ContainsFunc(config.Fallbacks, func(other *pgconn.FallbackConfig) bool {
+		return other.Host != config.Host || other.Port != config.Port
+	})
+}

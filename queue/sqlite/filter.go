@@ -1,0 +1,127 @@
+package sqlite
+
+import (
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
+)
+
+// condition is a condition of a statement, and its arguments.
+type condition struct {
+	text string
+	args []any
+}
+
+// and adds a condition, whose arguments are ?.
+func (c *condition) and(text string, args ...any) {
+	c.text += " AND " + text
+	c.args = append(c.args, args...)
+}
+
+// filterCondition returns the condition that deliveries fit a filter. It does not look at the
+// parts of it for which SQL is too weak: see fits.
+func filterCondition(f db.Filter) condition {
+	var c condition
+	if f.Endpoint != "" {
+		c.and("endpoint = ?", f.Endpoint)
+	}
+	if len(f.States) > 0 {
+		c.and("state IN (SELECT value FROM json_each(?))", jsonOf(f.States))
+	}
+	if len(f.Reasons) > 0 {
+		c.and("reason IN (SELECT value FROM json_each(?))", jsonOf(f.Reasons))
+	}
+	if f.Topic != "" {
+		c.and("topic GLOB ?", f.Topic) // where a * fits more than in a pattern
+	}
+	if f.Lane != "" {
+		c.and("lane = ?", f.Lane)
+	}
+	if f.Workspace != "" {
+		c.and("workspace = ?", db.EncodeText(f.Workspace))
+	}
+	if f.Notification != "" {
+		c.and("(notification = ? OR notification IN (SELECT id FROM notification WHERE notification_id = ?))", numberOf(f.Notification), db.EncodeText(f.Notification))
+	}
+	if !f.Since.IsZero() {
+		c.and("stored_at >= ?", f.Since.UnixMicro())
+	}
+	if !f.Until.IsZero() {
+		c.and("stored_at < ?", f.Until.UnixMicro())
+	}
+	if f.Error != "" {
+		c.and("(instr(lower(error), lower(?)) OR error GLOB 'base64:*')", plainPart(f.Error))
+	}
+	if !f.AsOf.IsZero() {
+		c.and("(finished_at IS NULL OR finished_at <= ?)", f.AsOf.UnixMicro())
+	}
+	return c
+}
+
+// numberOf returns the id that a person may mean by a text, 0 if it is none.
+func numberOf(text string) int64 {
+	number, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || strconv.FormatInt(number, 10) != text {
+		return 0
+	}
+	return number
+}
+
+// plainPart returns the longest part of a text that is ASCII, as SQLite knows only its capital
+// letters.
+func plainPart(text string) (longest string) {
+	for _, part := range strings.FieldsFunc(text, func(r rune) bool { return r >= utf8.RuneSelf }) {
+		if len(part) > len(longest) {
+			longest = part
+		}
+	}
+	return longest
+}
+
+// fits reports whether a delivery that fits the filter's condition fits the filter.
+func fits(f db.Filter, d *db.Delivery) bool {
+	return (f.Topic == "" || topicpattern.Matches(f.Topic, d.Topic)) &&
+		(f.Error == "" || strings.Contains(strings.ToLower(d.Error), strings.ToLower(f.Error)))
+}
+
+// byState have the ids of deliveries of a state, from indexes alone.
+var byState = map[db.State]string{
+	db.Waiting:    `SELECT id FROM delivery INDEXED BY delivery_waiting WHERE state = 'waiting'`,
+	db.Delivering: `SELECT id FROM delivery INDEXED BY delivery_delivering WHERE state = 'delivering'`,
+	db.Retrying:   `SELECT id FROM delivery INDEXED BY delivery_retrying WHERE state = 'retrying'`,
+	db.Dead:       `SELECT id FROM delivery INDEXED BY delivery_dead WHERE state = 'dead'`,
+}
+
+// indexedIDs returns a statement that finds, by indexes, the ids of all deliveries that a
+// filter can select. Its text is empty if no index has them.
+func indexedIDs(f db.Filter) (ids condition) {
+	if f.Notification != "" {
+		number := numberOf(f.Notification)
+		return condition{
+			`SELECT delivery.id FROM notification CROSS JOIN delivery ON delivery.id BETWEEN notification.id * 100 AND notification.id * 100 + 99
+				WHERE notification.notification_id = ? UNION SELECT id FROM delivery WHERE id BETWEEN ? * 100 AND ? * 100 + 99`,
+			[]any{db.EncodeText(f.Notification), number, number},
+		}
+	}
+	states := f.States
+	if len(states) == 0 && len(f.Reasons) > 0 {
+		states = []db.State{db.Dead}
+	}
+	var selects []string
+	for _, state := range states {
+		one, ok := byState[state]
+		if !ok {
+			return condition{}
+		}
+		if f.Endpoint != "" && state != db.Delivering { // of which there are few
+			one += ` AND endpoint = ?`
+			ids.args = append(ids.args, f.Endpoint)
+		}
+		selects = append(selects, one)
+	}
+	ids.text = strings.Join(selects, " UNION ALL ")
+	return ids
+}

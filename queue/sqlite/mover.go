@@ -1,0 +1,222 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
+)
+
+const deliveryColumns = `d.id, d.notification, (SELECT n.notification_id FROM notification AS n WHERE n.id = d.notification),
+	d.endpoint, d.workspace, d.topic, d.lane, d.fixed, d.state, d.reason, d.attempts, d.stored_at, d.age_from, d.due_at, d.finished_at,
+	d.upstream, d.status, d.seconds, d.error`
+
+type deliveryRow struct {
+	db.Delivery
+	notificationID, reason, upstream, failure sql.NullString
+	storedAt, ageFrom, dueAt, finishedAt      sql.NullInt64
+	status                                    sql.NullInt64
+	seconds                                   sql.NullFloat64
+}
+
+func scanDelivery(d *deliveryRow) []any {
+	return []any{
+		&d.ID, &d.Notification, &d.notificationID, &d.Endpoint, &d.Workspace, &d.Topic, &d.Lane,
+		&d.Fixed, &d.State, &d.reason, &d.Attempts, &d.storedAt, &d.ageFrom, &d.dueAt, &d.finishedAt,
+		&d.upstream, &d.status, &d.seconds, &d.failure,
+	}
+}
+
+func (d *deliveryRow) finish() db.Delivery {
+	d.NotificationID, d.Workspace = db.DecodeText(d.notificationID.String), db.DecodeText(d.Workspace)
+	d.Reason = db.Reason(d.reason.String)
+	d.StoredAt, d.AgeFrom, d.FinishedAt = timeOf(d.storedAt), timeOf(d.ageFrom), timeOf(d.finishedAt)
+	if d.State == db.Retrying {
+		d.DueAt = timeOf(d.dueAt)
+	}
+	d.Upstream, d.Status, d.Error = db.DecodeText(d.upstream.String), int(d.status.Int64), db.DecodeText(d.failure.String)
+	d.Duration = duration(d.seconds.Float64)
+	return d.Delivery
+}
+
+// readDetails returns notifications by their ids, with all that is known of them.
+func readDetails(ctx context.Context, read *statements, ids []int64) ([]db.Details, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	notifications, err := readNotifications(ctx, read, ids)
+	if err != nil {
+		return nil, err
+	}
+	history, err := readAttempts(ctx, read, ids)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := read.query(ctx, `SELECT `+deliveryColumns+` FROM json_each(?) AS wanted
+		CROSS JOIN delivery AS d ON d.id BETWEEN wanted.value * 100 AND wanted.value * 100 + 99 ORDER BY d.id`, jsonOf(ids))
+	deliveries, err := collect(rows, err, scanDelivery)
+	if err != nil {
+		return nil, err
+	}
+	byNotification := make(map[int64][]db.DeliveryDetails, len(ids))
+	for _, row := range deliveries {
+		d := row.finish()
+		byNotification[d.Notification] = append(byNotification[d.Notification], db.DeliveryDetails{Delivery: d, History: history[d.ID]})
+	}
+	var found []db.Details
+	for _, id := range slices.Sorted(slices.Values(ids)) {
+		if n := notifications[id]; n != nil {
+			found = append(found, db.Details{Notification: *n, Deliveries: byNotification[id]})
+		}
+	}
+	return found, nil
+}
+
+type attemptRow struct {
+	db.Attempt
+	delivery          int64
+	at, status        sql.NullInt64
+	upstream, failure sql.NullString
+	seconds           float64
+}
+
+// readAttempts returns the failed attempts of notifications by delivery, the oldest first.
+func readAttempts(ctx context.Context, read *statements, notifications []int64) (map[int64][]db.Attempt, error) {
+	rows, err := read.query(ctx, `SELECT delivery, at, instance, upstream, status, seconds, error, answer FROM json_each(?) AS wanted
+		CROSS JOIN attempt ON delivery BETWEEN wanted.value * 100 AND wanted.value * 100 + 99 ORDER BY delivery, at`, jsonOf(notifications))
+	found, err := collect(rows, err, func(a *attemptRow) []any {
+		return []any{&a.delivery, &a.at, &a.Instance, &a.upstream, &a.status, &a.seconds, &a.failure, &a.Answer}
+	})
+	history := make(map[int64][]db.Attempt)
+	for _, row := range found {
+		a := row.Attempt
+		a.At, a.Status, a.Duration = timeOf(row.at), int(row.status.Int64), duration(row.seconds)
+		a.Upstream, a.Error = db.DecodeText(row.upstream.String), db.DecodeText(row.failure.String)
+		history[row.delivery] = append(history[row.delivery], a)
+	}
+	return history, err
+}
+
+// exportBytes bounds the bodies that a call of Export returns, but for one.
+const exportBytes = 4 << 20
+
+// mover moves notifications from one database to another.
+type mover struct{ *tables }
+
+// Export implements db.Mover.
+func (m mover) Export(ctx context.Context, from int64, limit int) (found []db.Details, next int64, err error) {
+	type sized struct{ id, bytes int64 }
+	rows, err := m.read.query(ctx, `SELECT notification, octet_length(bytes) FROM body WHERE notification >= ? ORDER BY notification LIMIT ?`, from, limit+1)
+	sizes, err := collect(rows, err, func(s *sized) []any { return []any{&s.id, &s.bytes} })
+	if err != nil {
+		return nil, 0, err
+	}
+	var ids []int64
+	var bytes int64
+	for n, s := range sizes {
+		if bytes += s.bytes; n == limit || n > 0 && bytes > exportBytes {
+			next = s.id
+			break
+		}
+		ids = append(ids, s.id)
+	}
+	if found, err = readDetails(ctx, m.read, ids); err != nil {
+		return nil, 0, err
+	}
+	for n := range found {
+		for i := range found[n].Deliveries {
+			if d := &found[n].Deliveries[i]; d.State == db.Delivering {
+				if d.State = db.Waiting; d.Attempts > 0 {
+					d.State, d.DueAt = db.Retrying, time.Now().UTC()
+				}
+			}
+		}
+	}
+	return found, next, nil
+}
+
+// Import implements db.Mover.
+func (m mover) Import(ctx context.Context, notifications []db.Details) (stored int, err error) {
+	if err := m.usable(); err != nil {
+		return 0, err
+	}
+	var pending int
+	err = m.write.inBatches(ctx, m.sync, len(notifications), func(i int) error {
+		imported, err := importOne(m.write.run, &notifications[i])
+		if imported {
+			pending++
+		}
+		return err
+	}, func() {
+		stored, pending = stored+pending, 0
+	})
+	return stored, err
+}
+
+// importOne stores a notification unless it is there. It needs the write lock.
+func importOne(run *statements, n *db.Details) (stored bool, err error) {
+	if n.NotificationID == "" {
+		var there int64
+		err := run.queryRow(context.Background(), `SELECT count(*) FROM notification AS n JOIN body ON body.notification = n.id
+			WHERE notification_id IS NULL AND received_at = ? AND endpoint = ? AND workspace = ? AND topic = ? AND bytes = ?`,
+			[]any{n.ReceivedAt.UnixMicro(), n.Endpoint, db.EncodeText(n.Workspace), n.Topic, blob(n.Body)}, &there)
+		if err != nil || there > 0 {
+			return false, err
+		}
+	}
+	if len(n.Deliveries) > db.MaxDeliveries {
+		return false, errTooMany
+	}
+	id, err := insert(run, &n.Notification)
+	if err != nil || id == 0 {
+		return false, err
+	}
+	for place := range n.Deliveries {
+		if err := importDelivery(run, n, id, place); err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+var errTooMany = errors.New("a notification has more deliveries than it can have")
+
+const insertImported = `INSERT INTO delivery (id, notification, endpoint, lane, workspace, topic, fixed, state, reason, attempts,
+	stored_at, age_from, due_at, finished_at, upstream, status, seconds, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+
+func importDelivery(run *statements, n *db.Details, notification int64, place int) error {
+	d := n.Deliveries[place]
+	if d.DueAt.IsZero() {
+		d.DueAt = d.StoredAt
+	}
+	id := db.DeliveryID(notification, place)
+	_, err := run.exec(context.Background(), insertImported, id, notification, n.Endpoint, d.Lane, db.EncodeText(n.Workspace), n.Topic, d.Fixed,
+		string(d.State), orNull(string(d.Reason)), d.Attempts, d.StoredAt.UnixMicro(), d.AgeFrom.UnixMicro(), d.DueAt.UnixMicro(), micros(d.FinishedAt),
+		orNull(db.EncodeText(d.Upstream)), orNull(d.Status), orNull(d.Duration.Seconds()), orNull(db.EncodeText(d.Error)))
+	if err != nil {
+		return err
+	}
+	for _, a := range d.History {
+		if err := addAttempt(run, id, a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Remove implements db.Mover.
+func (m mover) Remove(ctx context.Context, ids []int64) error {
+	return m.write.inBatches(ctx, m.sync, len(ids), func(i int) error {
+		rows, err := m.write.run.query(context.Background(), `SELECT id FROM delivery WHERE id BETWEEN ? AND ?`,
+			db.DeliveryID(ids[i], 0), db.DeliveryID(ids[i], db.MaxDeliveries-1))
+		deliveries, err := collectIDs(rows, err)
+		if err != nil {
+			return err
+		}
+		_, err = deleteWhere(m.write.run, ``, jsonOf(deliveries))
+		return err
+	}, func() {})
+}

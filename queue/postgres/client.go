@@ -2,8 +2,10 @@ package postgres
 
 import (
 	"context"
+	"crypto/md5" //nolint:gosec // see indexed
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -13,6 +15,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
 	"golang.org/x/sync/semaphore"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 )
 
 const (
@@ -167,7 +171,7 @@ func read(results pgx.BatchResults, scan func(pgx.Rows) error) error {
 }
 
 // sql puts the schema's name into a statement.
-func (c *client) sql(text string) string { return strings.ReplaceAll(text, "{s}", c.schema+".") }
+func (c *client) sql(text string) string { return inSchema(text, c.schema) }
 
 // ids runs statements of which the last one returns ids.
 func (c *client) ids(ctx context.Context, commit string, statements ...statement) (ids []int64, err error) {
@@ -248,4 +252,23 @@ func (c *client) reset() {
 		return
 	}
 	c.pool.Reset()
+}
+
+// inSchema puts the schema's name and what an index has of a text into a statement.
+func inSchema(text, schema string) string {
+	text = indexedPattern.ReplaceAllString(text, "CASE WHEN octet_length($1) <= 200 THEN $1 ELSE md5($1) END")
+	return strings.ReplaceAll(text, "{s}", schema+".")
+}
+
+// indexedPattern is what an index has of a text, which must not be longer than a third of a
+// page.
+var indexedPattern = regexp.MustCompile(`\{indexed ([a-z_.]+)\}`)
+
+// indexed returns what an index has of a text.
+func indexed(text string) string {
+	text = db.EncodeText(text)
+	if len(text) > 200 {
+		return fmt.Sprintf("%x", md5.Sum([]byte(text))) //nolint:gosec // nobody gains by a collision
+	}
+	return text
 }

@@ -2,6 +2,7 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -47,12 +48,10 @@ func Join(ctx context.Context, url, schema string, logger *zap.Logger) (db.Joine
 }
 
 func open(ctx context.Context, url, schema string, logger *zap.Logger) (*database, error) {
-	if schema == "" {
-		schema = defaultSchema
-	}
+	schema = cmp.Or(schema, defaultSchema)
 	config, name, err := parseURL(url)
-	if err == nil && !schemaPattern.MatchString(schema) {
-		err = errSchema
+	if err == nil {
+		err = checkSchema(schema)
 	}
 	if err != nil {
 		return nil, &db.PermanentError{Err: err}

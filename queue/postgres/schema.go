@@ -50,7 +50,7 @@ CREATE TABLE {s}notification (
 	body            bytea NOT NULL
 );
 ALTER SEQUENCE {s}notification_id_seq OWNED BY {s}notification.id;
-CREATE UNIQUE INDEX notification_once ON {s}notification (notification_id, workspace, endpoint) WHERE notification_id IS NOT NULL;
+CREATE UNIQUE INDEX notification_once ON {s}notification (({indexed notification_id}), ({indexed workspace}), endpoint) WHERE notification_id IS NOT NULL;
 CREATE INDEX notification_without_id ON {s}notification (received_at) WHERE notification_id IS NULL;
 
 CREATE TABLE {s}delivery (
@@ -58,7 +58,7 @@ CREATE TABLE {s}delivery (
 	notification bigint NOT NULL,
 	endpoint     text NOT NULL,
 	lane         text NOT NULL,
-	workspace    text NOT NULL COLLATE "C",
+	workspace    text NOT NULL COLLATE "C", -- its md5 if it is longer than 200 bytes
 	topic        text NOT NULL,
 	fixed        boolean NOT NULL DEFAULT false,
 	state        text NOT NULL CHECK (state IN ('waiting', 'delivering', 'retrying', 'delivered', 'dead')),
@@ -228,12 +228,12 @@ func makeTables(ctx context.Context, tx pgx.Tx, schema string, exists bool) erro
 		}
 	}
 	for _, sql := range strings.Split(tables, ";\n") {
-		if _, err := tx.Exec(ctx, strings.ReplaceAll(sql, "{s}", name+".")); err != nil {
+		if _, err := tx.Exec(ctx, inSchema(sql, name)); err != nil {
 			return fmt.Errorf("creating the tables: %w", err)
 		}
 	}
 	// a server older than 14, or one that was built without it
-	return attempt(ctx, tx, strings.ReplaceAll(compression, "{s}", name+"."), "0A000", "42601")
+	return attempt(ctx, tx, inSchema(compression, name), "0A000", "42601")
 }
 
 // attempt executes a statement, and ignores errors with one of these SQLSTATEs.

@@ -167,7 +167,7 @@ func TestPlaceholdersAreTheSameWithAQueue(t *testing.T) {
 		}},
 		{
 			"after rewrites, in front of the handler and in the route", "/secret%2Fpath/intercom?a=1",
-			setup{webhook: "method PUT\nuri strip_prefix /front", behind: "method POST\nrewrite * /front/new?a=2"}, overTCP, map[string]string{
+			setup{options: "order method before intercom_webhook\norder rewrite before intercom_webhook", webhook: "method PUT\nuri strip_prefix /front", behind: "method POST\nrewrite * /front/new?a=2"}, overTCP, map[string]string{
 				"http.request.method": "PUT", "http.request.uri": "/new?a=2",
 				"http.request.orig_method": "PATCH", "http.request.orig_uri": "/secret%2Fpath/intercom?a=1",
 			},
@@ -189,7 +189,7 @@ func TestPlaceholdersAreTheSameWithAQueue(t *testing.T) {
 			c.behind += "\n@queued header X-Queued yes\nintercom_webhook @queued {\nclient_secret " + secret + "\nallow static 127.0.0.1\n" +
 				route + "queue {\npath " + filepath.Join(t.TempDir(), "queue.db") + "\n}\n}"
 			g := newGateway(t)
-			if c.options != "" {
+			if strings.Contains(c.options, "auto_https") {
 				c.address = "https://localhost:" + g.port
 			}
 			if err := g.load(c.setup); err != nil {

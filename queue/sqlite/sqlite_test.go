@@ -212,10 +212,10 @@ func TestStatementsScanNoTable(t *testing.T) {
 		query string
 		args  []any
 	}{
-		"claim":   {claimAll, []any{"[100]", 1, "instance"}},
-		"finish":  {finish, []any{jsonOf([]outcomeRow{sent}), "instance"}},
-		"retry":   {retried, []any{"[100]", 1}},
-		"read":    {readByID, []any{"[1]"}},
+		"claim":  {claimAll, []any{"[100]", 1, "instance"}},
+		"finish": {finish, []any{jsonOf([]outcomeRow{sent}), "instance"}},
+		"retry":  {retried, []any{"[100]", 1}},
+		"read":   {readByID, []any{"[1]"}},
 	} {
 		if plan := i.plan(t, c.query, c.args...); strings.Contains(plan, "SCAN d") || strings.Contains(plan, "SCAN n") || strings.Contains(plan, "SCAN b") {
 			t.Errorf("%s scans a table:\n%s", name, plan)

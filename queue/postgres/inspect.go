@@ -16,13 +16,10 @@ import (
 
 const (
 	listRows   = 20_000 // that List looks at, one after the other
-	sparseRows = 50_000 // of which it looks at all, by their indexes
+	sparseRows = 20_000 // of which it looks at all, by their indexes
 )
 
 const (
-	boundarySQL       = `SELECT id FROM {s}delivery WHERE id >= $1::bigint ORDER BY id OFFSET $2::bigint LIMIT 1`
-	boundaryNewestSQL = `SELECT id FROM {s}delivery WHERE id <= $1::bigint ORDER BY id DESC OFFSET $2::bigint LIMIT 1`
-
 	findSQL = `
 		SELECT id FROM {s}notification WHERE {indexed notification_id} = $5::text AND notification_id = $2::text AND endpoint = $1::text
 		UNION SELECT id FROM {s}notification WHERE id = $3::bigint AND endpoint = $1::text
@@ -51,43 +48,27 @@ func (i inspector) List(ctx context.Context, filter db.Filter, page db.Page) (fo
 }
 
 func (i inspector) list(ctx context.Context, filter db.Filter, page db.Page) (found []db.Delivery, next int64, err error) {
-	from, step := page.From, int64(1)
-	if page.Newest {
-		step = -1
-		if from == 0 {
-			from = math.MaxInt64
-		}
-	}
-	var bound *int64 // the first id that is not looked at
+	w := newWalk(filter, page)
 	few, err := i.areFew(ctx, filter)
-	if err == nil && !few {
-		bound, err = i.boundary(ctx, from, page.Newest)
-	}
 	if err != nil {
 		return nil, 0, err
 	}
 	q := newConditions(filter)
-	compare, order := ">=", ""
-	if page.Newest {
-		compare, order = "<=", " DESC"
-	}
-	q.add("d.id "+compare+" %s::bigint", from)
-	if bound != nil {
-		q.add("NOT d.id "+compare+" %s::bigint", *bound)
-	}
-	sorted := "d.id"
-	if few {
-		sorted = "d.id + 0" // keeps PostgreSQL from walking along the key
-	}
-	sql := selectDeliveries + q.where() + ` ORDER BY ` + sorted + order + ` LIMIT ` + strconv.Itoa(page.Limit)
+	sql := fmt.Sprintf(selectDeliveries, w.sql(few, q)) + w.order()
 	err = i.run(ctx, plainly, statement{sql: sql, args: q.args, scan: collectDeliveries(&found)})
 	switch {
 	case err != nil:
 		return nil, 0, err
 	case len(found) == page.Limit && len(found) > 0:
-		next = found[len(found)-1].ID + step
-	case bound != nil:
-		next = *bound
+		next = found[len(found)-1].ID + w.step
+	case !few:
+		bound, err := i.ids(ctx, plainly, statement{sql: w.rows() + ` OFFSET $2::bigint LIMIT 1`, args: []any{w.from, listRows}})
+		if err != nil {
+			return nil, 0, err
+		}
+		if len(bound) > 0 {
+			next = bound[0]
+		}
 	}
 	// an error that was encoded can only be searched here
 	found = slices.DeleteFunc(found, func(d db.Delivery) bool {
@@ -102,7 +83,7 @@ func (i inspector) areFew(ctx context.Context, filter db.Filter) (bool, error) {
 	if filter.Notification != "" {
 		return true, nil
 	}
-	if len(filter.States) == 0 || slices.Contains(filter.States, db.Delivered) {
+	if len(filter.States) == 0 || slices.Contains(filter.States, db.Delivered) || onlyDead(filter) {
 		return false, nil
 	}
 	count := 0
@@ -121,19 +102,6 @@ func (i inspector) areFew(ctx context.Context, filter db.Filter) (bool, error) {
 		count += n
 	}
 	return count < sparseRows, nil
-}
-
-// boundary returns the id behind the next listRows deliveries, or nil if there is none.
-func (i inspector) boundary(ctx context.Context, from int64, newest bool) (*int64, error) {
-	sql := boundarySQL
-	if newest {
-		sql = boundaryNewestSQL
-	}
-	ids, err := i.ids(ctx, plainly, statement{sql: sql, args: []any{from, listRows}})
-	if err != nil || len(ids) == 0 {
-		return nil, err
-	}
-	return &ids[0], nil
 }
 
 // Find implements db.Inspector.
@@ -194,11 +162,57 @@ func (i inspector) Change(ctx context.Context, change db.Change) (changed []int6
 	return changed, nil
 }
 
-// selectDeliveries selects deliveries. It reads of a notification only its id.
+// walk goes along the key from an id, or along the index of dead ones, which is as good.
+type walk struct {
+	from, step int64
+	limit      int
+	compare    string
+	direction  string
+	dead       bool
+}
+
+func newWalk(filter db.Filter, page db.Page) walk {
+	w := walk{from: page.From, step: 1, limit: page.Limit, compare: ">=", dead: onlyDead(filter)}
+	if page.Newest {
+		w.step, w.compare, w.direction = -1, "<=", " DESC"
+		if w.from == 0 {
+			w.from = math.MaxInt64
+		}
+	}
+	return w
+}
+
+func onlyDead(filter db.Filter) bool { return len(filter.States) == 1 && filter.States[0] == db.Dead }
+
+func (w walk) order() string { return " ORDER BY d.id" + w.direction }
+
+// rows selects the ids of all deliveries of the walk. Their first one is the parameter $1.
+func (w walk) rows() string {
+	sql := "SELECT d.id FROM {s}delivery AS d WHERE d.id " + w.compare + " $1::bigint"
+	if w.dead {
+		sql += " AND d.state = 'dead'"
+	}
+	return sql + w.order()
+}
+
+// sql selects a page of deliveries that fit the conditions: of the next listRows, or if they
+// are few, of all.
+func (w walk) sql(few bool, q *conditions) string {
+	q.add("d.id "+w.compare+" %s::bigint", w.from)
+	if few {
+		// id + 0 keeps PostgreSQL from walking along the key
+		return "SELECT d.* FROM {s}delivery AS d" + q.where() + " ORDER BY d.id + 0" + w.direction + " LIMIT " + strconv.Itoa(w.limit)
+	}
+	rows := strings.Replace(strings.Replace(w.rows(), "d.id", "d.*", 1), "$1", "$"+strconv.Itoa(len(q.args)), 1)
+	return fmt.Sprintf("SELECT d.* FROM (%s LIMIT %d) AS d", rows, listRows) + q.where() + w.order() + " LIMIT " + strconv.Itoa(w.limit)
+}
+
+// selectDeliveries reads deliveries, which are called d. It reads of a notification only its
+// id and its workspace.
 const selectDeliveries = `
 	SELECT d.id, d.notification, n.notification_id, d.endpoint, n.workspace, d.topic, d.lane, d.fixed, d.state, d.reason, d.attempts,
 		d.stored_at, d.age_from, d.due_at, d.finished_at, d.upstream, d.status, d.seconds, d.error
-	FROM {s}delivery AS d JOIN {s}notification AS n ON n.id = d.notification`
+	FROM (%s) AS d JOIN {s}notification AS n ON n.id = d.notification`
 
 func collectDeliveries(found *[]db.Delivery) func(pgx.Rows) error {
 	return func(rows pgx.Rows) (err error) {

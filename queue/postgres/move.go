@@ -16,6 +16,8 @@ const (
 
 	notificationsSQL = `SELECT id, endpoint, workspace, topic, notification_id, received_at, request, body FROM {s}notification WHERE id = ANY ($1::bigint[])`
 
+	deliveriesOfSQL = `SELECT d.* FROM unnest($1::bigint[]) AS wanted(id) JOIN {s}delivery AS d ON d.id BETWEEN wanted.id * 100 AND wanted.id * 100 + 99`
+
 	attemptsSQL = `SELECT delivery, at, instance, upstream, status, seconds, error, answer FROM {s}attempt WHERE delivery = ANY ($1::bigint[]) ORDER BY delivery, at`
 
 	// importSQL stores notifications as storeSQL does. Those without an id are compared with
@@ -166,7 +168,7 @@ func details(ctx context.Context, c *client, ids []int64) (found []db.Details, e
 			return err
 		}},
 		statement{
-			sql:  selectDeliveries + ` JOIN unnest($1::bigint[]) AS wanted(id) ON d.id BETWEEN wanted.id * 100 AND wanted.id * 100 + 99 ORDER BY d.id`,
+			sql:  fmt.Sprintf(selectDeliveries, deliveriesOfSQL) + ` ORDER BY d.id`,
 			args: []any{ids}, scan: collectDeliveries(&deliveries),
 		})
 	if err != nil {

@@ -154,7 +154,7 @@ func testRoleSettings(t *testing.T, s *pgServer) {
 	s.run("queue", "CREATE ROLE odd LOGIN SUPERUSER PASSWORD '"+pgPassword+"'")
 	for name, value := range map[string]string{
 		"bytea_output": "escape", "DateStyle": "'SQL, DMY'", "IntervalStyle": "sql_standard", "standard_conforming_strings": "off", "TimeZone": "'Asia/Kathmandu'",
-		"search_path": "alien", "lock_timeout": "'1ms'", "idle_in_transaction_session_timeout": "'1ms'", "default_transaction_isolation": "'repeatable read'",
+		"search_path": "alien", "lock_timeout": "'1ms'", "idle_in_transaction_session_timeout": "'1ms'",
 		"extra_float_digits": "-15", "enable_indexscan": "off", "backslash_quote": "off", "array_nulls": "off", "default_toast_compression": "pglz", "lc_messages": "'C'",
 	} {
 		s.run("queue", "ALTER ROLE odd SET "+name+" = "+value)
@@ -173,9 +173,12 @@ func testRoleSettings(t *testing.T, s *pgServer) {
 	testCycle(t, d, "odd", 0)
 	testWorks(t, s.url("odd", "queue"))
 
-	s.run("queue", "ALTER ROLE odd SET default_transaction_read_only = on")
-	if _, err := Open(t.Context(), s.url("odd", "queue"), "odd", zap.NewNop()); !db.IsPermanent(err) || !strings.Contains(err.Error(), "default_transaction_read_only") {
-		t.Errorf("read-only: %v", err)
+	for setting, value := range map[string]string{"default_transaction_read_only": "on", "default_transaction_isolation": "'repeatable read'"} {
+		s.run("queue", "ALTER ROLE odd SET "+setting+" = "+value)
+		if _, err := Open(t.Context(), s.url("odd", "queue"), "odd", zap.NewNop()); !db.IsPermanent(err) || !strings.Contains(err.Error(), setting) {
+			t.Errorf("with %s: got %v (permanent: %v)", setting, err, db.IsPermanent(err))
+		}
+		s.run("queue", "ALTER ROLE odd RESET "+setting)
 	}
 }
 

@@ -130,7 +130,7 @@ INSERT INTO {s}schema_version VALUES ('` + program + `', 1)`
 const compression = `ALTER TABLE {s}notification ALTER COLUMN body SET COMPRESSION lz4`
 
 const (
-	serverState = `SELECT current_setting('server_encoding'), current_setting('fsync'), EXISTS (SELECT FROM pg_namespace WHERE nspname = $1::text),
+	serverState = `SELECT current_setting('server_encoding'), current_setting('fsync'), current_setting('transaction_isolation'), EXISTS (SELECT FROM pg_namespace WHERE nspname = $1::text),
 		coalesce((SELECT source IN ('user', 'database', 'database user') AND setting = 'on' FROM pg_settings WHERE name = 'default_transaction_read_only'), false),
 		coalesce((SELECT least(nullif(rolconnlimit, -1), (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database()))
 			FROM pg_roles WHERE rolname = current_user AND NOT rolsuper), -1)`
@@ -153,15 +153,17 @@ const migrationLock = 0x49637771
 // together refuses.
 func prepare(ctx context.Context, conn *pgx.Conn, schema string, logger *zap.Logger) error {
 	return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{BeginQuery: beginUntimed}, func(tx pgx.Tx) error {
-		var encoding, fsync string
+		var encoding, fsync, isolation string
 		var exists, readOnly bool
 		var limit int
-		if err := tx.QueryRow(ctx, serverState, schema).Scan(&encoding, &fsync, &exists, &readOnly, &limit); err != nil {
+		if err := tx.QueryRow(ctx, serverState, schema).Scan(&encoding, &fsync, &isolation, &exists, &readOnly, &limit); err != nil {
 			return err
 		}
 		switch {
 		case encoding != "UTF8":
 			return &db.PermanentError{Err: fmt.Errorf("the database's encoding is %s: create one with UTF8", encoding)}
+		case isolation != "read committed":
+			return &db.PermanentError{Err: fmt.Errorf("default_transaction_isolation is %s for the role or the database: set it to read committed", isolation)}
 		case readOnly:
 			return &db.PermanentError{Err: errors.New("default_transaction_read_only is on for the role or the database: reset it, or use another role")}
 		case limit >= 0 && limit < minConnections:

@@ -59,7 +59,7 @@ func TestManyWorkAtOnce(t *testing.T) {
 		for _, name := range []string{lane, lane, "copy"} {
 			run(func(i *instance, r *rand.Rand) error { return l.work(t, i, r, name) })
 		}
-		run(func(i *instance, r *rand.Rand) error {
+		run(func(i *instance, _ *rand.Rand) error {
 			f := db.Filter{Endpoint: endpoint, States: []db.State{db.Delivered, db.Dead}, Lane: lane}
 			found, _, err := i.List(t.Context(), f, db.Page{Limit: 20, Newest: true})
 			if err != nil {
@@ -73,7 +73,7 @@ func TestManyWorkAtOnce(t *testing.T) {
 			}
 			return err
 		})
-		run(func(i *instance, r *rand.Rand) error {
+		run(func(i *instance, _ *rand.Rand) error {
 			time.Sleep(20 * time.Millisecond)
 			// none is as old as that, so that the ledger stays true
 			n, _, err := i.Expire(t.Context(), db.Expiry{Endpoint: endpoint, KeepDelivered: time.Hour, KeepDead: time.Hour, Limit: 10})

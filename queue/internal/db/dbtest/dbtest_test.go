@@ -280,16 +280,14 @@ func failure(n int) *db.Attempt {
 // outcome ends the claim in a state, or as dead with a reason.
 func (h held) outcome(state db.State, reason ...db.Reason) db.Outcome {
 	o := db.Outcome{ID: h.ID, Token: h.token, State: state, Attempt: failure(1)}
-	switch state {
-	case db.Waiting:
+	if state == db.Waiting {
 		o.Attempt = nil
-	case db.Delivered:
+	}
+	if state == db.Delivered {
 		o.Attempt = &db.Attempt{At: time.Now(), Instance: "host-1", Upstream: "127.0.0.1:80", Status: 204, Duration: 50 * time.Millisecond}
-	case db.Dead:
-		o.Reason = db.Attempts
-		if len(reason) > 0 {
-			o.Reason = reason[0]
-		}
+	}
+	if state == db.Dead {
+		o.Reason = append(reason, db.Attempts)[0]
 	}
 	return o
 }
@@ -455,6 +453,7 @@ func past(id string, ago time.Duration, states ...db.State) db.Details {
 			one.Lane, one.Fixed = fmt.Sprintf("copy-%d", place), true
 		}
 		switch state {
+		case db.Waiting, db.Delivering:
 		case db.Retrying:
 			one.Attempts, one.DueAt, one.Status, one.Error = 1, at, 500, "status 500"
 		case db.Dead:

@@ -51,8 +51,8 @@ func mixed(t *testing.T, i *instance) {
 	i.mustStore(t, elsewhere)
 }
 
-// comparable returns a notification as a text that is the same in all databases.
-func comparable(t *testing.T, d db.Details) string {
+// textOf returns a notification as a text that is the same in all databases.
+func textOf(t *testing.T, d db.Details) string {
 	t.Helper()
 	at := func(moments ...*time.Time) {
 		for _, moment := range moments {
@@ -76,10 +76,10 @@ func comparable(t *testing.T, d db.Details) string {
 	return fmt.Sprintf("%+q %s", fmt.Sprintf("%+v", d), request)
 }
 
-func comparables(t *testing.T, of []db.Details) (texts []string) {
+func textsOf(t *testing.T, of []db.Details) (texts []string) {
 	t.Helper()
 	for _, d := range of {
-		texts = append(texts, comparable(t, d))
+		texts = append(texts, textOf(t, d))
 	}
 	return texts
 }
@@ -89,7 +89,7 @@ func wantSame(t *testing.T, what string, got, want []db.Details) {
 	if len(got) != len(want) {
 		t.Fatalf("%s are %d notifications, want %d", what, len(got), len(want))
 	}
-	have, wanted := comparables(t, got), comparables(t, want)
+	have, wanted := textsOf(t, got), textsOf(t, want)
 	for n := range have {
 		if have[n] != wanted[n] {
 			t.Errorf("%s is\n%.2000s, want\n%.2000s", what, have[n], wanted[n])

@@ -151,7 +151,7 @@ func (i *instance) wantTakenOver(t *testing.T, want int64) {
 
 func TestPostgresInstances(t *testing.T) {
 	for name, test := range map[string]func(t *testing.T, d *database, one, two *instance){
-		"those that live know each other": func(t *testing.T, d *database, one, two *instance) {
+		"those that live know each other": func(t *testing.T, _ *database, one, two *instance) {
 			for range 2 {
 				two.wantOthers(t, one)
 				one.wantOthers(t, two)
@@ -160,7 +160,7 @@ func TestPostgresInstances(t *testing.T) {
 				t.Error("both have one name")
 			}
 		},
-		"one that has closed the database is not known any more": func(t *testing.T, d *database, one, two *instance) {
+		"one that has closed the database is not known any more": func(t *testing.T, _ *database, one, two *instance) {
 			if err := one.Close(); err != nil {
 				t.Fatal(err)
 			}
@@ -241,7 +241,7 @@ func TestPostgresInstances(t *testing.T) {
 				t.Errorf("%d instances are known, want 1", n)
 			}
 		},
-		"a pause is known to the other one": func(t *testing.T, d *database, one, two *instance) {
+		"a pause is known to the other one": func(t *testing.T, _ *database, one, two *instance) {
 			if err := one.SetPaused(t.Context(), db.Lane{Endpoint: endpoint, Name: lane}, true); err != nil {
 				t.Fatal(err)
 			}

@@ -13,7 +13,7 @@ func TestPostgresAdminAPI(t *testing.T) {
 	tryAdminAPI(t, o, ids)
 
 	last := o.wantChange("/deliveries/erase?workspace=tulip4&notification="+ids[1], 2)
-	for _, want := range []string{"VACUUM", "replicas", "backups"} {
+	for _, want := range []string{"--vacuum", "replicas", "backups"} {
 		if note, _ := last["note"].(string); !strings.Contains(note, want) {
 			t.Errorf("the note does not mention %s: %s", want, note)
 		}
@@ -31,6 +31,10 @@ func TestPostgresAdminAPIOfTwoCaddys(t *testing.T) {
 
 	id := one.post(topic)
 	one.awaitListed("state=delivering", id)
+	within(t, longPatience, "the other Caddy has opened its queue, too", func() bool {
+		status, _ := two.adminAsk("GET", "/lanes")
+		return status == 200
+	})
 	if lane := two.adminLines("POST", "/lanes/talk/pause")[0]; lane["state"] != "paused" {
 		t.Errorf("the lane is %v", lane)
 	}

@@ -39,7 +39,7 @@ func TestDashboardAndAlertsFitTheMetrics(t *testing.T) {
 	good, bad := newTally(t, 0), answering(t, http.StatusInternalServerError)
 	publisher := newPublisher(t, publishedAddress)
 	p := newProcess(t)
-	s := p.queued("route conversation.* as support to "+good.address+"\nroute contact.* as crm to "+bad.address, "max_attempts 1")
+	s := p.queued("route conversation.* as support to "+good.address+"\nroute contact.* as crm to "+bad.address+"\ncopy contact.* as staging to "+bad.address, "max_attempts 1")
 	s.allow = "static 127.0.0.1\nallow " + publisher.source("us", "")
 	p.start(s)
 	prometheus := startPrometheus(t, p.metrics)

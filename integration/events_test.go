@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -126,19 +127,20 @@ func TestEventsOfTheQueue(t *testing.T) {
 	})
 	s := setup{
 		options: onEvents("first"),
-		webhook: "route * as talk to " + backend.address + "\nqueue {\npath " + filepath.Join(t.TempDir(), "queue.db") + "\nmax_attempts 1\n}",
+		webhook: "route * as talk to " + backend.address + "\nqueue {\npath " + filepath.Join(t.TempDir(), "queue.db") + "\nmax_attempts 3\n}",
 	}
 	g := start(t, s)
 	id := newID()
 	g.expect(200, signed(notification(topic, id)))
 	const origin = "http.intercom_webhook.queues.sqlite"
-	wantEvent(t, "dead_letter", "first", origin, map[string]any{
-		"id": id, "topic": topic, "app_id": "tulip4", "lane": "talk", "delivery": nil, "attempt": 1,
-		"upstream": backend.address, "status": 500, "reason": "attempts", "error": "backend answered 500",
-	})
 	within(t, longPatience, "the lane is down", func() bool { // which takes ten seconds of failures
+		time.Sleep(200 * time.Millisecond)
 		g.expect(200, signed(notification(topic, newID())))
 		return len(eventsNamed("lane_down")) > 0
+	})
+	wantEvent(t, "dead_letter", "first", origin, map[string]any{
+		"id": id, "topic": topic, "app_id": "tulip4", "lane": "talk", "delivery": nil, "attempt": 3,
+		"upstream": backend.address, "status": 500, "reason": "attempts", "error": "backend answered 500",
 	})
 	wantEvent(t, "lane_down", "first", origin, map[string]any{"lane": "talk", "failed_attempts": nil, "after": nil, "error": "backend answered 500"})
 

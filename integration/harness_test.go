@@ -58,6 +58,7 @@ type setup struct {
 	secrets string // arguments of client_secret; secret if empty
 	allow   string // arguments of allow; static 127.0.0.1 if empty, the subdirective left out if "-"
 	webhook string // more subdirectives of intercom_webhook
+	only    string // what intercom_webhook is limited to, as in a named matcher; nothing if empty
 	behind  string // more directives of the site
 	admin   bool   // switch the admin API on
 }
@@ -128,6 +129,10 @@ func (g *gateway) adapt(s setup) ([]byte, error) {
 	if s.allow == "-" {
 		allow = ""
 	}
+	matcher, only := "", ""
+	if s.only != "" {
+		matcher, only = "@only {\n"+s.only+"\n}", "@only"
+	}
 	config := splitBlocks(fmt.Sprintf(`
 		{
 			admin %s
@@ -148,7 +153,8 @@ func (g *gateway) adapt(s setup) ([]byte, error) {
 		%s {
 			bind %s
 			log
-			intercom_webhook {
+			%s
+			intercom_webhook %s {
 				client_secret %s
 				%s
 				%s
@@ -161,7 +167,7 @@ func (g *gateway) adapt(s setup) ([]byte, error) {
 			respond /bare 200
 		}`,
 		admin, g.dir, g.logFile(), s.servers, s.options,
-		cmp.Or(s.address, "http://:"+g.port), cmp.Or(s.bind, "127.0.0.1"),
+		cmp.Or(s.address, "http://:"+g.port), cmp.Or(s.bind, "127.0.0.1"), matcher, only,
 		cmp.Or(s.secrets, secret), allow, s.webhook, s.behind, g.metrics))
 	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
 	return adapted, err

@@ -4,7 +4,6 @@ package integration
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"net"
@@ -24,15 +23,17 @@ import (
 // Replies of PostgreSQL that say that a transaction is committed. A statement is told
 // by the tag of its result and by the columns of its rows, or by their size.
 var (
-	pgStored   = pgCommitted("SELECT", func(row []byte) bool { return len(row) == 2+4+8+4+sha256.Size+4+1 }) // id, key, and whether it is a copy
+	pgStored   = pgCommitted("SELECT", func(row []byte) bool { return len(row) == 2+4+8+4+8 && firstNumber(row) < 100 }) // place in the batch, and id
 	pgClaimed  = pgEndOfClaim
-	pgFinished = pgCommitted("UPDATE", func(row []byte) bool { return binary.BigEndian.Uint16(row) == 1 })
+	pgFinished = pgCommitted("SELECT", func(row []byte) bool { return len(row) == 2+4+8 && firstNumber(row) >= 100 }) // id of a delivery
 )
 
-// pgEndOfClaim matches the end of the reply to a claim, alone of which has arguments of jobs
-// in it. The rest of the reply may have come before: it is larger than the server's buffer.
+// firstNumber returns the first column of a row, which is a bigint.
+func firstNumber(row []byte) int64 { return int64(binary.BigEndian.Uint64(row[2+4:])) }
+
+// pgEndOfClaim matches the end of the reply to a claim, alone of which has requests in it. The rest of the reply may have come before: it is larger than the server's buffer.
 func pgEndOfClaim(reply []byte) bool {
-	return bytes.Contains(reply, []byte(`"received_at"`)) && bytes.HasSuffix(reply, []byte("Z\x00\x00\x00\x05I")) // ReadyForQuery, idle
+	return bytes.Contains(reply, []byte(`"remote_addr"`)) && bytes.HasSuffix(reply, []byte("Z\x00\x00\x00\x05I")) // ReadyForQuery, idle
 }
 
 // pgCommitted matches the whole reply to a transaction whose last statement has this tag and

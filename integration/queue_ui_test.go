@@ -51,12 +51,15 @@ func (g *gateway) deadDelivery(id string) string {
 	return found[1]
 }
 
+// besideUI keeps intercom_webhook, which comes first, off the pages under /queue.
+const besideUI = "not path /queue /queue/* /other"
+
 var linked = regexp.MustCompile(`(?:href|src)="([^"]+)"`)
 
 func TestQueueUIAnswersUnderItsPrefixOnly(t *testing.T) {
 	for name, prefix := range map[string]string{"given without a slash behind it": "/queue", "given with a slash behind it": "/queue/"} {
 		t.Run(name, func(t *testing.T) {
-			g := start(t, setup{webhook: "route * as support { respond 200 }\n" + queueIn(t.TempDir()), behind: "intercom_queue_ui " + prefix})
+			g := start(t, setup{only: besideUI, webhook: "route * as support { respond 200 }\n" + queueIn(t.TempDir()), behind: "intercom_queue_ui " + prefix})
 
 			if to := g.expect(307, atUI("/queue")).header.Get("Location"); to != "/queue/" {
 				t.Errorf("/queue leads to %q, want /queue/", to)
@@ -92,6 +95,7 @@ func TestQueueUIWithSeveralDatabases(t *testing.T) {
 	site := func(ui string) setup {
 		route := "route * to " + broken.address + "\n"
 		return setup{
+			only:    besideUI,
 			webhook: route + one,
 			behind:  fmt.Sprintf("intercom_webhook /other { client_secret %s\nallow static 127.0.0.1\n%s%s }\nintercom_queue_ui /queue %s", secret, route, two, ui),
 		}
@@ -133,7 +137,7 @@ func TestQueueUIWithSeveralDatabases(t *testing.T) {
 }
 
 func TestQueueUIWithoutQueueIsRefused(t *testing.T) {
-	err := newGateway(t).load(setup{webhook: "route * { respond 200 }", behind: "intercom_queue_ui /queue"})
+	err := newGateway(t).load(setup{only: besideUI, webhook: "route * { respond 200 }", behind: "intercom_queue_ui /queue"})
 	if err == nil || !strings.Contains(err.Error(), "intercom_queue_ui: no intercom_webhook of the config has such a queue") {
 		t.Errorf("error is %v", err)
 	}
@@ -144,6 +148,7 @@ func TestQueueUIWithoutQueueIsRefused(t *testing.T) {
 func TestQueueUIBehindBasicAuth(t *testing.T) {
 	const hash = "$2a$04$4Ud4zUMmMseVSLzX5nSlNuQZKmTP5CZZmroa2DAbxsQ1aW85VGMsW" // of "tulips"
 	g := start(t, setup{
+		only:    besideUI,
 		webhook: "route * { respond 200 }\n" + queueIn(t.TempDir()),
 		behind:  "basic_auth /queue* { ops " + hash + " }\nintercom_queue_ui /queue",
 	})
@@ -197,6 +202,7 @@ func (g *gateway) unauthenticatedUI() []entry {
 func TestQueueUIIsForThisMachine(t *testing.T) {
 	broken := answering(t, 500)
 	g := start(t, setup{
+		only:    besideUI,
 		servers: trustingTheProxy,
 		webhook: "route * to " + broken.address + "\n" + queueIn(t.TempDir()), behind: "intercom_queue_ui /queue",
 	})
@@ -251,6 +257,7 @@ func TestQueueUIGuardedInAnotherWay(t *testing.T) {
 	})
 	site := func(block string) setup {
 		return setup{
+			only:    besideUI,
 			servers: trustingTheProxy,
 			webhook: "route * { respond 200 }\n" + queueIn(t.TempDir()),
 			behind:  "forward_auth /queue* " + guard.address + " { uri /check }\nintercom_queue_ui /queue " + block,
@@ -276,12 +283,12 @@ func TestQueueUIGoesOnAfterReloads(t *testing.T) {
 	broken, mended := answering(t, 500), newBackend(t, nil)
 	queue := queueIn(t.TempDir())
 	const ui = "intercom_queue_ui /queue"
-	g := start(t, setup{webhook: "route * to " + broken.address + "\n" + queue, behind: ui})
+	g := start(t, setup{only: besideUI, webhook: "route * to " + broken.address + "\n" + queue, behind: ui})
 	g.expect(200, signed(notification(topic, "notif_dead")))
 	g.awaitDeadLetter("notif_dead")
 
 	for _, address := range []string{broken.address, mended.address} {
-		if err := g.load(setup{webhook: "route * to " + address + "\n" + queue, behind: ui}); err != nil {
+		if err := g.load(setup{only: besideUI, webhook: "route * to " + address + "\n" + queue, behind: ui}); err != nil {
 			t.Fatal(err)
 		}
 		if letters := g.deadLetters(); !strings.Contains(letters, "notif_dead") {
@@ -292,7 +299,11 @@ func TestQueueUIGoesOnAfterReloads(t *testing.T) {
 		ui     string
 		status int
 	}{{"", 405}, {ui, 200}} {
-		if err := g.load(setup{webhook: "route * to " + mended.address + "\n" + queue, behind: step.ui}); err != nil {
+		s := setup{webhook: "route * to " + mended.address + "\n" + queue, behind: step.ui}
+		if step.ui != "" {
+			s.only = besideUI
+		}
+		if err := g.load(s); err != nil {
 			t.Fatal(err)
 		}
 		g.expect(step.status, atUI("/queue/"))
@@ -310,7 +321,7 @@ func TestQueueUIGoesOnAfterReloads(t *testing.T) {
 // together with the password.
 func TestQueueUITakesNoOrdersFromOtherSites(t *testing.T) {
 	broken := answering(t, 500)
-	g := start(t, setup{webhook: "route * to " + broken.address + "\n" + queueIn(t.TempDir()), behind: "intercom_queue_ui /queue"})
+	g := start(t, setup{only: besideUI, webhook: "route * to " + broken.address + "\n" + queueIn(t.TempDir()), behind: "intercom_queue_ui /queue"})
 	g.expect(200, signed(notification(topic, "notif_dead")))
 	g.awaitDeadLetter("notif_dead")
 
@@ -328,7 +339,7 @@ func TestQueueUITakesNoOrdersFromOtherSites(t *testing.T) {
 
 func TestQueueUIAtTheRootLeavesNotificationsAlone(t *testing.T) {
 	b := newBackend(t, nil)
-	g := start(t, setup{servers: trustingTheProxy, webhook: "route * to " + b.address + "\n" + queueIn(t.TempDir()), behind: "intercom_queue_ui"})
+	g := start(t, setup{only: "not method GET\nnot path /change /lane", servers: trustingTheProxy, webhook: "route * to " + b.address + "\n" + queueIn(t.TempDir()), behind: "intercom_queue_ui"})
 	g.expect(200, atUI("/"))
 	g.expect(200, good)
 	g.expect(200, signed(notification(topic, "notif_elsewhere")).to("/webhooks"))

@@ -33,12 +33,13 @@ func newConditions(filter db.Filter, further ...any) *conditions {
 		q.add("d.lane = %s::text", filter.Lane)
 	}
 	if filter.Workspace != "" {
-		q.add("d.workspace = %s::text", db.EncodeText(filter.Workspace))
+		q.add("d.workspace = %s::text", indexed(filter.Workspace))
 	}
 	if filter.Notification != "" {
-		q.add("d.id IN (SELECT n.id * 100 + place FROM {s}notification AS n, generate_series(0, 99) AS place WHERE n.endpoint = $1::text AND n.notification_id = %s::text"+
+		q.add("d.id IN (SELECT n.id * 100 + place FROM {s}notification AS n, generate_series(0, 99) AS place WHERE n.endpoint = $1::text"+
+			" AND {indexed n.notification_id} = %s::text AND n.notification_id = %s::text"+
 			" UNION ALL SELECT n.id * 100 + place FROM {s}notification AS n, generate_series(0, 99) AS place WHERE n.endpoint = $1::text AND n.id = %s::bigint)",
-			db.EncodeText(filter.Notification), rowID(filter.Notification))
+			indexed(filter.Notification), db.EncodeText(filter.Notification), rowID(filter.Notification))
 	}
 	for _, at := range []struct {
 		condition string
@@ -53,7 +54,7 @@ func newConditions(filter db.Filter, further ...any) *conditions {
 		}
 	}
 	if filter.Error != "" {
-		q.add("strpos(lower(d.error), lower(%s::text)) > 0", strings.ReplaceAll(strings.ToValidUTF8(filter.Error, "\ufffd"), "\x00", "\ufffd"))
+		q.add("(strpos(lower(d.error), lower(%s::text)) > 0 OR starts_with(d.error, 'base64:'))", strings.ReplaceAll(strings.ToValidUTF8(filter.Error, "\ufffd"), "\x00", "\ufffd"))
 	}
 	return q
 }

@@ -9,6 +9,12 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 )
 
+// claimRows is how many deliveries a claim looks at.
+const (
+	claimRows    = 4096
+	claimRowsSQL = `4096`
+)
+
 // claimSQL claims deliveries. The workspaces that have waiting ones are found with one look
 // at the index each, up to the limit: in the first lap those behind the last one ($6), and in
 // the second those up to it. Of each, so many deliveries are looked at that all that are claimed could be its own;
@@ -35,7 +41,7 @@ const claimSQL = `
 		SELECT id, row_number() OVER (ORDER BY round, turn) AS place, 1 AS kind FROM workspaces, LATERAL (
 			SELECT id, row_number() OVER (ORDER BY id) AS round FROM {s}delivery
 			WHERE state = 'waiting' AND endpoint = $1::text AND lane = $2::text AND workspace = workspaces.name AND id <> ALL ($7::bigint[])
-			ORDER BY id LIMIT least($4::bigint, greatest(4096 / workspaces.all, 1))
+			ORDER BY id LIMIT least($4::bigint, greatest(` + claimRowsSQL + ` / workspaces.all, 1))
 		) AS own
 		ORDER BY place LIMIT $4::bigint
 	), due AS MATERIALIZED (
@@ -71,12 +77,13 @@ func claimArgs(claim db.Claim, instance string) []any {
 		except = []int64{}
 	}
 	first := 1 + rand.N(2) //nolint:gosec // nobody gains by knowing which kind is the first
-	return []any{claim.Lane.Endpoint, claim.Lane.Name, int64(claim.Token), claim.Limit, claim.MaxBytes, db.EncodeText(claim.After), except, instance, first}
+	return []any{claim.Lane.Endpoint, claim.Lane.Name, int64(claim.Token), claim.Limit, claim.MaxBytes, indexed(claim.After), except, instance, first}
 }
 
 // readClaimed reads what was claimed, in order. The first column is how many there were to be
-// claimed, of which other transactions may have had some.
-func readClaimed(rows pgx.Rows, endpoint string) (claimed []db.Claimed, more bool, err error) {
+// claimed, of which other transactions may have had some. If it is smaller than both the
+// limit and what is looked at of a workspace, there are no more.
+func readClaimed(rows pgx.Rows, claim db.Claim) (claimed []db.Claimed, more bool, err error) {
 	var candidates int
 	var id, age, notification *int64
 	var fixed *bool
@@ -98,7 +105,7 @@ func readClaimed(rows pgx.Rows, endpoint string) (claimed []db.Claimed, more boo
 			ID: *id,
 			Notification: &db.Notification{
 				ID:             *notification,
-				Endpoint:       endpoint,
+				Endpoint:       claim.Lane.Endpoint,
 				Workspace:      db.DecodeText(*workspace),
 				Topic:          db.DecodeText(*topic),
 				NotificationID: decodeNull(notificationID),
@@ -113,7 +120,7 @@ func readClaimed(rows pgx.Rows, endpoint string) (claimed []db.Claimed, more boo
 		body = nil
 		return nil
 	})
-	return claimed, candidates > len(claimed) || candidates > 0 && len(claimed) == 0, err
+	return claimed, candidates > len(claimed) || candidates >= min(claim.Limit, max(claimRows/claim.Limit, 1)), err
 }
 
 // decodeNull decodes a text that may be NULL.

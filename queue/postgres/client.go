@@ -2,8 +2,10 @@ package postgres
 
 import (
 	"context"
+	"crypto/md5" //nolint:gosec // see indexed
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -13,14 +15,17 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
 	"golang.org/x/sync/semaphore"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 )
 
 const (
-	tries       = 3                     // of a statement that the server aborted for the sake of another
-	resetPause  = time.Second           // between two resets of the pool
-	pingTimeout = 2 * time.Second       // for a connection that was idle
-	fullPause   = 20 * time.Millisecond // until the next try to get a connection
-	fullFor     = time.Minute           // that fewer connections are used after the server refused one
+	tries          = 3                     // of a statement that the server aborted for the sake of another
+	resetPause     = time.Second           // between two resets of the pool
+	pingTimeout    = 2 * time.Second       // for a connection that was idle
+	sessionTimeout = 5 * time.Second       // for the first statement on a new connection
+	fullPause      = 20 * time.Millisecond // until the next try to get a connection
+	fullFor        = time.Minute           // that fewer connections are used after the server refused one
 )
 
 // client runs statements. It keeps nothing in a session, so that PgBouncer may give each
@@ -81,8 +86,10 @@ type statement struct {
 const isDirect = "is direct"
 
 // findDirect is called with each new connection. A pooler gives it another number than the
-// server's process has.
+// server's process has. One that has no session for it may let it wait for minutes.
 func findDirect(ctx context.Context, conn *pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, sessionTimeout)
+	defer cancel()
 	var pid uint32
 	if err := conn.QueryRow(ctx, "SELECT pg_backend_pid()").Scan(&pid); err != nil {
 		return err
@@ -167,7 +174,7 @@ func read(results pgx.BatchResults, scan func(pgx.Rows) error) error {
 }
 
 // sql puts the schema's name into a statement.
-func (c *client) sql(text string) string { return strings.ReplaceAll(text, "{s}", c.schema+".") }
+func (c *client) sql(text string) string { return inSchema(text, c.schema) }
 
 // ids runs statements of which the last one returns ids.
 func (c *client) ids(ctx context.Context, commit string, statements ...statement) (ids []int64, err error) {
@@ -248,4 +255,23 @@ func (c *client) reset() {
 		return
 	}
 	c.pool.Reset()
+}
+
+// inSchema puts the schema's name and what an index has of a text into a statement.
+func inSchema(text, schema string) string {
+	text = indexedPattern.ReplaceAllString(text, "CASE WHEN octet_length($1) <= 200 THEN $1 ELSE md5($1) END")
+	return strings.ReplaceAll(text, "{s}", schema+".")
+}
+
+// indexedPattern is what an index has of a text, which must not be longer than a third of a
+// page.
+var indexedPattern = regexp.MustCompile(`\{indexed ([a-z_.]+)\}`)
+
+// indexed returns what an index has of a text.
+func indexed(text string) string {
+	text = db.EncodeText(text)
+	if len(text) > 200 {
+		return fmt.Sprintf("%x", md5.Sum([]byte(text))) //nolint:gosec // nobody gains by a collision
+	}
+	return text
 }

@@ -44,7 +44,7 @@ const finishSQL = `
 		RETURNING d.id
 	), logged AS (
 		INSERT INTO {s}attempt (delivery, at, instance, upstream, status, seconds, error, answer)
-		SELECT o.id, o.at, o.instance, nullif(o.upstream, ''), nullif(o.status, 0), o.seconds, o.error, o.answer
+		SELECT o.id, greatest(o.at, (SELECT max(at) + interval '1 microsecond' FROM {s}attempt WHERE delivery = o.id)), o.instance, nullif(o.upstream, ''), nullif(o.status, 0), o.seconds, o.error, o.answer
 		FROM outcome AS o JOIN finished ON finished.id = o.id WHERE o.error <> ''
 		ON CONFLICT DO NOTHING
 	)

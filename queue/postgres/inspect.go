@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -23,7 +24,7 @@ const (
 	boundaryNewestSQL = `SELECT id FROM {s}delivery WHERE id <= $1::bigint ORDER BY id DESC OFFSET $2::bigint LIMIT 1`
 
 	findSQL = `
-		SELECT id FROM {s}notification WHERE notification_id = $2::text AND endpoint = $1::text
+		SELECT id FROM {s}notification WHERE {indexed notification_id} = $5::text AND notification_id = $2::text AND endpoint = $1::text
 		UNION SELECT id FROM {s}notification WHERE id = $3::bigint AND endpoint = $1::text
 		ORDER BY id DESC LIMIT $4::bigint`
 
@@ -88,6 +89,10 @@ func (i inspector) list(ctx context.Context, filter db.Filter, page db.Page) (fo
 	case bound != nil:
 		next = *bound
 	}
+	// an error that was encoded can only be searched here
+	found = slices.DeleteFunc(found, func(d db.Delivery) bool {
+		return !strings.Contains(strings.ToLower(d.Error), strings.ToLower(filter.Error))
+	})
 	return found, max(next, 0), nil
 }
 
@@ -133,7 +138,7 @@ func (i inspector) boundary(ctx context.Context, from int64, newest bool) (*int6
 
 // Find implements db.Inspector.
 func (i inspector) Find(ctx context.Context, endpoint, id string, limit int) ([]db.Details, error) {
-	ids, err := i.ids(ctx, plainly, statement{sql: findSQL, args: []any{endpoint, db.EncodeText(id), rowID(id), limit}})
+	ids, err := i.ids(ctx, plainly, statement{sql: findSQL, args: []any{endpoint, db.EncodeText(id), rowID(id), limit, indexed(id)}})
 	if err != nil {
 		return nil, fmt.Errorf("finding a notification: %w", err)
 	}
@@ -191,7 +196,7 @@ func (i inspector) Change(ctx context.Context, change db.Change) (changed []int6
 
 // selectDeliveries selects deliveries. It reads of a notification only its id.
 const selectDeliveries = `
-	SELECT d.id, d.notification, n.notification_id, d.endpoint, d.workspace, d.topic, d.lane, d.fixed, d.state, d.reason, d.attempts,
+	SELECT d.id, d.notification, n.notification_id, d.endpoint, n.workspace, d.topic, d.lane, d.fixed, d.state, d.reason, d.attempts,
 		d.stored_at, d.age_from, d.due_at, d.finished_at, d.upstream, d.status, d.seconds, d.error
 	FROM {s}delivery AS d JOIN {s}notification AS n ON n.id = d.notification`
 

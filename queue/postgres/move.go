@@ -38,7 +38,7 @@ const (
 		), deliveries AS (
 			INSERT INTO {s}delivery (id, notification, endpoint, lane, workspace, topic, fixed, state, reason, attempts, stored_at, age_from, due_at,
 				finished_at, upstream, status, seconds, error)
-			SELECT input.id * 100 + d.number, input.id, input.endpoint, d.lane, input.workspace, input.topic, d.fixed, d.state, nullif(d.reason, ''), d.attempts,
+			SELECT input.id * 100 + d.number, input.id, input.endpoint, d.lane, {indexed input.workspace}, input.topic, d.fixed, d.state, nullif(d.reason, ''), d.attempts,
 				d.stored_at, d.age_from, coalesce(d.due_at, now()), d.finished_at, nullif(d.upstream, ''), nullif(d.status, 0), d.seconds, nullif(d.error, '')
 			FROM unnest($8::bigint[], $9::bigint[], $10::text[], $11::boolean[], $12::text[], $13::text[], $14::int[], $15::timestamptz[], $16::timestamptz[],
 					$17::timestamptz[], $18::timestamptz[], $19::text[], $20::int[], $21::real[], $22::text[])
@@ -46,7 +46,7 @@ const (
 			JOIN input ON input.place = d.place JOIN stored ON stored.id = input.id
 		), attempts AS (
 			INSERT INTO {s}attempt (delivery, at, instance, upstream, status, seconds, error, answer)
-			SELECT input.id * 100 + a.number, a.at, a.instance, nullif(a.upstream, ''), nullif(a.status, 0), a.seconds, a.error, a.answer
+			SELECT input.id * 100 + a.number, a.at + (row_number() OVER (PARTITION BY a.place, a.number, a.at) - 1) * interval '1 microsecond', a.instance, nullif(a.upstream, ''), nullif(a.status, 0), a.seconds, a.error, a.answer
 			FROM unnest($23::bigint[], $24::bigint[], $25::timestamptz[], $26::text[], $27::text[], $28::int[], $29::real[], $30::text[], $31::bytea[])
 				AS a(place, number, at, instance, upstream, status, seconds, error, answer)
 			JOIN input ON input.place = a.place JOIN stored ON stored.id = input.id

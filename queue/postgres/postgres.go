@@ -2,9 +2,9 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
@@ -47,12 +47,10 @@ func Join(ctx context.Context, url, schema string, logger *zap.Logger) (db.Joine
 }
 
 func open(ctx context.Context, url, schema string, logger *zap.Logger) (*database, error) {
-	if schema == "" {
-		schema = defaultSchema
-	}
+	schema = cmp.Or(schema, defaultSchema)
 	config, name, err := parseURL(url)
-	if err == nil && !schemaPattern.MatchString(schema) {
-		err = errSchema
+	if err == nil {
+		err = checkSchema(schema)
 	}
 	if err != nil {
 		return nil, &db.PermanentError{Err: err}
@@ -81,17 +79,15 @@ func connect(ctx context.Context, c *client, schema string) error {
 		conn, err := c.pool.Acquire(ctx)
 		if err == nil {
 			conns = append(conns, conn)
-			if len(conns) == 1 {
-				err = prepare(ctx, conn.Conn(), schema, c.logger)
-			} else {
-				err = ping(ctx, conn, 5*time.Second)
-			}
+		}
+		if len(conns) == 1 && err == nil {
+			err = prepare(ctx, conn.Conn(), schema, c.logger)
 		}
 		switch {
 		case err == nil:
-		case len(conns) <= 1 && !isFull(err) || sqlState(err) != "" && !isFull(err):
+		case len(conns) <= 1 && !isFull(err):
 			return err
-		case isFull(err) || ctx.Err() != nil || ping(ctx, conns[0], pingTimeout) != nil:
+		case isFull(err) || ctx.Err() != nil || ping(ctx, conns[0]) != nil:
 			return fmt.Errorf("the server, its role or a pooler allows too few connections: the queue needs %d, and uses up to %d: %w", minConnections, c.pool.Config().MaxConns, err)
 		default: // the first one works, so it is not the server
 			return &db.PermanentError{Err: fmt.Errorf("a pooler serves too few connections at once: the queue needs %d, and uses up to %d: %w", minConnections, c.pool.Config().MaxConns, err)}
@@ -101,8 +97,8 @@ func connect(ctx context.Context, c *client, schema string) error {
 }
 
 // ping reports whether a connection works.
-func ping(ctx context.Context, conn *pgxpool.Conn, limit time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+func ping(ctx context.Context, conn *pgxpool.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
 	return conn.Ping(ctx)
 }

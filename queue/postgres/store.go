@@ -29,7 +29,7 @@ const storeSQL = `
 		RETURNING id
 	), deliveries AS (
 		INSERT INTO {s}delivery (id, notification, endpoint, lane, workspace, topic, fixed, state, claim, instance)
-		SELECT input.id * 100 + d.number, input.id, input.endpoint, d.lane, input.workspace, input.topic, d.fixed,
+		SELECT input.id * 100 + d.number, input.id, input.endpoint, d.lane, {indexed input.workspace}, input.topic, d.fixed,
 			CASE WHEN d.claim = 0 THEN 'waiting' ELSE 'delivering' END, nullif(d.claim, 0), CASE WHEN d.claim <> 0 THEN $13::text END
 		FROM unnest($8::bigint[], $9::bigint[], $10::text[], $11::boolean[], $12::bigint[]) AS d(place, number, lane, fixed, claim)
 		JOIN input ON input.place = d.place JOIN stored ON stored.id = input.id
@@ -135,7 +135,7 @@ func (w work) Claim(ctx context.Context, claim db.Claim) (claimed []db.Claimed, 
 		return nil, false, nil
 	}
 	err = w.run(ctx, lazily, statement{hot: true, sql: claimSQL, args: claimArgs(claim, w.instance), scan: func(rows pgx.Rows) (err error) {
-		claimed, more, err = readClaimed(rows, claim.Lane.Endpoint)
+		claimed, more, err = readClaimed(rows, claim)
 		return err
 	}})
 	if err != nil {

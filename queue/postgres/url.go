@@ -92,6 +92,16 @@ func parseURL(text string) (config *pgxpool.Config, name string, err error) {
 	return config, "PostgreSQL at " + hosts + ", database " + database, nil
 }
 
+// hasPassword reports whether a URL has a password in itself, and not in a placeholder.
+func hasPassword(text string) bool {
+	parsed, err := url.Parse(text)
+	if err != nil || !urlPattern.MatchString(text) {
+		return false
+	}
+	_, given := parsed.User.Password()
+	return given || parsed.Query().Has("sslpassword")
+}
+
 // checkParameters names the parameter that is not valid, and never its value.
 func checkParameters(params url.Values) error {
 	for _, key := range slices.Sorted(maps.Keys(params)) {

@@ -111,7 +111,7 @@ func FindEndpoint(ctx context.Context, workers []*worker.Worker, name string) (E
 	if name != "" {
 		return Endpoint{}, BadRequest(fmt.Errorf("endpoint %q: endpoints in several databases have this name: give them different ones with `name` in their queues", name))
 	}
-	return Endpoint{}, BadRequest(fmt.Errorf("the config has several endpoints: name one with the parameter endpoint; they are %s", option.Enumerate(names)))
+	return Endpoint{}, BadRequest(fmt.Errorf("the config has several endpoints: name one with the parameter endpoint; the names are %s", option.Enumerate(names)))
 }
 
 // unknown returns the error for a name that is not one of the valid ones.

@@ -292,7 +292,7 @@ func TestAdminWithSeveralEndpoints(t *testing.T) {
 		t.Errorf("lanes of crm are %q, want %q", got, want)
 	}
 	for path, want := range map[string]string{
-		"/deliveries":               "the config has several endpoints: name one with the parameter endpoint; they are crm and intercom",
+		"/deliveries":               "the config has several endpoints: name one with the parameter endpoint; the names are crm and intercom",
 		"/deliveries?endpoint=crmm": `endpoint "crmm": there is no such endpoint; they are crm and intercom; did you mean crm?`,
 	} {
 		if a := q.get(path); a.status != http.StatusBadRequest || a.lines[0]["error"] != want {

@@ -82,7 +82,8 @@ func (u *UI) Provision(ctx caddy.Context) error {
 	u.started = make(chan struct{})
 	u.floodLogger = logging.OncePerSecond(ctx.Logger())
 	if u.Unauthenticated {
-		ctx.Logger().Warn("intercom_queue_ui is unauthenticated: whoever can reach it can read and delete what is in the queue; protect it in another way",
+		ctx.Logger().Warn("intercom_queue_ui is unauthenticated: whoever reaches it can read and delete what is in the queue; "+
+			"make sure that something else guards it, such as forward_auth before it, or remove `unauthenticated`",
 			zap.String("prefix", u.Prefix))
 	}
 	if u.QueueRaw != nil {

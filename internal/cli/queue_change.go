@@ -219,7 +219,11 @@ func (c *change) carryOut(ctx context.Context, q *queueRun, parameters url.Value
 	default:
 		fmt.Fprintf(out, "%s %s", c.past, count(now.Done, "delivery"))
 		if now.Skipped != nil && *now.Skipped > 0 {
-			fmt.Fprintf(out, ", skipped %s: changed meanwhile", comma(*now.Skipped))
+			why := "changed meanwhile"
+			if parameters.Has("to") {
+				why += ", or in that lane already"
+			}
+			fmt.Fprintf(out, ", skipped %s: %s", comma(*now.Skipped), why)
 		}
 		fmt.Fprintln(out)
 		if now.Note != "" {

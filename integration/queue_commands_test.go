@@ -180,7 +180,7 @@ func TestQueueCommands(t *testing.T) {
 		for _, id := range contacts[:2] {
 			g.queueCommand("show", id).expect(t, 1, id)
 		}
-		g.queueCommand("erase", contacts[0], "--yes").expect(t, 1, "there is no such delivery")
+		g.queueCommand("erase", contacts[0], "--yes").expect(t, 1, "there is no such notification")
 	})
 }
 

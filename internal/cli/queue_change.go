@@ -78,9 +78,9 @@ func (c *change) run(ctx context.Context, q *queueRun, ids []string) error {
 	if !yes && !dryRun && !isTerminal(q.in) {
 		return usagef("there is no terminal to ask on: give --yes to %s without a question, or --dry-run to see how many are selected", c.verb)
 	}
-	missing, err := q.missing(ctx, selected)
-	if err != nil {
-		return err
+	missing, none, err := q.missing(ctx, selected)
+	if err != nil || none {
+		return errors.Join(missing, err)
 	}
 	if !yes || dryRun {
 		total, err := c.preview(ctx, q, selected)
@@ -134,15 +134,16 @@ func (c *change) options(q *queueRun) (url.Values, error) {
 
 // missing returns as the first error which notifications of the selection are not there: a
 // misspelled id of something to erase must not go unnoticed. After an interruption, which a
-// cursor tells of, it does not look, because they may be erased.
-func (q *queueRun) missing(ctx context.Context, selected url.Values) (missing, failed error) {
+// cursor tells of, it does not look, because they may be erased. It also reports whether none of
+// them is there.
+func (q *queueRun) missing(ctx context.Context, selected url.Values) (missing error, none bool, failed error) {
 	ids := slices.Clone(selected["notification"])
 	if len(ids) == 0 || q.Changed("cursor") {
-		return nil, nil
+		return nil, false, nil
 	}
 	parameters := url.Values{"notification": selected["notification"]}
 	if err := q.copyFlags(parameters, "endpoint"); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	_, failed = q.deliveries(ctx, parameters, 0, func(d adminapi.Delivery, _ json.RawMessage) error {
 		ids = slices.DeleteFunc(ids, func(id string) bool { return id == d.Notification || id == strconv.FormatInt(d.Number, 10) })
@@ -151,7 +152,7 @@ func (q *queueRun) missing(ctx context.Context, selected url.Values) (missing, f
 	for _, id := range ids {
 		missing = errors.Join(missing, fmt.Errorf("%s: there is no such notification", id))
 	}
-	return missing, failed
+	return missing, len(ids) == len(selected["notification"]), failed
 }
 
 // preview says how many deliveries are selected. With --json and --dry-run, it prints the
@@ -219,7 +220,11 @@ func (c *change) carryOut(ctx context.Context, q *queueRun, parameters url.Value
 	default:
 		fmt.Fprintf(out, "%s %s", c.past, count(now.Done, "delivery"))
 		if now.Skipped != nil && *now.Skipped > 0 {
-			fmt.Fprintf(out, ", skipped %s: changed meanwhile", comma(*now.Skipped))
+			why := "changed meanwhile"
+			if parameters.Has("to") {
+				why += ", or in that lane already"
+			}
+			fmt.Fprintf(out, ", skipped %s: %s", comma(*now.Skipped), why)
 		}
 		fmt.Fprintln(out)
 		if now.Note != "" {

@@ -138,9 +138,14 @@ func TestQueueChangeOfNothing(t *testing.T) {
 	wantText(t, "nothing to erase", a.queue(t, "erase", "--workspace", "w", "--yes").out, "there is nothing to erase: no delivery fits\n")
 	wantText(t, "the end of an erasure", a.queue(t, "erase", "--workspace", "w", "--yes", "--cursor", "c7-9").out, "erased 0 deliveries\nthe file no longer has them\n")
 	for _, flag := range []string{"--yes", "--dry-run"} {
-		r := a.queue(t, "erase", "notif_1", flag)
-		wantError(t, r, 1, "notif_1: there is no such notification")
-		wantError(t, r, 1, "there is nothing to erase: no delivery fits; see 'caddy intercom-webhook queue show'")
+		if r := a.queue(t, "erase", "notif_1", flag); r.code != 1 || r.err.Error() != "notif_1: there is no such notification" {
+			t.Errorf("an unknown id: exit code %d, error %v", r.code, r.err)
+		}
+	}
+	a.addDead(1)
+	a.answers["POST deliveries/resend"] = []string{`{"done":0,"total":0}`}
+	for _, flag := range []string{"--yes", "--dry-run"} {
+		wantError(t, a.queue(t, "resend", "notif_1000", flag), 1, "there is nothing to resend: no delivery fits; see 'caddy intercom-webhook queue show'")
 	}
 }
 

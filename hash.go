@@ -42,7 +42,8 @@ func renumberGroups(config []byte) []byte {
 }
 
 // places has where modules are in a Caddyfile that this process has adapted, by the hash of
-// their config, so that warnings of Provision can say it. JSON configs have no such place.
+// their config, so that warnings of Provision can say it. JSON configs have no such place, and
+// neither has what `caddy reload` adapts in a process of its own.
 var places sync.Map
 
 // rememberPlace notes the place of a module.
@@ -51,9 +52,9 @@ func rememberPlace(module caddy.Module, file string, line int) {
 }
 
 // withPlace returns a logger whose lines have the place of the module with this hash, if it
-// is known.
+// is known. It forgets the place, which may be another one in the next config.
 func withPlace(logger *zap.Logger, hash [sha256.Size]byte) *zap.Logger {
-	if place, known := places.Load(hash); known {
+	if place, known := places.LoadAndDelete(hash); known {
 		return logger.With(zap.Any("at", place))
 	}
 	return logger

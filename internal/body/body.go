@@ -29,8 +29,8 @@ var (
 	ErrNoMemory = errors.New("too many bytes of large bodies are being handled at once")
 )
 
-// reserve waits until there is memory for a body, which it keeps until the request ends. It
-// reports whether there is.
+// reserve waits until there is memory for more of a body, which it keeps until the request
+// ends. It reports whether there is.
 func reserve(ctx context.Context, size int64) bool {
 	waiting, cancel := context.WithTimeout(ctx, memoryTimeout)
 	defer cancel()
@@ -54,17 +54,16 @@ func Read(w http.ResponseWriter, r *http.Request, maxSize int64, deadline time.T
 	size := bytes.MinRead + max(0, min(r.ContentLength, preallocated))
 	buf := bytes.NewBuffer(make([]byte, 0, size))
 	_, err := io.CopyN(buf, limited, preallocated)
-	if err == nil { // it is a large one
-		length := r.ContentLength
-		if length < 0 {
-			length = maxSize
-		}
-		if !reserve(r.Context(), length) {
+	// Memory for a large one is reserved as it arrives, not as it is announced.
+	reserved := int64(0)
+	for step := int64(preallocated); err == nil; step *= 2 {
+		more := min(step, bodymemory.MaxBody-reserved)
+		if !reserve(r.Context(), more) {
 			return nil, ErrNoMemory
 		}
-		// at once, as ReadFrom doubles the buffer time and again
-		buf.Grow(int(max(0, r.ContentLength-preallocated)) + bytes.MinRead)
-		_, err = buf.ReadFrom(limited)
+		reserved += more
+		buf.Grow(int(step) + bytes.MinRead)
+		_, err = io.CopyN(buf, limited, step)
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, failure(err)

@@ -2,10 +2,15 @@ package body
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"time"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/bodymemory"
 )
 
 func TestRestoredBodyCanBeReadAgain(t *testing.T) {
@@ -28,5 +33,58 @@ func TestRestoredBodyCanBeReadAgain(t *testing.T) {
 	}
 	if r.ContentLength != 16 || r.Header.Get("Content-Length") != "16" || r.TransferEncoding != nil || r.Trailer != nil {
 		t.Errorf("still looks chunked: length %d, header %v, encoding %v, trailer %v", r.ContentLength, r.Header, r.TransferEncoding, r.Trailer)
+	}
+}
+
+// silent is a body that stops after so many bytes, as an attacker's may.
+type silent struct {
+	ctx     context.Context
+	bytes   int
+	stopped chan struct{}
+}
+
+func (s *silent) Read(p []byte) (int, error) {
+	if s.bytes == 0 {
+		close(s.stopped)
+		<-s.ctx.Done()
+		return 0, io.ErrUnexpectedEOF
+	}
+	n := min(len(p), s.bytes)
+	s.bytes -= n
+	return n, nil
+}
+
+func TestMemoryIsReservedAsTheBodyArrives(t *testing.T) {
+	const requests, size = 20, 100 << 10
+	for range requests {
+		body := &silent{ctx: t.Context(), bytes: size, stopped: make(chan struct{})}
+		r := httptest.NewRequest(http.MethodPost, "/", body)
+		r.ContentLength = 40 << 20 // together far more than there is
+		go Read(httptest.NewRecorder(), r.WithContext(t.Context()), 64<<20, time.Time{})
+		<-body.stopped
+	}
+	if err := bodymemory.Acquire(t.Context(), bodymemory.MaxBody); err != nil {
+		t.Fatal(err)
+	}
+	bodymemory.Release(bodymemory.MaxBody)
+}
+
+func TestABodyOfAnySizeIsReadWhole(t *testing.T) {
+	for _, size := range []int{0, 1, preallocated - 1, preallocated, preallocated + 1, 3 * preallocated, 3*preallocated + 1, 1 << 20} {
+		for _, announced := range []bool{true, false} {
+			body := bytes.Repeat([]byte("x"), size)
+			r := httptest.NewRequest(http.MethodPost, "/", bytes.NewReader(body))
+			if !announced {
+				r.ContentLength = -1
+			}
+			got, err := Read(httptest.NewRecorder(), r.WithContext(t.Context()), 1<<20, time.Time{})
+			if err != nil || !bytes.Equal(got, body) {
+				t.Errorf("%d bytes (announced: %t): got %d, %v", size, announced, len(got), err)
+			}
+			_, err = Read(httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/", bytes.NewReader(append(body, 'x'))), int64(size), time.Time{})
+			if !errors.Is(err, ErrTooLarge) {
+				t.Errorf("%d bytes, one too many: %v", size+1, err)
+			}
+		}
 	}
 }

@@ -12,25 +12,25 @@ const (
 	// total is the size of the budget, in bytes.
 	total = 112 << 20
 
-	// forRequests is the part that TryKeep leaves to requests, in bytes. Without it, a
+	// MaxBody is the most that one request may acquire, in bytes; a body that is larger counts
+	// as one of this size. It is also the part that TryKeep leaves to requests: without it, a
 	// backlog in memory would make new notifications be refused.
-	forRequests = 48 << 20
+	MaxBody = 48 << 20
 )
 
 var (
 	all = semaphore.NewWeighted(total)
 
 	// kept is the part of all that queues may have. Whoever has some of it has as much of all.
-	kept = semaphore.NewWeighted(total - forRequests)
+	kept = semaphore.NewWeighted(total - MaxBody)
 )
 
-// Acquire waits until there is memory for a body that is read from a request. The body may
-// be larger than what requests can always have, so callers must give the same size to
-// Release. It returns an error when the context ends first.
-func Acquire(ctx context.Context, size int64) error { return all.Acquire(ctx, min(size, forRequests)) }
+// Acquire waits until there is memory for a body that is read from a request. It returns an
+// error when the context ends first.
+func Acquire(ctx context.Context, size int64) error { return all.Acquire(ctx, size) }
 
 // Release gives back what Acquire got.
-func Release(size int64) { all.Release(min(size, forRequests)) }
+func Release(size int64) { all.Release(size) }
 
 // TryKeep gets memory for a body that a queue keeps, and reports whether there is any. It
 // does not wait.

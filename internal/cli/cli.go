@@ -1,9 +1,8 @@
-// Package cli has the subcommands of `caddy intercom-webhook`. They decide nothing that the
-// module decides: they ask a running Caddy, or have Caddy load a config.
 package cli
 
 import (
 	"context"
+	"embed"
 	"errors"
 	"fmt"
 	"io"
@@ -19,9 +18,28 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
 )
 
-// AddCommands adds all subcommands to the command.
-func AddCommands(cmd *cobra.Command) {
-	groupCommands(cmd, newSendCommand(), newIPRangesCommand(), newQueueCommand(), newListenCommand(), newTopicsCommand(), newVerifyCommand(), newDoctorCommand())
+// help has a file for each command: a line of usage, a line that is its short description, and
+// its help. What several of them say is in files of its own.
+//
+//go:embed help
+var help embed.FS
+
+func helpText(name string) string {
+	text, err := help.ReadFile("help/" + name + ".txt")
+	if err != nil {
+		panic(err) // it is embedded
+	}
+	return string(text)
+}
+
+// newCommand returns a command with its help.
+func newCommand(name string) *cobra.Command {
+	use, rest, _ := strings.Cut(helpText(name), "\n")
+	short, long, _ := strings.Cut(rest, "\n")
+	for _, part := range []string{"secret", "changes", "filters"} {
+		long = strings.ReplaceAll(long, "{{"+part+"}}\n", helpText(part))
+	}
+	return &cobra.Command{Use: use, Short: short, Long: long}
 }
 
 // The exit codes of all commands.

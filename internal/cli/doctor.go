@@ -13,44 +13,8 @@ import (
 )
 
 func newDoctorCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "doctor [<url>]",
-		Short: "Finds what is wrong with an endpoint, or with a config",
-		Long: `
-With a URL, doctor plays Intercom against the endpoint that runs there. It sends a HEAD, a
-signed ping, and a ping with a wrong signature and one without. It judges the answers and
-their time by Intercom's own rules. It looks at the certificate, at redirects, and at what
-the URL answers with a slash more or less at its end. With --topic, it also sends a sample
-notification of that topic, which reaches the real backend. From the admin endpoint of the
-Caddy, if it can be reached (--address), it learns the address that the ping came from.
-` + secretHelp + `
-With --config, doctor loads a config as caddy validate does, without starting it, and shows
-what the module itself says of it: why the config is refused, or what it warns of. It
-reads environment variables and files of its own process, so run it with the environment
-and as the user of Caddy. Its storage is a temporary folder, and no log of the config is
-opened, so nothing of the running Caddy is touched.
-
-Each finding is one line: what it is, why it matters, what to do. The exit code is 0 if
-nothing is broken, 1 if something is, and 2 if the arguments are wrong. A config that does
-not load is broken; one that is not there is a wrong argument. Warnings do not count.
-With --json, each finding is an object on a line: level (ok, not checked, warning, broken),
-check, what, why, do.
-
-If this machine's address is not in allow, a URL answers 403. Then run doctor on the server
-itself, with an address in allow, as in "allow static private_ranges" beside "allow
-intercom".
-
-Examples:
-
-	$ caddy intercom-webhook doctor https://hooks.example.com/intercom --secret-file /etc/caddy/intercom-secret
-
-	$ caddy intercom-webhook doctor http://localhost:8080/intercom --topic conversation.user.created
-
-	$ caddy intercom-webhook doctor --config /etc/caddy/Caddyfile
-`,
-		Args: usageArgs(cobra.MaximumNArgs(1)),
-		RunE: runE(runDoctor),
-	}
+	cmd := newCommand("doctor")
+	cmd.Args, cmd.RunE = usageArgs(cobra.MaximumNArgs(1)), runE(runDoctor)
 	flags := cmd.Flags()
 	addSecretFlags(flags)
 	flags.String("topic", "", "Also send a sample notification of this topic, which reaches the real backend")

@@ -65,7 +65,10 @@ func checkLoads(ctx context.Context, f *findings, adapted []byte) {
 	defer os.RemoveAll(dir)
 	copyAddressLists(ctx, f, adapted, dir)
 	log := filepath.Join(dir, "warnings")
-	cfg, err := validated(adapted, dir, log)
+	cfg := new(caddy.Config)
+	if err = caddy.StrictUnmarshalJSON(caddy.RemoveMetaFields(adapted), cfg); err == nil {
+		err = validate(cfg, dir, log)
+	}
 	lines, _ := os.ReadFile(log) //nolint:gosec // in our own folder; nothing is there if logging failed
 	f.addWarnings(lines)
 	if err != nil {
@@ -76,19 +79,15 @@ func checkLoads(ctx context.Context, f *findings, adapted []byte) {
 	checkAdmin(f, cfg.Admin)
 }
 
-// validated loads a config with another storage, and with a file as its log.
-func validated(adapted []byte, dir, log string) (*caddy.Config, error) {
-	cfg := new(caddy.Config)
-	if err := caddy.StrictUnmarshalJSON(caddy.RemoveMetaFields(adapted), cfg); err != nil {
-		return nil, err
-	}
+// validate loads a config with another storage, and with a file as its log.
+func validate(cfg *caddy.Config, dir, log string) error {
 	cfg.StorageRaw, _ = json.Marshal(map[string]string{"module": "file_system", "root": dir}) // two texts
 	writer, _ := json.Marshal(map[string]string{"output": "file", "filename": log})
 	cfg.Logging = &caddy.Logging{Logs: map[string]*caddy.CustomLog{
 		"default": {BaseLog: caddy.BaseLog{Level: "ERROR"}},
 		"doctor":  {BaseLog: caddy.BaseLog{WriterRaw: writer, EncoderRaw: json.RawMessage(`{"format":"json"}`), Level: "WARN"}},
 	}}
-	return cfg, caddy.Validate(cfg)
+	return caddy.Validate(cfg)
 }
 
 // addWarnings adds what the loggers of this module have written, a JSON object a line. The
@@ -149,13 +148,11 @@ func checkAdmin(f *findings, admin *caddy.AdminConfig) {
 	const check = "admin endpoint"
 	admin = cmp.Or(admin, new(caddy.AdminConfig))
 	listen := cmp.Or(admin.Listen, caddy.DefaultAdminListen)
-	address, err := caddy.ParseNetworkAddress(listen)
+	address, _ := caddy.ParseNetworkAddress(listen) // what is not valid is warned of, too
 	ip, _ := netip.ParseAddr(strings.Trim(address.Host, "[]"))
 	switch {
 	case admin.Disabled:
 		f.ok(check, "it is off; `queue` and `listen` need it")
-	case err != nil:
-		f.broken(check, "its address is not valid", "the config does not load", "correct the global option admin")
 	case address.IsUnixNetwork(), address.IsFdNetwork(), address.Host == "localhost", ip.IsLoopback():
 		f.ok(check, "only this machine reaches it (%s)", listen)
 	default:

@@ -20,41 +20,8 @@ import (
 )
 
 func newIPRangesCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "ip-ranges [regions...]",
-		Short: "Prints the addresses that Intercom sends from",
-		Long: `
-Prints the lists of Intercom's addresses that are in use, one range on a line. A line
-above each list starts with # and has the region, when the list was last known to be
-the published one, and where it came from. The regions are us, eu and au. Without an
-argument, all of them are printed.
-
-The list in use is the newer one of two: the list in Caddy's storage, where Caddy
-stores what Intercom publishes, and the list compiled in. The storage is the default
-storage of the user who runs the command or, with --config, the storage of that config.
-
-With --fetch, Intercom is asked first, and what it publishes is stored. A running Caddy
-uses it from its next refresh on. Run the command as the user that runs Caddy, or Caddy
-may be unable to read what is stored.
-
-With --url, the lists are those of a config in which the IP source intercom has this
-url.
-
-The exit code is 0 if all lists could be read and, with --fetch, fetched and stored, 1
-if not, and 2 if the arguments are wrong. With --json, each list is an object on a line.
-
-Examples:
-
-	$ caddy intercom-webhook ip-ranges
-
-	$ caddy intercom-webhook ip-ranges us eu --fetch --config /etc/caddy/Caddyfile
-
-	$ caddy intercom-webhook ip-ranges --json
-`,
-		Args:      cobra.ArbitraryArgs,
-		ValidArgs: ipranges.Regions(), // for shell completion only
-		RunE:      runE(runIPRanges),
-	}
+	cmd := newCommand("ip-ranges")
+	cmd.Args, cmd.ValidArgs, cmd.RunE = cobra.ArbitraryArgs, ipranges.Regions(), runE(runIPRanges)
 	flags := cmd.Flags()
 	flags.Bool("fetch", false, "Ask Intercom for the lists first, and store them")
 	flags.StringP("config", "c", "", "Config file whose storage is used")

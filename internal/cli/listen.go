@@ -20,55 +20,8 @@ import (
 )
 
 func newListenCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "listen",
-		Short: "Shows verified notifications as they come, and sends them on",
-		Long: `
-Shows each notification that a running Caddy has verified, as it comes: when, its
-topic, its workspace, its id, and what came of it, as in the metric notifications_total.
-With a queue, that is whether it was stored; without one, how its route answered. What
-came before is not shown; app requests are not shown either.
-
-It asks the admin endpoint of Caddy, and needs its permission. It does not slow Caddy
-down: if it reads too slowly, it misses notifications, and says how many. When Caddy is
-reloaded or restarted, it connects again. What comes in the meantime is missed.
-
-With --topic, only topics that fit one of the patterns are shown. A * stands for one
-segment or, at the end, for one or more. With --workspace, only these workspaces are
-shown. Both may be repeated.
-
-With --body, the body is shown, too. With --json, each notification is one line of JSON,
-as the admin endpoint sends it. Notices about the connection go to standard error.
-
-With --forward-to, each notification is also sent to the URL, with the same body, the
-same signature and the headers X-Intercom-Topic, X-Intercom-App-Id and
-X-Intercom-Notification-Id. The answer and its time are shown, and with --json are in the
-member "forwarded". Up to ` + fmt.Sprint(maxForwards) + ` are sent at the same time. Nothing is tried again, and the answer to
-Intercom does not depend on it.
-
-To receive notifications on a machine that Intercom cannot reach, tunnel the admin
-endpoint of the Caddy that it can reach:
-
-	$ ssh -N -L 2019:localhost:2019 hooks.example.com
-
-and, in another terminal, run the second of the examples.
-
-Ctrl-C ends it. The exit code is 0 then, 1 if Caddy cannot be reached at the start or
-refuses, and 2 if the command is used wrongly.
-
-Examples:
-
-	$ caddy intercom-webhook listen
-
-	$ caddy intercom-webhook listen --forward-to http://localhost:3000/hook
-
-	$ caddy intercom-webhook listen --topic 'conversation.*' --workspace tulip4 --body
-
-	$ caddy intercom-webhook listen --json | jq .topic
-`,
-		Args: usageArgs(cobra.NoArgs),
-		RunE: runE(runListen),
-	}
+	cmd := newCommand("listen")
+	cmd.Args, cmd.RunE = usageArgs(cobra.NoArgs), runE(runListen)
 	addAdminFlags(cmd)
 	flags := cmd.Flags()
 	flags.StringArray("topic", nil, "Topic, or pattern of topics, to show (repeatable)")

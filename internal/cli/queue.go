@@ -23,52 +23,6 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
 
-func newQueueCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "queue <command>",
-		Short: "Looks into the queue of a running Caddy, and changes it",
-		Long: `
-Looks into the queue of a running Caddy, and changes it: which lanes there are and what
-waits in them, what became of a notification, and what is to be tried or sent again.
-
-The commands ask Caddy's admin endpoint, so they work on the machine that Caddy runs on,
-as the admin endpoint is usually reached from there only. --address names another
-endpoint, as for Caddy's own commands. It may be a Unix socket, as in
-unix//run/caddy-admin.sock. With --config, the address is that of a config.
-
-Only move asks no Caddy: it works on the databases that two configs name.
-
-A notification has deliveries, one for each lane that it goes to: that of its route, and
-those of copies. The states of a delivery are
-
-	waiting      it waits for its first attempt
-	delivering   an attempt is being made
-	retrying     an attempt failed, and it waits for the next one
-	delivered    a backend has taken it
-	dead         it is a dead letter; the reason is attempts (the last one failed), age
-	             (it became too old), refused (by a status of dead_on), unrouted (no route
-	             fits) or cancelled (by a person)
-
-Times are local ones. With --json, each object of the answer is a line, as the admin
-endpoint gives it, and times are UTC. The exit code is 0 if all went well, 1 if not, and 2
-if the command was used wrongly.
-
-Examples:
-
-	$ caddy intercom-webhook queue status
-
-	$ caddy intercom-webhook queue list --state dead --since 2h
-
-	$ caddy intercom-webhook queue retry --topic 'conversation.*' --error 502
-`,
-	}
-	groupCommands(cmd,
-		newQueueStatusCommand(), newQueueListCommand(), newQueueShowCommand(),
-		newQueueRetryCommand(), newQueueResendCommand(), newQueueDropCommand(), newQueueEraseCommand(),
-		newQueuePauseCommand(), newQueueResumeCommand(), newQueueMoveCommand())
-	return cmd
-}
-
 // The states of deliveries, and the reasons of dead ones.
 var (
 	deliveryStates = []string{"waiting", "delivering", "retrying", "delivered", "dead"}
@@ -140,14 +94,6 @@ func (q *queueRun) copyFlags(parameters url.Values, names ...string) error {
 	}
 	return nil
 }
-
-// filterHelp is the part of the help of commands that is about their filters.
-const filterHelp = `
-Deliveries are selected by filters, all of which must fit. A time of --since and --until is
-one as the tables have it (2026-11-25T14:30:00+01:00), or how long it is ago (90m, 2h, 3d).
-It is the time at which the notification was stored. --error fits if the last error of the
-delivery has the text in it. A topic may be a pattern, as in the Caddyfile.
-`
 
 // filters are the flags that select deliveries, and also the parameters of the admin endpoint.
 var filters = []string{"topic", "workspace", "lane", "state", "reason", "notification", "since", "until", "error", "endpoint"}

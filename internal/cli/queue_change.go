@@ -19,93 +19,27 @@ import (
 
 // change is a kind of change of many deliveries.
 type change struct {
-	verb     string   // also its name on the admin endpoint
-	past     string   // what then has happened to the deliveries
-	states   []string // of the deliveries that it selects if no filter says so; nil for all
-	idStates []string // likewise, of notifications that are named one by one
-	warning  string   // what cannot be undone
-	to       bool     // takes --to
-	whole    bool     // takes --vacuum
-	short    string
-	long     string
-	examples string
+	verb    string // also its name on the admin endpoint
+	past    string // what then has happened to the deliveries
+	warning string // what cannot be undone
+	to      bool   // takes --to
+	whole   bool   // takes --vacuum
 }
 
 func newQueueRetryCommand() *cobra.Command {
-	return newChangeCommand(&change{
-		verb: "retry", past: "retried", states: []string{"dead"}, idStates: []string{"retrying", "dead"}, to: true,
-		short: "Tries dead letters again",
-		long: `
-Tries deliveries again, now: dead letters unless --state says otherwise, and of notifications
-that are named one by one, also what waits for its next attempt. Each has its whole schedule
-again: its attempts and its age start anew.
-`,
-		examples: `
-	$ caddy intercom-webhook queue retry notif_6e8f7a52-8be1-4c21-a1a5-5f7ed9b0a6d5
-
-	$ caddy intercom-webhook queue retry --topic 'conversation.*' --since 2h --error 502
-
-	$ caddy intercom-webhook queue retry --state dead --to archive --rate 50 --yes
-`,
-	})
+	return newChangeCommand(&change{verb: "retry", past: "retried", to: true})
 }
 
 func newQueueResendCommand() *cobra.Command {
-	return newChangeCommand(&change{
-		verb: "resend", past: "resent", states: []string{"delivered"}, idStates: []string{"delivered"}, to: true,
-		warning: "Backends get again what they have taken already.",
-		short:   "Sends again what was delivered already",
-		long: `
-Delivers again what a backend has taken already: deliveries in the state delivered, unless
---state says otherwise. Backends get the notification with the same id and signature, and
-those that recognize duplicates drop it. It is kept for as long as the option keep_delivered
-says. With --to, a new backend catches up.
-`,
-		examples: `
-	$ caddy intercom-webhook queue resend notif_6e8f7a52-8be1-4c21-a1a5-5f7ed9b0a6d5
-
-	$ caddy intercom-webhook queue resend --since 24h --to new-crm --rate 20
-`,
-	})
+	return newChangeCommand(&change{verb: "resend", past: "resent", to: true, warning: "Backends get again what they have taken already."})
 }
 
 func newQueueDropCommand() *cobra.Command {
-	return newChangeCommand(&change{
-		verb: "drop", past: "dropped", states: []string{"dead"}, idStates: []string{"dead"},
-		warning: "This cannot be undone.",
-		short:   "Deletes dead letters",
-		long: `
-Deletes dead letters, unless --state says otherwise. A notification of which nothing is left,
-and that Intercom sends again after that, is no duplicate.
-`,
-		examples: `
-	$ caddy intercom-webhook queue drop notif_6e8f7a52-8be1-4c21-a1a5-5f7ed9b0a6d5
-
-	$ caddy intercom-webhook queue drop --lane crm --until 7d
-`,
-	})
+	return newChangeCommand(&change{verb: "drop", past: "dropped", warning: "This cannot be undone."})
 }
 
 func newQueueEraseCommand() *cobra.Command {
-	return newChangeCommand(&change{
-		verb: "erase", past: "erased", whole: true,
-		warning: "This cannot be undone, and what is not delivered yet is lost.",
-		short:   "Deletes deliveries of any state so that no trace of them stays in the database",
-		long: `
-Deletes deliveries of any state, unless --state says otherwise, and removes what the
-database's own files still have of them. Those that are being made are ended; what cannot be
-erased is said, and the exit code is 1. It is for personal data. It says what of it may
-remain in backups and replicas.
-
-With --vacuum, SQLite's file is also written anew, so that not one byte of what was ever
-deleted is left. No notification can be stored during that time, and Intercom gets 503.
-`,
-		examples: `
-	$ caddy intercom-webhook queue erase notif_6e8f7a52-8be1-4c21-a1a5-5f7ed9b0a6d5
-
-	$ caddy intercom-webhook queue erase --workspace tulip4 --yes
-`,
-	})
+	return newChangeCommand(&change{verb: "erase", past: "erased", whole: true, warning: "This cannot be undone, and what is not delivered yet is lost."})
 }
 
 // vacuumWarning says for how long storing stands still: the command does not know the size.
@@ -113,21 +47,7 @@ const vacuumWarning = "--vacuum writes the whole file anew. Until it is done, no
 	"How long it takes depends on the size of the file and on the disk: about as long as to copy the file twice, so seconds for 100 MB, and minutes for 10 GB."
 
 func newChangeCommand(c *change) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   c.verb + " [<notification ids or numbers...>]",
-		Short: c.short,
-		Long: c.long + filterHelp + `
-Instead of filters, or with them, notifications can be named by their ids or numbers. All
-their deliveries are then selected, copies too. At least one id or filter is needed.
-
-First the command says how many deliveries are selected, and asks whether to go on. --yes
-answers this question, as scripts must; --dry-run ends there. What changes in the meantime
-is left as it is. The Caddy does the work in small batches, and storing new notifications
-goes first. Ctrl-C stops it, and what is done stays done.
-
-Examples:
-` + c.examples,
-	}
+	cmd := newCommand("queue-" + c.verb)
 	addFilterFlags(cmd)
 	flags := cmd.Flags()
 	flags.BoolP("yes", "y", false, "Do not ask")
@@ -162,13 +82,10 @@ func (c *change) run(ctx context.Context, q *queueRun, ids []string) error {
 	if err != nil {
 		return err
 	}
-	if n := len(missing); n > 0 && n == len(selected["notification"]) {
-		return c.notFound(missing, selected)
-	}
 	if !yes || dryRun {
 		total, err := c.preview(ctx, q, selected)
 		if err != nil || total == 0 || dryRun {
-			return errors.Join(c.notFound(missing, selected), err)
+			return errors.Join(missing, err)
 		}
 		question := strings.ToUpper(c.verb[:1]) + c.verb[1:] + " " + count(total, "delivery")
 		if to := options.Get("to"); to != "" {
@@ -181,10 +98,10 @@ func (c *change) run(ctx context.Context, q *queueRun, ids []string) error {
 	for name, values := range selected {
 		options[name] = values
 	}
-	return errors.Join(c.carryOut(ctx, q, options), c.notFound(missing, selected))
+	return errors.Join(missing, c.carryOut(ctx, q, options))
 }
 
-// selection returns the parameters that select deliveries.
+// selection returns the parameters that select deliveries. Without a state, the module decides.
 func (c *change) selection(q *queueRun, ids []string) (url.Values, error) {
 	selected := make(url.Values)
 	if err := q.copyFlags(selected, filters...); err != nil {
@@ -193,16 +110,8 @@ func (c *change) selection(q *queueRun, ids []string) (url.Values, error) {
 	if len(ids) > 0 {
 		selected["notification"] = append(selected["notification"], ids...)
 	}
-	named := selected.Has("notification")
 	if len(selected) == 0 || len(selected) == 1 && selected.Has("endpoint") {
-		return nil, usagef("nothing is selected: give ids or filters, such as --topic 'conversation.*' or --state %s", cmp.Or(strings.Join(c.states, ","), "dead"))
-	}
-	states := c.states
-	if named {
-		states = c.idStates
-	}
-	if !selected.Has("state") && states != nil {
-		selected["state"] = states
+		return nil, usagef("nothing is selected: give ids or filters, such as --topic 'conversation.*' or --state dead")
 	}
 	return selected, nil
 }
@@ -223,31 +132,26 @@ func (c *change) options(q *queueRun) (url.Values, error) {
 	return options, q.copyFlags(options, "to", "cursor")
 }
 
-// missing returns the ids and numbers of the selection of which there is no delivery. After an
-// interruption, which a cursor tells of, it does not look: they may be changed already.
-func (q *queueRun) missing(ctx context.Context, selected url.Values) ([]string, error) {
+// missing returns as the first error which notifications of the selection are not there: a
+// misspelled id of something to erase must not go unnoticed. After an interruption, which a
+// cursor tells of, it does not look, because they may be erased.
+func (q *queueRun) missing(ctx context.Context, selected url.Values) (missing, failed error) {
 	ids := slices.Clone(selected["notification"])
 	if len(ids) == 0 || q.Changed("cursor") {
 		return nil, nil
 	}
-	_, err := q.deliveries(ctx, selected, 0, func(d adminapi.Delivery, _ json.RawMessage) error {
+	parameters := url.Values{"notification": selected["notification"]}
+	if err := q.copyFlags(parameters, "endpoint"); err != nil {
+		return nil, err
+	}
+	_, failed = q.deliveries(ctx, parameters, 0, func(d adminapi.Delivery, _ json.RawMessage) error {
 		ids = slices.DeleteFunc(ids, func(id string) bool { return id == d.Notification || id == strconv.FormatInt(d.Number, 10) })
 		return nil
 	})
-	return ids, err
-}
-
-// notFound returns an error for the ids that select no delivery; nil if there are none.
-func (c *change) notFound(ids []string, selected url.Values) error {
-	in := "in any state"
-	if selected.Has("state") {
-		in = "in a state that is selected (" + strings.Join(selected["state"], ", ") + ")"
-	}
-	var all []error
 	for _, id := range ids {
-		all = append(all, fmt.Errorf("%s: there is no such delivery %s: see 'caddy intercom-webhook queue show %[1]s'", id, in))
+		missing = errors.Join(missing, fmt.Errorf("%s: there is no such notification", id))
 	}
-	return errors.Join(all...)
+	return missing, failed
 }
 
 // preview says how many deliveries are selected. With --json and --dry-run, it prints the
@@ -269,8 +173,7 @@ func (c *change) preview(ctx context.Context, q *queueRun, selected url.Values) 
 	case err != nil || q.json:
 		return total, err
 	case total == 0:
-		_, err = fmt.Fprintf(out, "there is nothing to %s: %s\n", c.verb, escape(nothingFits(selected)))
-		return 0, err
+		return 0, c.nothing(q, selected)
 	}
 	fmt.Fprintf(out, "%s to %s\n", count(total, "delivery"), c.verb)
 	if c.warning != "" {
@@ -312,7 +215,7 @@ func (c *change) carryOut(ctx context.Context, q *queueRun, parameters url.Value
 	case err != nil || q.json:
 		return err
 	case now.Total == 0 && !q.Changed("cursor"): // with it, they may be those of the run before
-		fmt.Fprintf(out, "there is nothing to %s: %s\n", c.verb, escape(nothingFits(parameters)))
+		return c.nothing(q, parameters)
 	default:
 		fmt.Fprintf(out, "%s %s", c.past, count(now.Done, "delivery"))
 		if now.Skipped != nil && *now.Skipped > 0 {
@@ -324,4 +227,14 @@ func (c *change) carryOut(ctx context.Context, q *queueRun, parameters url.Value
 		}
 	}
 	return nil
+}
+
+// nothing says that no delivery is selected. That is an error if a notification is named.
+func (c *change) nothing(q *queueRun, selected url.Values) error {
+	text := fmt.Sprintf("there is nothing to %s: %s", c.verb, nothingFits(selected))
+	if selected.Has("notification") {
+		return errors.New(text + "; see 'caddy intercom-webhook queue show'")
+	}
+	_, err := fmt.Fprintln(q.out, escape(text))
+	return err
 }

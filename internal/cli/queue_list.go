@@ -14,24 +14,7 @@ import (
 )
 
 func newQueueListCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "Lists deliveries, the newest first",
-		Long: `
-Lists the deliveries of the queue, the newest first: the number of the notification, when
-it was stored, its topic and workspace, the lane and the state of the delivery, how many
-attempts there were, and why the last one failed. 'queue show' shows everything about a
-notification.
-` + filterHelp + `
-Examples:
-
-	$ caddy intercom-webhook queue list
-
-	$ caddy intercom-webhook queue list --state dead --since 2h --error 502
-
-	$ caddy intercom-webhook queue list --topic 'conversation.*' --limit 0 --json
-`,
-	}
+	cmd := newCommand("queue-list")
 	addFilterFlags(cmd)
 	cmd.Flags().Int("limit", 100, "How many deliveries to list (0 = all)")
 	return onQueue(cmd, cobra.NoArgs, runQueueList)

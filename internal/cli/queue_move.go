@@ -17,32 +17,7 @@ import (
 )
 
 func newQueueMoveCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "move --from <config> --to <config>",
-		Short: "Takes everything from one database to another",
-		Long: `
-Takes everything from the database that one config names to that of another config: what
-waits, with its attempts; what is delivered, so that duplicates are recognized; and dead
-letters. Either may be SQLite or PostgreSQL. It needs no running Caddy, and opens both
-databases itself, as the user that runs the command: run it as the user of Caddy.
-
-First reload Caddy with the new config, so that new notifications go to the new database
-and nothing is delivered from the old one any more. Then run the command: the new database
-may be in use, and its Caddys begin to deliver what arrives at once.
-
-What is in the new database already is left as it is, so the command can be run again
-after an interruption, and goes on. At the end it checks that nothing is missing. The old
-database stays as it was.
-
-With --endpoint, only what the handler with this name has stored is moved. On a terminal,
-a line shows the progress. The exit code is 0 if all is there, 1 if not, and 2 if the
-command was used wrongly.
-
-Examples:
-
-	$ caddy intercom-webhook queue move --from Caddyfile.old --to /etc/caddy/Caddyfile
-`,
-	}
+	cmd := newCommand("queue-move")
 	flags := cmd.Flags()
 	flags.String("from", "", "Config file with the queue that is moved (required)")
 	flags.String("to", "", "Config file with the queue that it is moved to (required)")

@@ -19,25 +19,7 @@ import (
 )
 
 func newQueueShowCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "show <notification id or number>",
-		Short: "Shows the life of a notification, attempt by attempt",
-		Long: `
-Shows everything that is known of a notification: when it came and from where, and of each
-of its deliveries the state, when the next attempt is due, and every attempt that failed,
-with the backend's answer. It is found by the id that Intercom gave it (notif_…), or by the
-number that 'queue list' prints.
-
-With --headers, the headers are printed with which it came; with --body, its body, where
-JSON is indented. They hold what your customers wrote, and the signature.
-
-Examples:
-
-	$ caddy intercom-webhook queue show notif_6e8f7a52-8be1-4c21-a1a5-5f7ed9b0a6d5
-
-	$ caddy intercom-webhook queue show 4711 --body --headers
-`,
-	}
+	cmd := newCommand("queue-show")
 	cmd.Flags().Bool("body", false, "Print the body, too")
 	cmd.Flags().Bool("headers", false, "Print the headers of the request, too")
 	return onQueue(cmd, cobra.ExactArgs(1), runQueueShow)

@@ -18,33 +18,7 @@ import (
 )
 
 func newQueueStatusCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "status",
-		Short: "Shows the lanes with what is in them",
-		Long: `
-Shows each lane of the queue: its state, how many deliveries it makes at once in this
-Caddy, how many deliveries it has in each state, and how long the oldest undelivered one
-waits. Where several Caddys share a PostgreSQL database, the deliveries are those of all of
-them.
-
-The states of a lane are
-
-	active     it delivers
-	failing    a tenth or more of its attempts of the last five minutes failed
-	down       all its last attempts failed
-	paused     a person has paused it, and it stores only
-	orphaned   no config of a running Caddy has it; another Caddy takes it over
-
-With --check, the exit code is 1 if a lane is down or there are dead letters, for
-monitoring without metrics.
-
-Examples:
-
-	$ caddy intercom-webhook queue status
-
-	$ caddy intercom-webhook queue status --check --json
-`,
-	}
+	cmd := newCommand("queue-status")
 	cmd.Flags().Bool("check", false, "Exit with 1 if a lane is down or there are dead letters")
 	return onQueue(cmd, cobra.NoArgs, runQueueStatus)
 }
@@ -151,34 +125,14 @@ func checkLanes(lanes []adminapi.Lane) error {
 	return errors.New(strings.Join(findings, "; "))
 }
 
-func newQueuePauseCommand() *cobra.Command {
-	return newLaneCommand("pause", "paused", "Pauses a lane: it stores, and delivers nothing", `
-Pauses a lane, in all Caddys that share the queue. Its notifications are stored and
-answered with 200 as ever, and wait until the lane is resumed. Deliveries that are running
-end as usual. The pause outlasts restarts and reloads.
+func newQueuePauseCommand() *cobra.Command { return newLaneCommand("pause", "paused") }
 
-After the lane is resumed, notifications that are older than max_age become dead letters
-at their next failed attempt.
-
-Examples:
-
-	$ caddy intercom-webhook queue pause crm
-`)
-}
-
-func newQueueResumeCommand() *cobra.Command {
-	return newLaneCommand("resume", "resumed", "Resumes a paused lane", `
-Resumes a lane that was paused: what waits there is delivered.
-
-Examples:
-
-	$ caddy intercom-webhook queue resume crm
-`)
-}
+func newQueueResumeCommand() *cobra.Command { return newLaneCommand("resume", "resumed") }
 
 // newLaneCommand returns a command that changes a lane.
-func newLaneCommand(verb, past, short, long string) *cobra.Command {
-	cmd := &cobra.Command{Use: verb + " <lane>", Short: short, Long: long, ValidArgsFunction: completeLane}
+func newLaneCommand(verb, past string) *cobra.Command {
+	cmd := newCommand("queue-" + verb)
+	cmd.ValidArgsFunction = completeLane
 	return onQueue(cmd, cobra.ExactArgs(1), func(ctx context.Context, q *queueRun, args []string) error {
 		parameters, err := q.ofEndpoint()
 		if err != nil {

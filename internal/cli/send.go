@@ -18,44 +18,8 @@ import (
 )
 
 func newSendCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "send <topic> <url>",
-		Short: "Sends a signed notification, as Intercom would",
-		Long: `
-Sends a notification of the given topic to the given URL, signed as Intercom signs
-it, and prints the status of the answer, the time it took, and the size sent. The
-notification is made from a sample of the object that the topic carries. There is a
-sample for every known topic; --list prints them.
-` + secretHelp + `
-The first secret is used, without spaces around it.
-
-With --body, the file ("-" is standard input) is signed and sent without changes.
-The topic is then only printed: it is optional, and may be unknown.
-
-With --header, requests have another header or, with an empty value, do not have it.
-This includes the signature header, so that refusals can be tested. A header that is
-given twice is sent twice.
-
-An answer that is late for Intercom is marked: after 500ms it gives the endpoint a lower
-priority, and after 5s it gives up.
-
-Redirects are not followed. The exit code is 0 if the answer is a 2xx, 1 if it is not,
-and 2 if the arguments are wrong.
-
-Examples:
-
-	$ caddy intercom-webhook send conversation.user.created https://localhost/intercom --insecure
-
-	$ caddy intercom-webhook send --body captured.json http://localhost:8080/intercom
-
-	$ caddy intercom-webhook send ping http://localhost:8080/intercom --header 'X-Hub-Signature: sha1=0'
-
-	$ caddy intercom-webhook send app-request health-check http://localhost:8080/intercom
-`,
-		Args:              cobra.ArbitraryArgs, // they depend on the flags
-		ValidArgsFunction: completeTopic,
-		RunE:              runE(runSend),
-	}
+	cmd := newCommand("send")
+	cmd.Args, cmd.ValidArgsFunction, cmd.RunE = cobra.ArbitraryArgs, completeTopic, runE(runSend)
 	flags := cmd.Flags()
 	addSecretFlags(flags)
 	flags.String("body", "", "File to send as it is, - for standard input")

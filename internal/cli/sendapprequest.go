@@ -13,37 +13,8 @@ import (
 )
 
 func newSendAppRequestCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "app-request <kind> <url>",
-		Short: "Sends a signed app request, and prints the answer",
-		Long: `
-Sends an app request to the given URL, signed as Intercom signs it, in the header
-X-Body-Signature, and prints the answer, JSON in a readable form. The body is a sample.
-The kinds are:
-
-	health-check   the installation health check, about daily of each workspace
-	initialize     Canvas Kit: the app is shown to a teammate
-	submit         Canvas Kit: a button or another component is used
-	uninstall      a workspace has uninstalled the app
-` + secretHelp + `
-The first secret is used.
-
-With --body, the file ("-" is standard input) is signed and sent without changes.
-
-Redirects are not followed. The exit code is 0 if the answer is a 2xx, 1 if it is not,
-and 2 if the arguments are wrong. An answer to a health check, initialize or submit that
-is not JSON is a 1, too: Intercom cannot use it.
-
-Examples:
-
-	$ caddy intercom-webhook send app-request health-check http://localhost:8080/intercom
-
-	$ caddy intercom-webhook send app-request submit http://localhost:8080/intercom --json
-`,
-		Args:      usageArgs(cobra.ExactArgs(2)),
-		ValidArgs: intercom.AppRequestKinds(), // for shell completion only
-		RunE:      runE(runSendAppRequest),
-	}
+	cmd := newCommand("send-app-request")
+	cmd.Args, cmd.ValidArgs, cmd.RunE = usageArgs(cobra.ExactArgs(2)), intercom.AppRequestKinds(), runE(runSendAppRequest)
 	flags := cmd.Flags()
 	addSecretFlags(flags)
 	flags.String("body", "", "File to send as it is, - for standard input")

@@ -19,38 +19,8 @@ import (
 )
 
 func newTopicsCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "topics [patterns...]",
-		Short: "Prints the topics that Intercom is known to send",
-		Long: `
-Prints the known topics that fit one of the patterns, or all of them: the object that
-their notifications carry, the first version of Intercom's API that has them, the last
-one if newer versions do not have them, and what is unusual about them. The patterns are
-those of the Caddyfile, as in conversation.* or *.created. Quote them, so that the shell
-leaves the * to this command.
-
-With --route, it asks a running Caddy where a notification of a topic would go: for each
-intercom_webhook the lane of the route that it fits, the lanes of copies, and why it goes
-to none of the routes before. With --workspace, the notification is of this workspace. The
-Caddy is asked at its admin endpoint (--address).
-
-Intercom adds topics without notice. Unknown ones work: they are routed by their patterns.
-
-The exit code is 0, or 1 if no known topic fits or the Caddy cannot be asked, and 2 if the
-arguments are wrong.
-
-Examples:
-
-	$ caddy intercom-webhook topics
-
-	$ caddy intercom-webhook topics 'conversation.*' --json
-
-	$ caddy intercom-webhook topics --route conversation.user.created --workspace tulip4
-`,
-		Args:              cobra.ArbitraryArgs,
-		ValidArgsFunction: completeTopic,
-		RunE:              runE(runTopics),
-	}
+	cmd := newCommand("topics")
+	cmd.Args, cmd.ValidArgsFunction, cmd.RunE = cobra.ArbitraryArgs, completeTopic, runE(runTopics)
 	flags := cmd.Flags()
 	flags.String("route", "", "Topic whose route in a running Caddy is printed")
 	flags.String("workspace", "", "Workspace of the notification of --route")

@@ -17,37 +17,8 @@ import (
 )
 
 func newVerifyCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "verify <body>",
-		Short: "Tells why the signature of a captured request does not fit",
-		Long: `
-Checks the signature of a request that was captured: its body is in a file ("-" is
-standard input), and --signature has the value of its X-Hub-Signature or
-X-Body-Signature. It prints whether the request is genuine: signed with the client
-secret, over exactly these bytes.
-
-If it is not, the usual mistakes are tried, and the one that explains the signature is
-printed, with what to do: a line break added or lost at the end, LF and CRLF, a byte order
-mark, a body that is compressed, base64 or hexadecimal, a whole HTTP message in place of
-its body, JSON that was parsed and written again; SHA-1 and SHA-256 or their headers mixed
-up, and a signature in upper case, in base64, or without its prefix. If none fits, the
-secret is that of another app or an old one, or the body was changed in another way.
-
-A body may have ` + fmt.Sprint(maxVerified>>20) + ` MiB, compressed or not. If a file has several secrets, all of them are
-tried, ` + fmt.Sprint(maxSecrets) + ` at most, and the place of the one that fits is printed.
-` + secretHelp + `
-The exit code is 0 if the request is genuine, 1 if it is not, and 2 if the arguments are
-wrong.
-
-Examples:
-
-	$ caddy intercom-webhook verify body.json --signature sha1=0b1f… --secret-file /etc/caddy/intercom-secret
-
-	$ caddy intercom-webhook verify - --signature sha1=0b1f… --json < body.json
-`,
-		Args: usageArgs(cobra.ExactArgs(1)),
-		RunE: runE(runVerify),
-	}
+	cmd := newCommand("verify")
+	cmd.Args, cmd.RunE = usageArgs(cobra.ExactArgs(1)), runE(runVerify)
 	flags := cmd.Flags()
 	flags.String("signature", "", "Value of the signature header (required)")
 	addSecretFlags(flags)

@@ -11,8 +11,8 @@ import (
 	"iter"
 	"regexp"
 	"slices"
-	"strings"
 	"unicode/utf16"
+	"unicode/utf8"
 )
 
 var bom = []byte("\ufeff")
@@ -120,25 +120,24 @@ func eachForm(document []byte, yield func(name string, form []byte) bool) bool {
 	if indentedSize(document) > maxIndented || json.Compact(&compact, document) != nil {
 		return true
 	}
-	for _, s := range []struct {
+	raw := unescaped(compact.Bytes())
+	var html bytes.Buffer
+	json.HTMLEscape(&html, raw)
+	for _, text := range []struct {
 		name string
-		form func(string) string
+		json []byte
 	}{
-		{"", nil},
-		{", raw UTF-8", func(s string) string { return quote(s, "", false) }},
-		{`, characters escaped as \u`, func(s string) string { return quote(s, "", true) }},
-		{`, <, > and & escaped as \u`, func(s string) string { return quote(s, "<>&\u2028\u2029", false) }},
+		{"", compact.Bytes()},
+		{", raw UTF-8", raw},
+		{`, characters escaped as \u`, asciiOf(raw)},
+		{`, <, > and & escaped as \u`, html.Bytes()},
 	} {
-		text := compact.Bytes()
-		if s.form != nil {
-			text = eachString(text, s.form)
-		}
 		var indented bytes.Buffer
-		_ = json.Indent(&indented, text, "", "  ") // it is valid
-		if !yield("compact JSON"+s.name, text) ||
-			!yield("JSON with a space after each comma and colon"+s.name, spaced(text)) ||
-			!yield("JSON indented by 2"+s.name, indented.Bytes()) ||
-			!yield("JSON indented by 2, with a space before each colon"+s.name, bytes.ReplaceAll(indented.Bytes(), []byte(`": `), []byte(`" : `))) {
+		_ = json.Indent(&indented, text.json, "", "  ") // it is valid
+		if !yield("compact JSON"+text.name, text.json) ||
+			!yield("JSON with a space after each comma and colon"+text.name, spaced(text.json)) ||
+			!yield("JSON indented by 2"+text.name, indented.Bytes()) ||
+			!yield("JSON indented by 2, with a space before each colon"+text.name, bytes.ReplaceAll(indented.Bytes(), []byte(`": `), []byte(`" : `))) {
 			return false
 		}
 	}
@@ -162,9 +161,11 @@ func spaced(compact []byte) []byte {
 	return out.Bytes()
 }
 
-// eachString writes each string of valid JSON, keys too, in the form that form gives it.
-func eachString(document []byte, form func(string) string) []byte {
+// unescaped writes each string of valid JSON, keys too, with as few escapes as JSON allows.
+func unescaped(document []byte) []byte {
 	var out bytes.Buffer
+	encoder := json.NewEncoder(&out)
+	encoder.SetEscapeHTML(false)
 	for rest := document; len(rest) > 0; {
 		if rest[0] != '"' {
 			out.WriteByte(rest[0])
@@ -173,34 +174,26 @@ func eachString(document []byte, form func(string) string) []byte {
 		}
 		n := stringLength(rest)
 		var text string
-		if err := json.Unmarshal(rest[:n], &text); err == nil {
-			out.WriteString(form(text))
+		if json.Unmarshal(rest[:n], &text) == nil && encoder.Encode(text) == nil {
+			out.Truncate(out.Len() - 1) // the line break
 		}
 		rest = rest[n:]
 	}
 	return out.Bytes()
 }
 
-// quote returns a JSON string. It escapes what JSON wants to be escaped, the characters in
-// escaped and, with ascii, all that are not ASCII.
-func quote(text, escaped string, ascii bool) string {
-	short := map[rune]string{'"': `\"`, '\\': `\\`, '\b': `\b`, '\f': `\f`, '\n': `\n`, '\r': `\r`, '\t': `\t`}
-	var out strings.Builder
-	out.WriteByte('"')
-	for _, r := range text {
-		s, isShort := short[r]
-		switch {
-		case isShort:
-			out.WriteString(s)
-		case r > 0xffff && ascii:
-			high, low := utf16.EncodeRune(r)
-			fmt.Fprintf(&out, `\u%04x\u%04x`, high, low)
-		case r < ' ', r > '~' && ascii, strings.ContainsRune(escaped, r):
+// asciiOf writes all characters of JSON that are not ASCII as escapes.
+func asciiOf(document []byte) []byte {
+	var out bytes.Buffer
+	for _, r := range string(document) {
+		switch high, low := utf16.EncodeRune(r); {
+		case r < utf8.RuneSelf:
+			out.WriteByte(byte(r))
+		case r <= 0xffff:
 			fmt.Fprintf(&out, `\u%04x`, r)
 		default:
-			out.WriteRune(r)
+			fmt.Fprintf(&out, `\u%04x\u%04x`, high, low)
 		}
 	}
-	out.WriteByte('"')
-	return out.String()
+	return out.Bytes()
 }

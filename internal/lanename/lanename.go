@@ -8,7 +8,6 @@ import (
 	"strings"
 )
 
-// validName matches the names that River allows for its queues. A lane is one.
 var validName = regexp.MustCompile(`^[a-z0-9]+([_-][a-z0-9]+)*$`)
 
 const maxLength = 64

@@ -20,11 +20,12 @@ import (
 )
 
 const (
-	tries       = 3                     // of a statement that the server aborted for the sake of another
-	resetPause  = time.Second           // between two resets of the pool
-	pingTimeout = 2 * time.Second       // for a connection that was idle
-	fullPause   = 20 * time.Millisecond // until the next try to get a connection
-	fullFor     = time.Minute           // that fewer connections are used after the server refused one
+	tries          = 3                     // of a statement that the server aborted for the sake of another
+	resetPause     = time.Second           // between two resets of the pool
+	pingTimeout    = 2 * time.Second       // for a connection that was idle
+	sessionTimeout = 5 * time.Second       // for the first statement on a new connection
+	fullPause      = 20 * time.Millisecond // until the next try to get a connection
+	fullFor        = time.Minute           // that fewer connections are used after the server refused one
 )
 
 // client runs statements. It keeps nothing in a session, so that PgBouncer may give each
@@ -85,8 +86,10 @@ type statement struct {
 const isDirect = "is direct"
 
 // findDirect is called with each new connection. A pooler gives it another number than the
-// server's process has.
+// server's process has. One that has no session for it may let it wait for minutes.
 func findDirect(ctx context.Context, conn *pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, sessionTimeout)
+	defer cancel()
 	var pid uint32
 	if err := conn.QueryRow(ctx, "SELECT pg_backend_pid()").Scan(&pid); err != nil {
 		return err

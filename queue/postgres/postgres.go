@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
@@ -80,17 +79,15 @@ func connect(ctx context.Context, c *client, schema string) error {
 		conn, err := c.pool.Acquire(ctx)
 		if err == nil {
 			conns = append(conns, conn)
-			if len(conns) == 1 {
-				err = prepare(ctx, conn.Conn(), schema, c.logger)
-			} else {
-				err = ping(ctx, conn, 5*time.Second)
-			}
+		}
+		if len(conns) == 1 && err == nil {
+			err = prepare(ctx, conn.Conn(), schema, c.logger)
 		}
 		switch {
 		case err == nil:
-		case len(conns) <= 1 && !isFull(err) || sqlState(err) != "" && !isFull(err):
+		case len(conns) <= 1 && !isFull(err):
 			return err
-		case isFull(err) || ctx.Err() != nil || ping(ctx, conns[0], pingTimeout) != nil:
+		case isFull(err) || ctx.Err() != nil || ping(ctx, conns[0]) != nil:
 			return fmt.Errorf("the server, its role or a pooler allows too few connections: the queue needs %d, and uses up to %d: %w", minConnections, c.pool.Config().MaxConns, err)
 		default: // the first one works, so it is not the server
 			return &db.PermanentError{Err: fmt.Errorf("a pooler serves too few connections at once: the queue needs %d, and uses up to %d: %w", minConnections, c.pool.Config().MaxConns, err)}
@@ -100,8 +97,8 @@ func connect(ctx context.Context, c *client, schema string) error {
 }
 
 // ping reports whether a connection works.
-func ping(ctx context.Context, conn *pgxpool.Conn, limit time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+func ping(ctx context.Context, conn *pgxpool.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
 	return conn.Ping(ctx)
 }

@@ -130,7 +130,7 @@ INSERT INTO {s}schema_version VALUES ('` + program + `', 1)`
 const compression = `ALTER TABLE {s}notification ALTER COLUMN body SET COMPRESSION lz4`
 
 const (
-	serverState = `SELECT current_setting('server_encoding'), current_setting('fsync'), EXISTS (SELECT FROM pg_namespace WHERE nspname = $1::text),
+	serverState = `SELECT current_setting('server_encoding'), current_setting('fsync'), current_setting('transaction_isolation'), EXISTS (SELECT FROM pg_namespace WHERE nspname = $1::text),
 		coalesce((SELECT source IN ('user', 'database', 'database user') AND setting = 'on' FROM pg_settings WHERE name = 'default_transaction_read_only'), false),
 		coalesce((SELECT least(nullif(rolconnlimit, -1), (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database()))
 			FROM pg_roles WHERE rolname = current_user AND NOT rolsuper), -1)`
@@ -142,6 +142,9 @@ const (
 		WHERE n.nspname = $1::text AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') ORDER BY 1`
 )
 
+// beginUntimed begins a transaction without the time limits that a role may have.
+const beginUntimed = `BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0`
+
 // migrationLock keeps instances that start together from migrating together.
 const migrationLock = 0x49637771
 
@@ -149,16 +152,18 @@ const migrationLock = 0x49637771
 // no right to, if they are there. It runs in a transaction, which a pooler that cannot keep one
 // together refuses.
 func prepare(ctx context.Context, conn *pgx.Conn, schema string, logger *zap.Logger) error {
-	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		var encoding, fsync string
+	return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{BeginQuery: beginUntimed}, func(tx pgx.Tx) error {
+		var encoding, fsync, isolation string
 		var exists, readOnly bool
 		var limit int
-		if err := tx.QueryRow(ctx, serverState, schema).Scan(&encoding, &fsync, &exists, &readOnly, &limit); err != nil {
+		if err := tx.QueryRow(ctx, serverState, schema).Scan(&encoding, &fsync, &isolation, &exists, &readOnly, &limit); err != nil {
 			return err
 		}
 		switch {
 		case encoding != "UTF8":
 			return &db.PermanentError{Err: fmt.Errorf("the database's encoding is %s: create one with UTF8", encoding)}
+		case isolation != "read committed":
+			return &db.PermanentError{Err: fmt.Errorf("default_transaction_isolation is %s for the role or the database: set it to read committed", isolation)}
 		case readOnly:
 			return &db.PermanentError{Err: errors.New("default_transaction_read_only is on for the role or the database: reset it, or use another role")}
 		case limit >= 0 && limit < minConnections:
@@ -209,10 +214,6 @@ func areMade(ctx context.Context, tx pgx.Tx, schema string) (bool, error) {
 }
 
 func makeTables(ctx context.Context, tx pgx.Tx, schema string, exists bool) error {
-	if _, err := tx.Exec(ctx, "SELECT set_config('statement_timeout', '0', true), set_config('lock_timeout', '0', true), "+
-		"set_config('idle_in_transaction_session_timeout', '0', true)"); err != nil {
-		return err
-	}
 	// YugabyteDB before 2025.1 has no such locks, and is the less safe for it
 	if err := attempt(ctx, tx, fmt.Sprint("SELECT pg_advisory_xact_lock(", migrationLock, ")"), "0A000"); err != nil { // feature_not_supported
 		return fmt.Errorf("locking for the migration: %w", err)

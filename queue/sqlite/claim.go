@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
@@ -72,10 +73,9 @@ func choose(ctx context.Context, read *statements, claim db.Claim) (ids []int64,
 	}
 	waiting := found[due:]
 	half := (claim.Limit + 1) / 2
-	wanted := append(found[:0:0], found[:min(due, max(half, claim.Limit-len(waiting)))]...)
-	wanted = append(wanted, waiting[:min(len(waiting), claim.Limit-len(wanted))]...)
+	due = min(due, max(half, claim.Limit-len(waiting)))
 	size := 0
-	for _, c := range wanted {
+	for _, c := range slices.Concat(found[:due], waiting[:min(len(waiting), claim.Limit-due)]) {
 		if size += c.size; len(ids) > 0 && size > claim.MaxBytes {
 			return ids, true, nil
 		}
@@ -103,7 +103,8 @@ func claimThese(run *statements, ids []int64, token db.Token, instance string) (
 	return claimed, err
 }
 
-const notificationColumns = `n.id, n.endpoint, n.workspace, n.topic, coalesce(n.notification_id, ''), n.received_at, n.request, b.bytes`
+const readByID = `SELECT n.id, n.endpoint, n.workspace, n.topic, coalesce(n.notification_id, ''), n.received_at, n.request, b.bytes
+	FROM json_each(?) AS wanted CROSS JOIN notification AS n ON n.id = wanted.value CROSS JOIN body AS b ON b.notification = n.id`
 
 type notificationRow struct {
 	db.Notification
@@ -117,8 +118,7 @@ func scanNotification(n *notificationRow) []any {
 
 // readNotifications returns notifications with their bodies, by id.
 func readNotifications(ctx context.Context, read *statements, ids []int64) (map[int64]*db.Notification, error) {
-	rows, err := read.query(ctx, `SELECT `+notificationColumns+` FROM json_each(?) AS wanted
-		CROSS JOIN notification AS n ON n.id = wanted.value CROSS JOIN body AS b ON b.notification = n.id`, jsonOf(ids))
+	rows, err := read.query(ctx, readByID, jsonOf(ids))
 	found, err := collect(rows, err, scanNotification)
 	if err != nil {
 		return nil, err

@@ -190,7 +190,7 @@ func (d deliveries) Expire(ctx context.Context, expiry db.Expiry) (deleted int64
 	if err != nil {
 		return 0, 0, err
 	}
-	for batch := range slices.Chunk(over, maxRows) {
+	for batch := range slices.Chunk(over, deleteRows) {
 		err := d.write.transaction(ctx, delivering, func() error {
 			ids, err := deleteWhere(d.write.run, ` AND (`+isOver+`)`, jsonOf(batch), delivered, dead)
 			deleted += int64(len(ids))

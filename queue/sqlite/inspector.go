@@ -113,10 +113,7 @@ func (i inspector) Change(ctx context.Context, change db.Change) (changed []int6
 	if err := i.usable(); err != nil {
 		return nil, err
 	}
-	selected, err := i.selected(change.Filter)
-	if err != nil {
-		return nil, err
-	}
+	selected := i.selected(change.Filter)
 	batches := slices.Collect(slices.Chunk(change.IDs, changeRows))
 	var pending []int64
 	err = i.write.inBatches(ctx, i.sync, len(batches), func(n int) error {
@@ -134,7 +131,7 @@ func (i inspector) Change(ctx context.Context, change db.Change) (changed []int6
 
 // selected returns a function that returns those of some deliveries that a filter selects. It
 // needs the write lock.
-func (i inspector) selected(filter db.Filter) (func(ids []int64, delivering bool) ([]int64, error), error) {
+func (i inspector) selected(filter db.Filter) func(ids []int64, delivering bool) ([]int64, error) {
 	where := filterCondition(filter)
 	return func(ids []int64, delivering bool) (selected []int64, err error) {
 		rows, err := i.write.run.query(context.Background(), `SELECT `+deliveryColumns+` FROM delivery AS d
@@ -147,7 +144,7 @@ func (i inspector) selected(filter db.Filter) (func(ids []int64, delivering bool
 			}
 		}
 		return selected, err
-	}, nil
+	}
 }
 
 // apply changes deliveries that are as they were selected. It needs the write lock.

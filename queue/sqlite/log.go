@@ -202,61 +202,43 @@ func runCheckpoint(ctx context.Context, on *statements, mode string) (come progr
 	return come, err
 }
 
-// moveUnlocked moves what it can of the log, while others write, and reports whether what
-// is left is little enough to be moved while they wait.
-func (l *writeAheadLog) moveUnlocked(ctx context.Context) (nearlyAll bool, err error) {
+// checkpoint moves the log into the database. Most of that is done, and brought to the disk,
+// while others write; they wait only for the rest, and never for readers. With mode PASSIVE,
+// the next transaction begins the log anew then; with TRUNCATE, it is empty. It reports
+// whether a reader, or much writing, has kept a part of the log.
+func (l *writeAheadLog) checkpoint(ctx context.Context, mode string) (kept bool, err error) {
 	come, err := l.backfill(func() (progress, error) { return runCheckpoint(ctx, l.read, "PASSIVE") })
-	return come.frames-come.moved <= lockedPages, err
-}
-
-// checkpoint moves the log into the database. Most of that is done, and brought to the
-// disk, while others write; they wait only for the rest. The next transaction begins the
-// log anew then. It reports whether a reader, or much writing, has kept a part of the log.
-func (l *writeAheadLog) checkpoint(ctx context.Context) (kept bool, err error) {
-	nearlyAll, err := l.moveUnlocked(ctx)
-	if err != nil || !nearlyAll {
+	if err != nil || come.frames-come.moved > lockedPages {
 		return true, err
 	}
-	come, err := l.backfill(func() (progress, error) {
+	come, err = l.backfill(func() (come progress, err error) {
 		if err := l.writer.lock.lock(ctx, delivering); err != nil {
-			return progress{}, err
+			return come, err
 		}
 		defer l.writer.lock.unlock()
-		return runCheckpoint(context.Background(), l.writer.run, "PASSIVE")
+		if err := l.writer.setBusyTimeout(0); err != nil {
+			return come, err
+		}
+		come, err = runCheckpoint(context.Background(), l.writer.run, mode)
+		return come, errors.Join(err, l.writer.setBusyTimeout(busyTimeout))
 	})
-	return come.moved < come.frames, err
+	return come.busy || come.moved < come.frames, err
 }
 
-// empty moves the whole log into the database, and truncates it. As in checkpoint, most is
-// done while others write. It never waits for readers while others wait for it.
+// empty moves the whole log into the database, and truncates it.
 func (l *writeAheadLog) empty(ctx context.Context) error {
 	for {
-		nearlyAll, err := l.moveUnlocked(ctx)
-		if err != nil {
+		kept, err := l.checkpoint(ctx, "TRUNCATE")
+		if kept && err == nil {
+			err = pause(ctx, emptyPause)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return fmt.Errorf("emptying the write-ahead log, which a process that reads %s may keep: %w", l.path, err)
+		case err != nil || !kept:
 			return err
 		}
-		if nearlyAll {
-			come, err := l.backfill(func() (progress, error) { return l.truncate(ctx) })
-			if err != nil || !come.busy {
-				return err
-			}
-		}
-		if err := pause(ctx, emptyPause); err != nil {
-			return fmt.Errorf("emptying the write-ahead log, which a process that reads %s keeps: %w", l.path, err)
-		}
 	}
-}
-
-func (l *writeAheadLog) truncate(ctx context.Context) (come progress, err error) {
-	if err := l.writer.lock.lock(ctx, delivering); err != nil {
-		return come, err
-	}
-	defer l.writer.lock.unlock()
-	if err := l.writer.setBusyTimeout(0); err != nil {
-		return come, err
-	}
-	come, err = runCheckpoint(context.Background(), l.writer.run, "TRUNCATE")
-	return come, errors.Join(err, l.writer.setBusyTimeout(busyTimeout))
 }
 
 // mend writes the whole log into the database and begins it anew. If that succeeds, with
@@ -369,7 +351,7 @@ func (l *writeAheadLog) maintainOnce(ctx context.Context) error {
 		l.watch(size, false)
 		return nil
 	}
-	kept, err := l.checkpoint(ctx)
+	kept, err := l.checkpoint(ctx, "PASSIVE")
 	l.watch(size, kept)
 	return err
 }

@@ -39,7 +39,7 @@ func (i *instance) endMaintenance() *writeAheadLog {
 
 func (i *instance) checkpoint(t *testing.T) error {
 	t.Helper()
-	_, err := i.log.checkpoint(t.Context())
+	_, err := i.log.checkpoint(t.Context(), "PASSIVE")
 	return err
 }
 
@@ -269,23 +269,6 @@ func TestAReaderThatKeepsTheLog(t *testing.T) {
 	}
 
 	execute(t, other, "COMMIT")
-	if err := i.write.lock.lock(t.Context(), storing); err != nil { // most is moved while others write
-		t.Fatal(err)
-	}
-	unlocked := make(chan error, 1)
-	go func() {
-		_, err := log.moveUnlocked(context.Background())
-		unlocked <- err
-	}()
-	select {
-	case err := <-unlocked:
-		if err != nil {
-			t.Fatal(err)
-		}
-	case <-time.After(10 * time.Second):
-		t.Fatal("moving the log waits for the write lock")
-	}
-	i.write.lock.unlock()
 	if err := log.maintainOnce(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -298,7 +281,7 @@ func TestAReaderThatKeepsTheLog(t *testing.T) {
 	}
 }
 
-// While much of the log is left, nobody waits until it is moved.
+// Most of the log is moved while others write: nobody waits while much of it is left.
 func TestACheckpointLeavesTheLockWhileMuchIsLeft(t *testing.T) {
 	f := newFile(t)
 	i := f.open(t)
@@ -315,13 +298,22 @@ func TestACheckpointLeavesTheLockWhileMuchIsLeft(t *testing.T) {
 	if err := i.write.lock.lock(t.Context(), storing); err != nil {
 		t.Fatal(err)
 	}
-	kept, err := log.checkpoint(t.Context())
-	i.write.lock.unlock()
+	kept, err := log.checkpoint(t.Context(), "PASSIVE")
 	if !kept || err != nil {
 		t.Errorf("kept %t (%v)", kept, err)
 	}
 	execute(t, other, "COMMIT")
-	if kept, err := log.checkpoint(t.Context()); kept || err != nil {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, err := log.checkpoint(ctx, "PASSIVE"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("the rest was moved without the lock (%v)", err)
+	}
+	var come progress
+	if come, err = runCheckpoint(t.Context(), i.read, "PASSIVE"); err != nil || come.frames == 0 || come.moved != come.frames {
+		t.Errorf("%+v (%v), want all moved", come, err)
+	}
+	i.write.lock.unlock()
+	if kept, err := log.checkpoint(t.Context(), "PASSIVE"); kept || err != nil {
 		t.Errorf("after the reader has gone: kept %t (%v)", kept, err)
 	}
 }

@@ -167,10 +167,10 @@ func TestSchema(t *testing.T) {
 	}
 }
 
-// Scans of deliveries read no other table, and what is claimed is found by an index.
-func TestClaimsSearchIndexes(t *testing.T) {
-	i := newFile(t).open(t)
-	rows, err := i.read.query(t.Context(), "EXPLAIN QUERY PLAN "+candidates, "intercom", "lane", "[]", "workspace", 16, now())
+// plan returns how SQLite runs a statement, a line for each step.
+func (i *instance) plan(t *testing.T, query string, args ...any) string {
+	t.Helper()
+	rows, err := i.read.query(t.Context(), "EXPLAIN QUERY PLAN "+query, args...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +184,11 @@ func TestClaimsSearchIndexes(t *testing.T) {
 		}
 		plan = append(plan, detail)
 	}
-	text := strings.Join(plan, "\n")
+	return strings.Join(plan, "\n")
+}
+
+func TestClaimsSearchIndexes(t *testing.T) {
+	text := newFile(t).open(t).plan(t, candidates, "intercom", "lane", "[]", "workspace", 16, now())
 	for use, least := range map[string]int{
 		"USING COVERING INDEX delivery_waiting (endpoint=? AND lane=? AND workspace=?":         2,
 		"USING COVERING INDEX delivery_waiting (endpoint=? AND lane=? AND workspace>?":         2,
@@ -197,6 +201,44 @@ func TestClaimsSearchIndexes(t *testing.T) {
 	}
 	if strings.Contains(text, "SCAN delivery") || strings.Contains(text, "SCAN body") {
 		t.Errorf("there is a scan of all:\n%s", text)
+	}
+}
+
+// What a worker does all the time finds its rows by their ids or by an index.
+func TestStatementsScanNoTable(t *testing.T) {
+	i := newFile(t).open(t)
+	sent := newOutcomeRow(db.Outcome{ID: 100, Token: 1, State: db.Delivered}, now())
+	for name, c := range map[string]struct {
+		query string
+		args  []any
+	}{
+		"claim":   {claimAll, []any{"[100]", 1, "instance"}},
+		"finish":  {finish, []any{jsonOf([]outcomeRow{sent}), "instance"}},
+		"retry":   {retried, []any{"[100]", 1}},
+		"read":    {readByID, []any{"[1]"}},
+	} {
+		if plan := i.plan(t, c.query, c.args...); strings.Contains(plan, "SCAN d") || strings.Contains(plan, "SCAN n") || strings.Contains(plan, "SCAN b") {
+			t.Errorf("%s scans a table:\n%s", name, plan)
+		}
+	}
+}
+
+// A copy of the database and its log, as a backup may have it, has all.
+func TestAFileWithItsLogIsTakenUp(t *testing.T) {
+	f, copied := newFile(t), newFile(t)
+	f.open(t).store(t, notes(20)...)
+	for _, suffix := range []string{"", "-wal"} {
+		content, err := os.ReadFile(f.path + suffix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(copied.path+suffix, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	copied.open(t)
+	if n := copied.count(t, "delivery JOIN body USING (notification)"); n != 20 {
+		t.Errorf("%d are there, want 20", n)
 	}
 }
 

@@ -80,6 +80,7 @@ func newOutcomeRow(o db.Outcome, now int64) outcomeRow {
 		row[5] = now
 	case db.Retrying:
 		row[4] = now + o.Delay.Microseconds()
+	case db.Waiting, db.Delivering: // it is released
 	}
 	if a := o.Attempt; a != nil {
 		row[6], row[7], row[8] = orNull(db.EncodeText(a.Upstream)), orNull(a.Status), a.Duration.Seconds()
@@ -112,11 +113,16 @@ func finishAll(run *statements, outcomes []db.Outcome, instance string) (applied
 	return applied, nil
 }
 
-// addAttempt stores a failed attempt. It needs the write lock.
+// addAttempt stores a failed attempt. One that ended at the same time as another one of its
+// delivery is stored as a microsecond later. It needs the write lock.
 func addAttempt(run *statements, delivery int64, a db.Attempt) error {
-	_, err := run.exec(context.Background(), insertAttempt, delivery, a.At.UnixMicro(), a.Instance, orNull(db.EncodeText(a.Upstream)),
-		orNull(a.Status), a.Duration.Seconds(), orNull(db.EncodeText(a.Error)), a.Answer)
-	return err
+	for at := a.At.UnixMicro(); ; at++ {
+		added, err := run.exec(context.Background(), insertAttempt, delivery, at, a.Instance, orNull(db.EncodeText(a.Upstream)),
+			orNull(a.Status), a.Duration.Seconds(), orNull(db.EncodeText(a.Error)), a.Answer)
+		if err != nil || added > 0 {
+			return err
+		}
+	}
 }
 
 // released is what a release sets: the claim is no attempt.
@@ -152,8 +158,14 @@ func deleteWhere(run *statements, condition string, args ...any) (deleted []int6
 	return deleted, nil
 }
 
-// expiryRows is how many rows a call of Expire looks at.
-const expiryRows = 5000
+const (
+	// expiryRows is how many rows a call of Expire looks at.
+	expiryRows = 5000
+
+	// deleteRows is how many a transaction deletes at most: their bodies are overwritten, which
+	// takes longer than other changes.
+	deleteRows = 50
+)
 
 // isOver is the condition that a delivery has finished before ?2 if it is delivered, or before
 // ?3 if it is dead.

@@ -184,12 +184,7 @@ func (r *run) changeBatch(ctx context.Context, batch []db.Delivery) error {
 
 // scrub makes what was deleted unreadable.
 func (r *run) scrub(ctx context.Context) (err error) {
-	eraser, ok := r.inspector.(db.Eraser)
-	if !ok {
-		r.done.Note = "The engine cannot make unreadable what was deleted: the database's files may still have it."
-		return nil
-	}
-	if r.done.Note, err = eraser.Scrub(ctx, r.Whole); err != nil {
+	if r.done.Note, err = r.inspector.(db.Eraser).Scrub(ctx, r.Whole); err != nil {
 		return fmt.Errorf("the notifications are deleted, but the database's files may still have them: run it again: %w", err)
 	}
 	return nil

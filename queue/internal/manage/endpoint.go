@@ -98,17 +98,18 @@ func FindEndpoints(ctx context.Context, workers []*worker.Worker, name string) (
 // FindEndpoint returns the endpoint with a name or, for no name, the only one.
 func FindEndpoint(ctx context.Context, workers []*worker.Worker, name string) (Endpoint, error) {
 	found, err := FindEndpoints(ctx, workers, name)
-	switch {
-	case err != nil:
+	if err != nil {
 		return Endpoint{}, err
-	case len(found) == 1:
+	}
+	if len(found) == 1 {
 		return found[0], nil
-	case name != "":
-		return Endpoint{}, BadRequest(fmt.Errorf("endpoint %q: endpoints in several databases have this name: give them different ones with `name` in their queues", name))
 	}
 	var names []string
 	for _, e := range found {
 		names = append(names, e.Name)
+	}
+	if name != "" {
+		return Endpoint{}, BadRequest(fmt.Errorf("endpoint %q: endpoints in several databases have this name: give them different ones with `name` in their queues", name))
 	}
 	return Endpoint{}, BadRequest(fmt.Errorf("the config has several endpoints: name one with the parameter endpoint; they are %s", option.Enumerate(names)))
 }
@@ -125,11 +126,7 @@ func (e Endpoint) inspector() (db.Inspector, error) {
 	if err != nil {
 		return nil, err
 	}
-	inspector, ok := database.(db.Inspector)
-	if !ok {
-		return nil, fmt.Errorf("queue %s: the engine cannot list or change deliveries", e.Worker.Database().Name)
-	}
-	return inspector, nil
+	return database.(db.Inspector), nil // as those of all engines
 }
 
 // Lanes returns the status of the lanes of the endpoint.

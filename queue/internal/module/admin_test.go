@@ -279,7 +279,7 @@ func TestAdminWithSeveralEndpoints(t *testing.T) {
 	at := file(t)
 	intercom, crm := module.NewQueue(at, "intercom", options, b.handler("support")), module.NewQueue(at, "crm", options, b.handler("support"))
 	q := start(t, nil, intercom, crm)
-	ofCRM := running{t, q.Config, []*module.Base{crm}}
+	ofCRM := running{t, q.Config, []*module.Base{crm}, q.logs}
 	q.store("a.b", "support", "notif_1")
 	ofCRM.store("a.b", "support", "notif_crm")
 	q.eventually("support dead", 1)

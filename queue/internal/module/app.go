@@ -38,6 +38,7 @@ const (
 // and their pages load it; it has no config of its own.
 type app struct {
 	ctx    caddy.Context
+	log    *zap.Logger
 	queues []*Base
 	uis    []*UI
 	grace  time.Duration                    // Caddy's grace_period; 0: there is no limit
@@ -54,7 +55,7 @@ func (*app) CaddyModule() caddy.ModuleInfo {
 
 // Provision implements caddy.Provisioner.
 func (a *app) Provision(ctx caddy.Context) error {
-	a.ctx = ctx
+	a.ctx, a.log = ctx, ctx.Logger()
 	return worker.Register(ctx.GetMetricsRegistry())
 }
 
@@ -80,14 +81,14 @@ func (a *app) Start() error {
 			return a.abandon(err)
 		}
 	}
-	warnOfLeftBehind(a.ctx, configs)
+	warnOfLeftBehind(a.ctx, a.log, configs)
 	a.used = make(map[*worker.Worker]worker.Config)
 	for _, queue := range a.queues {
 		if a.used[queue.worker] == nil {
 			config := configs[queue.database.Key]
 			a.used[queue.worker] = config
 			queue.worker.Attach(config)
-			go warnOfStranded(a.ctx, queue.worker, config)
+			go a.watchStranded(queue.worker, config)
 		}
 	}
 	for _, queue := range a.queues {
@@ -144,10 +145,25 @@ func (a *app) configs() (map[string]worker.Config, error) {
 	return configs, nil
 }
 
+// watchStranded warns of stranded notifications once the database can be used.
+func (a *app) watchStranded(w *worker.Worker, config worker.Config) {
+	for {
+		select {
+		case <-time.After(strandedInterval): // also for the config before to end
+		case <-a.ctx.Done():
+			return
+		}
+		if w.Ready() == nil {
+			warnOfStranded(a.ctx, a.log, w, config)
+			return
+		}
+	}
+}
+
 // warnOfLeftBehind warns of what waits in a database that the config before used for an
 // endpoint, and the new config, whose endpoints are given by the key of their database, does
 // not. It must be called while the config before still runs.
-func warnOfLeftBehind(ctx caddy.Context, configs map[string]worker.Config) {
+func warnOfLeftBehind(ctx context.Context, log *zap.Logger, configs map[string]worker.Config) {
 	elsewhere := make(map[string]bool)
 	for _, config := range configs {
 		for name := range config {
@@ -155,14 +171,17 @@ func warnOfLeftBehind(ctx caddy.Context, configs map[string]worker.Config) {
 		}
 	}
 	workers.Range(func(key, value any) bool {
-		former := value.(*worker.Worker)
+		former, ok := value.(*worker.Worker)
+		if !ok { // it is being opened
+			return true
+		}
 		config := configs[key.(string)]
 		for name := range former.Config() {
 			if config[name] != nil || config != nil && !elsewhere[name] {
 				continue // the same database, or warnOfStranded tells
 			}
 			if waiting := unfinished(ctx, former, name)[name]; waiting > 0 {
-				ctx.Logger().Warn("the config before this one used another database for an endpoint, and deliveries wait there: "+
+				log.Warn("the config before this one used another database for an endpoint, and deliveries wait there: "+
 					"move them with `caddy intercom-webhook queue move --from <old config> --to <new config>`",
 					zap.String("endpoint", name), zap.String("database", former.Database().Name), zap.Int64("waiting", waiting))
 			}
@@ -171,22 +190,14 @@ func warnOfLeftBehind(ctx caddy.Context, configs map[string]worker.Config) {
 	})
 }
 
-// warnOfStranded warns once of what waits in the database for endpoints that neither the
-// config nor another live instance has.
-func warnOfStranded(ctx caddy.Context, w *worker.Worker, config worker.Config) {
-	for opened := false; !opened; {
-		select {
-		case <-time.After(strandedInterval): // also for the config before to end
-			opened = w.Ready() == nil
-		case <-ctx.Done():
-			return
-		}
-	}
-	for name, n := range unfinished(ctx, w, "") {
-		if config[name] == nil && n > 0 {
-			ctx.Logger().Warn(fmt.Sprintf("notifications wait for an endpoint that no config has: if it has another name now, rename it in the database with "+
+// warnOfStranded warns of what waits in the database for endpoints that neither the config nor
+// another live instance has.
+func warnOfStranded(ctx context.Context, log *zap.Logger, w *worker.Worker, config worker.Config) {
+	for name, waiting := range unfinished(ctx, w, "") {
+		if config[name] == nil && waiting > 0 {
+			log.Warn(fmt.Sprintf("notifications wait for an endpoint that no config has: if it has another name now, rename it in the database with "+
 				"`UPDATE notification SET endpoint = '<new name>' WHERE endpoint = '%s'`, and the same for the table delivery", name),
-				zap.String("endpoint", name), zap.String("database", w.Database().Name), zap.Int64("waiting", n))
+				zap.String("endpoint", name), zap.String("database", w.Database().Name), zap.Int64("waiting", waiting))
 		}
 	}
 }
@@ -196,11 +207,11 @@ func warnOfStranded(ctx caddy.Context, w *worker.Worker, config worker.Config) {
 func unfinished(ctx context.Context, w *worker.Worker, endpoint string) map[string]int64 {
 	ctx, cancel := context.WithTimeout(ctx, lanesTimeout)
 	defer cancel()
-	counts := make(map[string]int64)
 	lanes, err := w.Lanes(ctx, endpoint)
 	if err != nil { // the worker logs that the database cannot be used
 		return nil
 	}
+	counts := make(map[string]int64)
 	for _, lane := range lanes {
 		if endpoint != "" || lane.State == worker.LaneOrphaned {
 			counts[lane.Lane.Endpoint] += lane.Counts[db.Waiting] + lane.Counts[db.Delivering] + lane.Counts[db.Retrying]

@@ -1,9 +1,9 @@
 package module
 
 import (
+	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -70,18 +70,15 @@ func (o *Options) Unmarshal(d *caddyfile.Dispenser, ownName string, own *string,
 			o.Workers, err = parseNumber(d, maxWorkers)
 		case "lane":
 			err = o.unmarshalLane(d)
-		case "delivery_timeout":
-			o.DeliveryTimeout, err = option.ParseDuration(d, option.UpTo(time.Hour))
 		case "max_attempts":
 			o.MaxAttempts, err = parseNumber(d, maxAttempts)
-		case "max_age":
-			o.MaxAge, err = option.ParseDuration(d, option.UpTo(option.Year))
-		case "keep_delivered":
-			o.KeepDelivered, err = option.ParseDuration(d, option.UpTo(10*option.Year))
-		case "keep_dead":
-			o.KeepDead, err = option.ParseDuration(d, option.UpTo(10*option.Year))
 		default:
-			err = d.Errf("unknown option %s of queue: it has %s", name, option.Choices(name, append([]string{ownName}, commonOptions...)))
+			i := slices.IndexFunc(o.durations(), func(one duration) bool { return one.name == name })
+			if i < 0 {
+				return d.Errf("unknown option %s of queue: it has %s", name, option.Choices(name, append([]string{ownName}, commonOptions...)))
+			}
+			one := o.durations()[i]
+			*one.value, err = option.ParseDuration(d, option.UpTo(one.most))
 		}
 		if err != nil {
 			return err

@@ -32,10 +32,10 @@ type Config struct {
 	cancel context.CancelFunc
 }
 
-// Start starts a config.
-func Start(queues []*Base, uis ...*UI) (*Config, error) {
+// Start starts a config. Its warnings go to the log.
+func Start(log *zap.Logger, queues []*Base, uis ...*UI) (*Config, error) {
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
-	c := &Config{app: &app{ctx: ctx, queues: queues, uis: uis}, cancel: cancel}
+	c := &Config{app: &app{ctx: ctx, log: log, queues: queues, uis: uis}, cancel: cancel}
 	for _, ui := range uis {
 		ui.ctx = ctx
 	}
@@ -76,3 +76,10 @@ func (b *Base) DB(t *testing.T) db.DB {
 
 // Database returns where the database of a queue is.
 func (b *Base) Database() worker.Database { return b.database }
+
+// WarnOfStranded warns of what waits for endpoints that no config has.
+func (c *Config) WarnOfStranded(ctx context.Context) {
+	for w, config := range c.app.used {
+		warnOfStranded(ctx, c.app.log, w, config)
+	}
+}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -95,16 +96,18 @@ type running struct {
 	*testing.T
 	*module.Config
 	queues []*module.Base
+	logs   *observer.ObservedLogs // of the app
 }
 
 func start(t *testing.T, uis []*module.UI, queues ...*module.Base) running {
 	t.Helper()
-	config, err := module.Start(queues, uis...)
+	core, logs := observer.New(zap.WarnLevel)
+	config, err := module.Start(zap.New(core), queues, uis...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(sync.OnceFunc(config.Stop))
-	return running{t, config, queues}
+	return running{t, config, queues, logs}
 }
 
 // answer is an answer of the admin API.

@@ -6,8 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
+
+	"go.uber.org/zap"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -48,10 +51,7 @@ func (*mover) MoveQueue(ctx context.Context, from, to []json.RawMessage, endpoin
 		return "", fmt.Errorf("both configs have the queue %s: there is nothing to move", source.Name)
 	}
 	logger := caddy.Log().Named(loggerName)
-	old, err := source.Open(ctx, logger)
-	if errors.Is(err, db.ErrLocked) {
-		err = errors.New("a Caddy has it open: stop that Caddy, or reload it with another queue, and try again")
-	}
+	old, err := openSource(ctx, source, logger)
 	if err != nil {
 		return "", fmt.Errorf("queue %s: %w", source.Name, err)
 	}
@@ -66,7 +66,7 @@ func (*mover) MoveQueue(ctx context.Context, from, to []json.RawMessage, endpoin
 		return "", fmt.Errorf("queue %s: %w", source.Name, err)
 	}
 	if moved.Stored+moved.There == 0 {
-		return fmt.Sprintf("There is nothing to move in %s. Its default place depends on the user: run the command as the user that Caddy runs as.", source.Name), nil
+		return fmt.Sprintf("There is nothing to move in %s.", source.Name), nil
 	}
 	summary = fmt.Sprintf("Moved %d notifications with %d deliveries from %s to %s.", moved.Stored, moved.Deliveries, source.Name, target.Name)
 	if moved.There > 0 {
@@ -78,6 +78,25 @@ func (*mover) MoveQueue(ctx context.Context, from, to []json.RawMessage, endpoin
 		}
 	}
 	return summary, nil
+}
+
+// openSource opens the database to move from, which must exist, for this process alone.
+func openSource(ctx context.Context, at worker.Database, logger *zap.Logger) (db.DB, error) {
+	probe, err := at.Join(ctx, logger) // makes no file, as Open does
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: its default place depends on the user, so run the command as the user that Caddy runs as", err)
+	}
+	if err == nil {
+		err = probe.Close()
+	}
+	if err != nil {
+		return nil, err
+	}
+	opened, err := at.Open(ctx, logger)
+	if errors.Is(err, db.ErrLocked) {
+		err = errors.New("a Caddy has it open: stop that Caddy, or reload it with another queue, and try again")
+	}
+	return opened, err
 }
 
 // findDatabase returns the database of the queues, and the names of the endpoints in it. If

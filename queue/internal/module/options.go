@@ -56,16 +56,28 @@ type Lane struct {
 }
 
 const (
-	defaultWorkers         = 16
-	defaultDeliveryTimeout = 30 * time.Second
-	defaultMaxAge          = 72 * time.Hour
-	defaultKeepDelivered   = 24 * time.Hour
-	defaultKeepDead        = 720 * time.Hour
+	defaultWorkers = 16
 
 	maxNameLength = 32
 	maxWorkers    = 10_000
 	maxAttempts   = 1000
 )
+
+// duration is an option that is a duration.
+type duration struct {
+	name           string
+	value          *caddy.Duration
+	standard, most time.Duration
+}
+
+func (o *Options) durations() []duration {
+	return []duration{
+		{"delivery_timeout", &o.DeliveryTimeout, 30 * time.Second, time.Hour},
+		{"max_age", &o.MaxAge, 72 * time.Hour, option.Year},
+		{"keep_delivered", &o.KeepDelivered, 24 * time.Hour, 10 * option.Year},
+		{"keep_dead", &o.KeepDead, 720 * time.Hour, 10 * option.Year},
+	}
+}
 
 // complete sets the options that are not given to their defaults, and returns an error for
 // the first one that is not valid. In a Caddyfile, options are checked before, so that the
@@ -73,28 +85,20 @@ const (
 func (o *Options) complete() error {
 	o.Name = cmp.Or(o.Name, worker.DefaultEndpoint)
 	o.Workers = cmp.Or(o.Workers, defaultWorkers)
-	o.DeliveryTimeout = cmp.Or(o.DeliveryTimeout, caddy.Duration(defaultDeliveryTimeout))
-	o.MaxAge = cmp.Or(o.MaxAge, caddy.Duration(defaultMaxAge))
-	o.KeepDelivered = cmp.Or(o.KeepDelivered, caddy.Duration(defaultKeepDelivered))
-	o.KeepDead = cmp.Or(o.KeepDead, caddy.Duration(defaultKeepDead))
-
-	checks := []error{
-		checkName(o.Name),
-		checkNumber("workers", o.Workers, maxWorkers),
-		option.CheckDuration("delivery_timeout", time.Duration(o.DeliveryTimeout), time.Hour),
-		option.CheckDuration("max_age", time.Duration(o.MaxAge), option.Year),
-		option.CheckDuration("keep_delivered", time.Duration(o.KeepDelivered), 10*option.Year),
-		option.CheckDuration("keep_dead", time.Duration(o.KeepDead), 10*option.Year),
-	}
+	errs := []error{checkName(o.Name), checkNumber("workers", o.Workers, maxWorkers)}
 	if o.MaxAttempts != 0 {
-		checks = append(checks, checkNumber("max_attempts", o.MaxAttempts, maxAttempts))
+		errs = append(errs, checkNumber("max_attempts", o.MaxAttempts, maxAttempts))
 	}
-	for name, lane := range o.Lanes {
-		if err := checkNumber("workers", lane.Workers, maxWorkers); err != nil {
-			checks = append(checks, fmt.Errorf("lane %s: %w", name, err))
+	for _, d := range o.durations() {
+		*d.value = cmp.Or(*d.value, caddy.Duration(d.standard))
+		errs = append(errs, option.CheckDuration(d.name, time.Duration(*d.value), d.most))
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.Lanes)) {
+		if err := checkNumber("workers", o.Lanes[name].Workers, maxWorkers); err != nil {
+			errs = append(errs, fmt.Errorf("lane %s: %w", name, err))
 		}
 	}
-	for _, err := range checks {
+	for _, err := range errs {
 		if err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -69,13 +70,12 @@ var errManyChanges = caddy.APIError{
 	Err:        fmt.Errorf("%d changes are running: wait until one has ended", maxRunningChanges),
 }
 
-// start starts a change in the background. It ends with the config at the latest.
-func (p *pages) start(c *change) error {
-	all := p.changes
-	all.mu.Lock()
-	defer all.mu.Unlock()
+// add remembers a change that is to run now.
+func (a *changes) add(c *change) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	running := 0
-	for _, other := range all.list {
+	for _, other := range a.list {
 		if other.Running {
 			running++
 		}
@@ -84,26 +84,28 @@ func (p *pages) start(c *change) error {
 		return errManyChanges
 	}
 	c.Began, c.Running, c.ended = time.Now(), true, make(chan struct{})
-	all.list = slices.Insert(all.list, 0, c)
+	a.list = slices.Insert(a.list, 0, c)
 	place := 0
-	all.list = slices.DeleteFunc(all.list, func(c *change) bool { // what runs is never forgotten
+	a.list = slices.DeleteFunc(a.list, func(c *change) bool { // what runs is never forgotten
 		place++
 		return place > maxShownChanges && !c.Running
 	})
-	go func() {
-		ctx, cancel := manage.WhileConfig(p.config, p.config)
-		defer cancel()
-		_, done, err := c.Endpoint.Change(ctx, c.Change, func(so adminapi.Progress) {
-			all.mu.Lock()
-			defer all.mu.Unlock()
-			c.Progress = so
-		})
-		all.mu.Lock()
-		defer all.mu.Unlock()
-		c.Progress, c.Running, c.Err = done, false, err
-		close(c.ended)
-	}()
 	return nil
+}
+
+// run makes a change. It ends with the config at the latest.
+func (a *changes) run(config context.Context, c *change) {
+	ctx, cancel := manage.WhileConfig(context.Background(), config)
+	defer cancel()
+	_, done, err := c.Endpoint.Change(ctx, c.Change, func(so adminapi.Progress) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		c.Progress = so
+	})
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	c.Progress, c.Running, c.Err = done, false, err
+	close(c.ended)
 }
 
 // serveChanges shows how far the changes are.
@@ -134,9 +136,10 @@ func (p *pages) serveChange(w http.ResponseWriter, r *http.Request) error {
 		p.show(w, http.StatusOK, "confirm", c)
 		return nil
 	}
-	if err := p.start(c); err != nil {
+	if err := p.changes.add(c); err != nil {
 		return err
 	}
+	go p.changes.run(p.config, c)
 	select {
 	case <-c.ended:
 	case <-time.After(changeWait):

@@ -70,8 +70,12 @@ func connect(t *testing.T, driver, source string) *sql.DB {
 // eachEngine runs a test on a new database of each engine.
 func eachEngine(t *testing.T, test func(t *testing.T, d *database)) {
 	t.Helper()
+	t.Parallel() // most of the time is that of the disk
 	for name, create := range engines {
-		t.Run(name, func(t *testing.T) { test(t, create(t)) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, create(t))
+		})
 	}
 }
 

@@ -147,11 +147,11 @@ func TestOnlyTheHolderOfAClaimCanEndIt(t *testing.T) {
 				if applied := i.finish(t, second.outcome(state)); len(applied) != 0 {
 					t.Error("it had an effect twice")
 				}
-				attempts := 2
+				want, attempts := state, 2
 				if state == db.Waiting {
-					state, attempts = db.Retrying, 1
+					want, attempts = db.Retrying, 1
 				}
-				i.wantState(t, id, state, attempts)
+				i.wantState(t, id, want, attempts)
 				if got := i.details(t, id); len(got.History) > attempts {
 					t.Errorf("outcomes without an effect have left attempts: %+v", got.History)
 				}

@@ -61,56 +61,60 @@ func foreign(text string) *db.NewNotification {
 func TestForeignBytesComeBackAsTheyWere(t *testing.T) {
 	eachDB(t, func(t *testing.T, i *instance) {
 		for name, text := range foreignTexts {
-			n := foreign(text)
-			i.mustStore(t, n)
-			taken := i.take(t, lane, 1)[0]
-			if different := differs(taken.Notification, n.Notification); different != "" {
-				t.Errorf("%s, claimed: %s", name, different)
-			}
-			if again := i.store(t, n)[0]; !again.Duplicate {
-				t.Errorf("%s, stored again: %+v, want a duplicate", name, again)
-			}
-			o := taken.outcome(db.Dead)
-			o.Attempt.Upstream, o.Attempt.Error, o.Attempt.Answer = text, text, []byte(text)
-			i.mustFinish(t, o)
-
-			for _, how := range []string{text, fmt.Sprint(taken.Notification.ID)} {
-				found, err := i.Find(t.Context(), endpoint, how, 10)
-				found = slices.DeleteFunc(found, func(d db.Details) bool { return d.ID != taken.Notification.ID })
-				if err != nil || len(found) != 1 {
-					t.Fatalf("%s: found %d by %.20q (%v), want 1", name, len(found), how, err)
-				}
-				if different := differs(&found[0].Notification, n.Notification); different != "" {
-					t.Errorf("%s, found: %s", name, different)
-				}
-				d := found[0].Deliveries[0]
-				if d.Upstream != text || d.Error != text || len(d.History) != 1 {
-					t.Errorf("%s: the last attempt is %.200q, %.200q, and there are %d", name, d.Upstream, d.Error, len(d.History))
-				} else if h := d.History[0]; h.Upstream != text || h.Error != text || string(h.Answer) != text {
-					t.Errorf("%s: the attempt is %+v", name, h)
-				}
-			}
-			for what, filter := range map[string]db.Filter{
-				"notification": {Notification: text, Lane: lane},
-				"workspace":    {Workspace: text, Lane: lane},
-				"error":        {Error: text, Lane: lane, Workspace: text},
-			} {
-				filter.States = []db.State{db.Dead}
-				listed := i.list(t, filter, db.Page{Limit: 10})
-				listed = slices.DeleteFunc(listed, func(d db.Delivery) bool { return d.ID != taken.ID })
-				if len(listed) != 1 {
-					t.Fatalf("%s: listed %d by %s, want 1", name, len(listed), what)
-				}
-				if d := listed[0]; d.NotificationID != text || d.Workspace != text || d.Topic != text || d.Error != text || d.Upstream != text {
-					t.Errorf("%s: listed as %+v", name, d)
-				}
-			}
-			if groups, err := i.DeadGroups(t.Context(), endpoint); err != nil || !slices.ContainsFunc(groups, func(g db.DeadGroup) bool { return g.Topic == text && g.Error == text }) {
-				t.Errorf("%s: no group of dead ones has it (%v)", name, err)
-			}
-			i.claimAll(t, db.Claim{Lane: db.Lane{Name: "copy"}})
+			t.Run(name, func(t *testing.T) { checkForeign(t, i, text) })
 		}
 	})
+}
+
+func checkForeign(t *testing.T, i *instance, text string) {
+	n := foreign(text)
+	i.mustStore(t, n)
+	taken := i.take(t, lane, 1)[0]
+	if different := differs(taken.Notification, n.Notification); different != "" {
+		t.Errorf("claimed: %s", different)
+	}
+	if again := i.store(t, n)[0]; !again.Duplicate {
+		t.Errorf("stored again: %+v, want a duplicate", again)
+	}
+	o := taken.outcome(db.Dead)
+	o.Attempt.Upstream, o.Attempt.Error, o.Attempt.Answer = text, text, []byte(text)
+	i.mustFinish(t, o)
+
+	for _, how := range []string{text, fmt.Sprint(taken.Notification.ID)} {
+		found, err := i.Find(t.Context(), endpoint, how, 10)
+		found = slices.DeleteFunc(found, func(d db.Details) bool { return d.ID != taken.Notification.ID })
+		if err != nil || len(found) != 1 {
+			t.Fatalf("found %d by %.20q (%v), want 1", len(found), how, err)
+		}
+		if different := differs(&found[0].Notification, n.Notification); different != "" {
+			t.Errorf("found: %s", different)
+		}
+		d := found[0].Deliveries[0]
+		if d.Upstream != text || d.Error != text || len(d.History) != 1 {
+			t.Errorf("the last attempt is %.200q, %.200q, and there are %d", d.Upstream, d.Error, len(d.History))
+		} else if h := d.History[0]; h.Upstream != text || h.Error != text || string(h.Answer) != text {
+			t.Errorf("the attempt is %+v", h)
+		}
+	}
+	for what, filter := range map[string]db.Filter{
+		"notification": {Notification: text, Lane: lane},
+		"workspace":    {Workspace: text, Lane: lane},
+		"error":        {Error: text, Lane: lane, Workspace: text},
+	} {
+		filter.States = []db.State{db.Dead}
+		listed := i.list(t, filter, db.Page{Limit: 10})
+		listed = slices.DeleteFunc(listed, func(d db.Delivery) bool { return d.ID != taken.ID })
+		if len(listed) != 1 {
+			t.Fatalf("listed %d by %s, want 1", len(listed), what)
+		}
+		if d := listed[0]; d.NotificationID != text || d.Workspace != text || d.Topic != text || d.Error != text || d.Upstream != text {
+			t.Errorf("listed as %+v", d)
+		}
+	}
+	if groups, err := i.DeadGroups(t.Context(), endpoint); err != nil || !slices.ContainsFunc(groups, func(g db.DeadGroup) bool { return g.Topic == text && g.Error == text }) {
+		t.Errorf("no group of dead ones has it (%v)", err)
+	}
+	i.claimAll(t, db.Claim{Lane: db.Lane{Name: "copy"}})
 }
 
 func TestTextsThatAreEncodedAlikeAreNotDuplicates(t *testing.T) {

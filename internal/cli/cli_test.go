@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -68,4 +69,30 @@ func exitCode(err error) int {
 		return int(exit.FieldByName("ExitCode").Int())
 	}
 	return exitFailed
+}
+
+func TestEachCommandHasItsHelp(t *testing.T) {
+	var check func(cmd *cobra.Command)
+	check = func(cmd *cobra.Command) {
+		for _, sub := range cmd.Commands() {
+			if sub.Name() == "" || sub.Short == "" || !strings.Contains(sub.Long, "\nExamples:\n\n\t$ caddy intercom-webhook ") || strings.Contains(sub.Long, "{{") {
+				t.Errorf("%s: %q, %q, %s", sub.CommandPath(), sub.Use, sub.Short, sub.Long)
+			}
+			check(sub)
+		}
+	}
+	root := &cobra.Command{Use: "intercom-webhook"}
+	AddCommands(root)
+	check(root)
+	for name, says := range map[string]string{
+		"listen": fmt.Sprintf("Up to %d are sent at the same time", maxForwards),
+		"verify": fmt.Sprintf("A body may have %d MiB", maxVerified>>20),
+	} {
+		if !strings.Contains(helpText(name), says) {
+			t.Errorf("the help of %s does not say %q", name, says)
+		}
+	}
+	if !strings.Contains(helpText("verify"), fmt.Sprintf("%d at most", maxSecrets)) {
+		t.Error("the help of verify does not say how many secrets are tried")
+	}
 }

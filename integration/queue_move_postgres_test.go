@@ -93,17 +93,17 @@ func TestPostgresMove(t *testing.T) {
 		t.Errorf("there are %s notifications, want %d", rows, all)
 	}
 
-	// and back, while Caddy is stopped
+	// and back, to a file that Caddy has made
 	down.Store(true)
 	again := post("ticket.created", 3)
 	wantAll(t, again, moody)
-	m.stop()
 	m.store = filepath.Join(m.dir, "second.db")
 	onFile = m.queued(routes, "")
 	file = m.config("second", onFile)
+	queueCommand(t, "move", "--from", server, "--to", file).expect(t, 1, "second.db")
+	m.reload(onFile)
 	m.wantMoved(server, file, fmt.Sprintf("Moved %d notifications", all))
 	down.Store(false)
-	m.start(onFile)
 	m.wantDeliveries("ticket", "delivered", len(waiting)+len(again))
 	wantDuplicates(append(delivered, meanwhile...))
 	m.wantListed("state=dead", dead...)

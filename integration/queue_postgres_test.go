@@ -381,14 +381,13 @@ func TestPostgresBadInput(t *testing.T) {
 	for name, bad := range map[string]struct{ url, options, want string }{
 		"the password is in the config":      {inTheConfig.Replace(url("postgres", pgShared, "nonesuch")), "", `database "nonesuch" does not exist`},
 		"there is no such database":          {url("postgres", pgShared, "nonesuch"), "", `database "nonesuch" does not exist`},
-		"there is no such role":              {url("nonesuch", pgShared, db.name), "", `role "nonesuch" does not exist`},
+		"there is no such role":              {url("nonesuch", pgShared, db.name), "", "the server refuses the user"},
 		"the role may not create tables":     {url(powerless, pgShared, db.name), "schema public", "permission denied for schema public"},
 		"the role may not create the schema": {url(powerless, pgShared, db.name), "schema s", "creating schema s: ERROR: permission denied for database"},
 		"a variable is not set":              {url("postgres", "{env.PG_TEST_UNSET}", db.name), "", "no value for a placeholder"},
 		"the tables are of a newer version":  {url("postgres", pgShared, newer.name), "", "newer version of this program"},
 		"the tables are another program's":   {url("postgres", pgShared, foreign.name), "", "what this program has not made (such as customers)"},
 		"the URL names no database":          {"postgres://postgres:" + password + "@" + pgShared, "", "database"},
-		"the URL names nothing":              {"postgres://", "", "database"},
 		"the encoding is not UTF-8":          {url("postgres", pgShared, ascii), "", "encoding is SQL_ASCII: create one with UTF8"},
 	} {
 		t.Run(name, func(t *testing.T) {

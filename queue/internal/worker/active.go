@@ -44,7 +44,7 @@ type active struct {
 const (
 	reconcileInterval = 2 * time.Second
 	pausesInterval    = time.Second
-	surveyEvery       = 10 // intervals of pauses
+	surveyInterval    = 10 * time.Second
 
 	// taskTimeout bounds each task that runs once per interval.
 	taskTimeout = 5 * time.Second
@@ -81,16 +81,10 @@ func (a *active) start(ctx context.Context) error {
 		return err
 	}
 	a.heartbeat(ctx)
-	surveys := 0
 	a.every(heartbeatInterval, a.heartbeatNow, a.heartbeat)
 	a.every(reconcileInterval, nil, func(ctx context.Context) { _ = a.reconcile(ctx) }) // heartbeat logs that the database is away
-	a.every(pausesInterval, nil, func(ctx context.Context) {
-		_ = a.lanes.applyPauses(ctx)
-		if surveys++; surveys%surveyEvery == 0 {
-			wake(a.surveyNow)
-		}
-	})
-	a.every(time.Hour, a.surveyNow, a.survey)
+	a.every(pausesInterval, nil, func(ctx context.Context) { _ = a.lanes.applyPauses(ctx) })
+	a.every(surveyInterval, a.surveyNow, a.survey)
 	a.every(retentionInterval, nil, func(context.Context) { a.retention.run(a.ctx) })
 	a.every(paceWindow, nil, func(context.Context) {
 		if a.pacer.adjust(time.Now()) {

@@ -135,7 +135,9 @@ func TestMetricsOfLanes(t *testing.T) {
 		w := openWorker(t, database, e)
 		defer w.close()
 		w.put("support", "a")
+		database.mu.Lock()
 		database.deliveries[7] = &fakeRow{lane: db.Lane{Endpoint: "another", Name: "x"}, state: db.Waiting, stored: time.Now()}
+		database.mu.Unlock()
 		time.Sleep(time.Minute)
 		registry := prometheus.NewRegistry()
 		for range 2 { // each config has a registry of its own, and some are the same

@@ -15,22 +15,20 @@ const (
 	// leaves room to the 500 ms after which Intercom lowers an endpoint's priority.
 	answerTarget = 40 * time.Millisecond
 
-	// A window with fewer answers, together with those that wait, needs no processors: it is
-	// slow for another reason.
-	fewAnswers = 20
+	// While no more than fewWaiting notifications are being stored at the same time, answers
+	// are slow for another reason than deliveries, such as a slow disk.
+	fewWaiting = 72
 
-	slowestPace   = 20 // deliveries a second: no lane starves
-	patientLimit  = 2  // windows that must be slow before deliveries are limited
-	hopelessLimit = 80 // windows after which something else than deliveries is slow
+	slowestPace  = 20 // deliveries a second: no lane starves
+	patientLimit = 2  // windows that must be slow before deliveries are limited
 )
 
 // pace is how many deliveries may start in a second, so that answers are given in time. It
 // is a value: next returns the pace after a window of time.
 type pace struct {
-	rate   float64       // 0: without limit
-	usual  float64       // deliveries a second without a limit, a moving average
-	target time.Duration // for answers, if it is above answerTarget
-	slow   int           // windows in a row
+	rate  float64 // 0: without limit
+	usual float64 // deliveries a second without a limit, a moving average
+	slow  int     // windows in a row
 }
 
 // paceWindowCounts is what happened in a window of time.
@@ -38,25 +36,22 @@ type paceWindowCounts struct {
 	length  time.Duration
 	answers int
 	mean    time.Duration // of the answers' times
-	waiting int           // notifications that are being stored at its end
+	waiting int           // the most notifications that were being stored at the same time
 	started int           // deliveries
 }
 
 // next returns the pace after a window. While answers are slow, it lowers the rate by 30 % a
-// window. While they are quick, it raises it, until it is no limit any more. If answers are
-// still slow at the slowest pace, deliveries are not the reason, as with a slow disk: then it
-// ends the limit, and aims at twice the time that answers take now, for about a minute.
+// window. While they are quick, it raises it, until it is no limit any more.
 func (p pace) next(w paceWindowCounts) pace {
-	p.target = max(p.target-p.target/1024, answerTarget)
 	started := float64(w.started) / w.length.Seconds()
 	if p.rate == 0 {
 		p.usual += (started - p.usual) / 16
 	}
 	switch {
-	case w.answers+w.waiting < fewAnswers:
+	case w.waiting <= fewWaiting:
 		p.rate, p.slow = 0, 0
 	case w.answers == 0: // a long commit: nothing new is known
-	case w.mean <= p.target:
+	case w.mean <= answerTarget:
 		p.slow = 0
 		p.rate *= 1.1
 		if p.rate > 2*started+slowestPace { // it does not limit any more
@@ -64,20 +59,12 @@ func (p pace) next(w paceWindowCounts) pace {
 		}
 	default:
 		p.slow++
-		p = p.slower(w.mean)
-	}
-	return p
-}
-
-// slower returns the pace after a window whose answers were slow.
-func (p pace) slower(mean time.Duration) pace {
-	switch {
-	case p.slow < patientLimit:
-	case p.slow >= hopelessLimit && p.rate == slowestPace:
-		p.rate, p.slow, p.target = 0, 0, 2*mean
-	case p.rate == 0:
-		p.rate = max(slowestPace, p.usual*0.7)
-	default:
+		if p.slow < patientLimit {
+			break
+		}
+		if p.rate == 0 {
+			p.rate = p.usual
+		}
 		p.rate = max(slowestPace, p.rate*0.7)
 	}
 	return p
@@ -88,7 +75,7 @@ type pacer struct {
 	limited atomic.Bool
 	tokens  atomic.Int64 // deliveries that may start now, while limited
 
-	answers, answerNanos, waiting, started atomic.Int64
+	answers, answerNanos, waiting, mostWaiting, started atomic.Int64
 
 	mu   sync.Mutex
 	pace pace
@@ -99,7 +86,14 @@ type pacer struct {
 func newPacer() *pacer { return &pacer{last: time.Now()} }
 
 // storing counts a notification that is being stored. The caller must call answered.
-func (p *pacer) storing() { p.waiting.Add(1) }
+func (p *pacer) storing() {
+	waiting := p.waiting.Add(1)
+	for most := p.mostWaiting.Load(); waiting > most; most = p.mostWaiting.Load() {
+		if p.mostWaiting.CompareAndSwap(most, waiting) {
+			return
+		}
+	}
+}
 
 // answered records how long storing a notification took.
 func (p *pacer) answered(took time.Duration) {
@@ -134,7 +128,7 @@ func (p *pacer) adjust(now time.Time) (mayStart bool) {
 	defer p.mu.Unlock()
 	w := paceWindowCounts{
 		length: max(now.Sub(p.last), time.Millisecond), answers: int(p.answers.Swap(0)),
-		waiting: int(p.waiting.Load()), started: int(p.started.Swap(0)),
+		waiting: int(p.mostWaiting.Swap(p.waiting.Load())), started: int(p.started.Swap(0)),
 	}
 	p.last = now
 	if total := p.answerNanos.Swap(0); w.answers > 0 {

@@ -575,6 +575,8 @@ func TestABackendThatHangsWithLargeBodiesStopsNoOtherLane(t *testing.T) {
 		w.eventually("support delivered", 18)
 		a, _ := w.opened()
 		time.Sleep(time.Second)
+		a.book.mu.Lock()
+		defer a.book.mu.Unlock()
 		if m := a.book.memory; m.storing != 0 || m.lanes != 0 || len(m.byLane) != 0 || len(a.book.deliveries) != 0 || len(a.book.pending) != 0 {
 			t.Errorf("the book has %+v in the end", a.book)
 		}

@@ -31,6 +31,7 @@ const claimSQL = `
 			CASE WHEN d.workspace IS NULL THEN lap + 1 ELSE lap END, n + CASE WHEN d.workspace IS NULL THEN 0 ELSE 1 END, d.workspace IS NOT NULL
 		FROM ring LEFT JOIN LATERAL (
 			SELECT workspace FROM {s}delivery WHERE state = 'waiting' AND endpoint = $1::text AND lane = $2::text AND (workspace, id) > (ring.name, ring.last)
+				AND id <> ALL ($7::bigint[])
 			ORDER BY workspace, id LIMIT 1
 		) AS d ON true
 		WHERE n < $4::bigint AND lap <= 2 AND NOT (lap = 2 AND found AND name >= $6::text)

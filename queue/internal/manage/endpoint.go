@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -65,7 +66,7 @@ func WhileConfig(request, config context.Context) (context.Context, context.Canc
 	}
 }
 
-// FindEndpoints returns the endpoints of the configs that run now. With a name, it returns
+// FindEndpoints returns the endpoints of the configs that run now, by name. With a name, it returns
 // only those of this name, or else those that only a database has.
 func FindEndpoints(ctx context.Context, workers []*worker.Worker, name string) ([]Endpoint, error) {
 	var found []Endpoint
@@ -92,6 +93,7 @@ func FindEndpoints(ctx context.Context, workers []*worker.Worker, name string) (
 	if len(found) == 0 {
 		return nil, unknown("endpoint", name, names)
 	}
+	slices.SortStableFunc(found, func(x, y Endpoint) int { return strings.Compare(x.Name, y.Name) })
 	return found, nil
 }
 
@@ -111,7 +113,7 @@ func FindEndpoint(ctx context.Context, workers []*worker.Worker, name string) (E
 	if name != "" {
 		return Endpoint{}, BadRequest(fmt.Errorf("endpoint %q: endpoints in several databases have this name: give them different ones with `name` in their queues", name))
 	}
-	return Endpoint{}, BadRequest(fmt.Errorf("the config has several endpoints: name one with the parameter endpoint; the names are %s", option.Enumerate(names)))
+	return Endpoint{}, BadRequest(fmt.Errorf("the config has several endpoints: name one with the parameter endpoint; the names are %s", option.Enumerate(slices.Compact(names))))
 }
 
 // unknown returns the error for a name that is not one of the valid ones.

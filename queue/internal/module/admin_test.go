@@ -323,6 +323,23 @@ func TestAdminWithSeveralEndpoints(t *testing.T) {
 	}
 }
 
+func TestAdminWithSeveralDatabases(t *testing.T) {
+	b := &backends{}
+	q := start(t, nil, module.NewQueue(file(t), "intercom", options, b.handler("support")), module.NewQueue(file(t), "crm", options, b.handler("support")),
+		module.NewQueue(file(t), "crm", options, b.handler("support")))
+	for path, want := range map[string]string{
+		"/deliveries":              "the config has several endpoints: name one with the parameter endpoint; the names are crm and intercom",
+		"/deliveries?endpoint=crm": `endpoint "crm": endpoints in several databases have this name`,
+	} {
+		if a := q.get(path); a.status != http.StatusBadRequest || !strings.Contains(fmt.Sprint(a.lines), want) {
+			t.Errorf("%s: %v, want %s", path, a, want)
+		}
+	}
+	if a := q.get("/deliveries?endpoint=intercom"); a.status != http.StatusOK {
+		t.Errorf("the other one: %v", a)
+	}
+}
+
 func TestAdminRefusals(t *testing.T) {
 	q, _ := deadLetters(t)
 	for _, c := range []struct {

@@ -15,22 +15,15 @@ import (
 type finisher struct {
 	db      db.DB
 	log     *zap.Logger
-	written func(finished) // is called after each batch
+	written func([]*delivery) // is called after each batch
 
 	mu      sync.Mutex
-	pending finished
-	oldest  time.Time // since when the oldest outcome that is not written waits; zero if there is none
-	writing bool
+	pending []*delivery
+	since   time.Time // when the oldest outcome that is not written came; zero if there is none
 
 	wake    chan struct{}
 	stopped chan struct{}
 	ended   sync.WaitGroup
-}
-
-// finished are deliveries with their outcomes, in the same order.
-type finished struct {
-	deliveries []*delivery
-	outcomes   []db.Outcome
 }
 
 const (
@@ -44,40 +37,36 @@ const (
 	flushTimeout = 5 * time.Second
 
 	// No delivery starts while more outcomes than maxUnwritten wait to be written, or one
-	// waits for longer than maxUnwrittenAge.
+	// waits for longer than maxUnwrittenAge: they would be made again if the process ended.
 	maxUnwritten    = 5000
 	maxUnwrittenAge = 2 * time.Second
 )
 
-func newFinisher(database db.DB, log *zap.Logger, written func(finished)) *finisher {
+func newFinisher(database db.DB, log *zap.Logger, written func([]*delivery)) *finisher {
 	return &finisher{db: database, log: log, written: written, wake: make(chan struct{}, 1), stopped: make(chan struct{})}
 }
 
-func (f *finisher) start() { f.ended.Go(f.writeAll) }
-
-// finish queues an outcome to be written. It fills in the id of the delivery and the token of
-// its claim.
+// finish writes the outcome of a delivery soon, with its id and the token of its claim.
 func (f *finisher) finish(d *delivery, outcome db.Outcome) {
 	outcome.ID, outcome.Token = d.id, d.token
+	d.outcome = outcome
 	f.mu.Lock()
-	first := len(f.pending.outcomes) == 0
-	if first && !f.writing {
-		f.oldest = time.Now()
+	if f.since.IsZero() {
+		f.since = time.Now()
 	}
-	f.pending.deliveries = append(f.pending.deliveries, d)
-	f.pending.outcomes = append(f.pending.outcomes, outcome)
+	f.pending = append(f.pending, d)
+	first := len(f.pending) == 1
 	f.mu.Unlock()
 	if first {
 		wake(f.wake)
 	}
 }
 
-// behind reports whether no delivery should start, because too many outcomes wait to be
-// written, or wait for too long.
+// behind reports whether no delivery should start, because outcomes are not written in time.
 func (f *finisher) behind() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return len(f.pending.outcomes) > maxUnwritten || !f.oldest.IsZero() && time.Since(f.oldest) > maxUnwrittenAge
+	return len(f.pending) > maxUnwritten || !f.since.IsZero() && time.Since(f.since) > maxUnwrittenAge
 }
 
 // stop tries once more to write the outcomes that wait, and returns when that is done.
@@ -86,6 +75,9 @@ func (f *finisher) stop() {
 	close(f.stopped)
 	f.ended.Wait()
 }
+
+// start starts to write.
+func (f *finisher) start() { f.ended.Go(f.writeAll) }
 
 func (f *finisher) writeAll() {
 	for {
@@ -111,30 +103,31 @@ func (f *finisher) writeAll() {
 func (f *finisher) write(timeout time.Duration) bool {
 	f.mu.Lock()
 	batch := f.pending
-	f.pending, f.writing = finished{}, len(batch.outcomes) > 0
+	f.pending = nil
 	f.mu.Unlock()
-	if len(batch.outcomes) == 0 {
+	if len(batch) == 0 {
 		return true
+	}
+	outcomes := make([]db.Outcome, len(batch))
+	for i, d := range batch {
+		outcomes[i] = d.outcome
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	_, err := f.db.Finish(ctx, batch.outcomes)
-	f.mu.Lock()
-	f.writing = false
-	switch {
-	case err != nil:
-		f.pending = finished{append(batch.deliveries, f.pending.deliveries...), append(batch.outcomes, f.pending.outcomes...)}
-	case len(f.pending.outcomes) > 0:
-		f.oldest = time.Now()
-	default:
-		f.oldest = time.Time{}
-	}
-	f.mu.Unlock()
-	if err != nil {
+	if _, err := f.db.Finish(ctx, outcomes); err != nil {
 		f.log.Debug("writing the outcomes of deliveries failed, and will be tried again", zap.Error(err))
+		f.mu.Lock()
+		f.pending = append(batch, f.pending...)
+		f.mu.Unlock()
 		wake(f.wake)
 		return false
 	}
+	f.mu.Lock()
+	f.since = time.Time{}
+	if len(f.pending) > 0 {
+		f.since = time.Now()
+	}
+	f.mu.Unlock()
 	f.written(batch)
 	return true
 }

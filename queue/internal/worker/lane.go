@@ -2,6 +2,8 @@ package worker
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,12 +24,16 @@ type lane struct {
 	workers      int // how many deliveries may run at the same time
 	paused       bool
 	retired      bool
-	ready        fairQueue // deliveries that wait for a worker, and places for those that are being stored
+	ready        fairQueue // deliveries that wait for a worker
+	reserved     int       // places for deliveries that are being stored
 	running      int       // deliveries
 	mayHaveMore  bool      // the database may have deliveries to claim
 	after        string    // the workspace of the last waiting delivery that was claimed
 	leftToOthers map[int64]bool
-	ended        rateMeter // deliveries that have ended
+	ended        int // deliveries since the last tick of claimInterval
+	endedBefore  int // deliveries between the two ticks before
+
+	bytes int // that the lane holds; of the book
 
 	floodOf  *Endpoint   // whose logger deadLetterLog has
 	floodLog *zap.Logger // writes each message once a second
@@ -42,10 +48,9 @@ type laneParts struct {
 	log        *zap.Logger
 	book       *book
 	pacer      *pacer
-	deliver    func(*lane, *delivery) (outcome db.Outcome, ended bool)
+	deliver    func(*delivery) (outcome db.Outcome, ok bool)
 	finish     func(*delivery, db.Outcome)
 	mayDeliver func() bool
-	memoryFree func() // makes lanes that were refused memory try again
 
 	claiming   sync.WaitGroup // the goroutines in which lanes claim
 	delivering sync.WaitGroup // the goroutines that deliver
@@ -129,13 +134,18 @@ func (l *lane) release(deliveries []*delivery) {
 // prefetch returns how many deliveries to hold that do not run yet: about as many as are
 // made in half a second. With a slow backend these are few, and other instances can claim the
 // rest.
-func (l *lane) prefetch() int { return min(maxPrefetch, l.workers+l.ended.perSecond()/2) }
+func (l *lane) prefetch() int { return min(maxPrefetch, l.workers+max(l.ended, l.endedBefore)/2) }
 
-// reserve reserves a place and memory for a delivery that is being stored, and gives back the
-// moved bytes that were acquired for it. It returns false if there is no room. If the database
-// may have older deliveries, half of the room is kept for them. While deliveries are limited,
-// there is room only for what may start soon.
-func (l *lane) reserve(workspace string, size, moved int) bool {
+// held returns how many deliveries do not run yet, with those that are being stored.
+func (l *lane) held() int { return l.ready.waiting + l.reserved }
+
+// idle returns how many further deliveries may run at the same time.
+func (l *lane) idle() int { return max(0, l.workers-l.running) }
+
+// reserve reserves a place and memory for a delivery that is being stored. It returns false if
+// there is no room. If the database may have older deliveries, half of the room is kept for them.
+// While deliveries are limited, there is room only for what may start soon.
+func (l *lane) reserve(size int) bool {
 	if !l.shared.mayDeliver() {
 		return false
 	}
@@ -145,36 +155,30 @@ func (l *lane) reserve(workspace string, size, moved int) bool {
 	if l.mayHaveMore {
 		room /= 2
 	}
-	room += max(0, l.workers-l.running)
-	room = min(room, l.shared.pacer.soon())
-	if l.paused || l.retired || !l.ready.reserve(workspace, room) {
+	room = min(room+l.idle(), l.shared.pacer.soon())
+	if l.paused || l.retired || l.held() >= room || !l.shared.book.reserve(l, size) {
 		return false
 	}
-	if !l.shared.book.reserve(l.Lane, size, moved) {
-		l.ready.unreserve(workspace)
-		return false
-	}
+	l.reserved++
 	return true
 }
 
 // unreserve gives back the place and the memory of a delivery that was not stored.
-func (l *lane) unreserve(workspace string, size int) {
-	l.shared.book.unreserve(l.Lane, size)
+func (l *lane) unreserve(size int) {
+	l.shared.book.unreserve(l, size)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.ready.unreserve(workspace)
+	l.reserved--
 }
 
-// accept adds deliveries to those that are ready. Those from memory have reserved places. If
-// the lane is paused or retired, it releases them.
-func (l *lane) accept(deliveries []*delivery) {
+// accept adds deliveries to those that are ready, and gives back so many reserved places. If the
+// lane is paused or retired, it releases them.
+func (l *lane) accept(deliveries []*delivery, reserved int) {
 	l.mu.Lock()
+	l.reserved -= reserved
 	refused := l.paused || l.retired
-	for _, d := range deliveries {
-		if d.fromMemory {
-			l.ready.unreserve(d.note.Workspace)
-		}
-		if !refused {
+	if !refused {
+		for _, d := range deliveries {
 			l.ready.add(d)
 		}
 	}
@@ -203,12 +207,12 @@ func (l *lane) deliverReady() {
 // work makes a delivery, and then others as long as there are any.
 func (l *lane) work(d *delivery) {
 	for d != nil {
-		if outcome, ended := l.shared.deliver(l, d); ended {
+		if outcome, ok := l.shared.deliver(d); ok {
 			l.shared.finish(d, outcome)
 		}
 		l.mu.Lock()
 		l.running--
-		l.ended.add()
+		l.ended++
 		d = l.next()
 		l.mu.Unlock()
 	}
@@ -217,10 +221,8 @@ func (l *lane) work(d *delivery) {
 // next returns a delivery to begin, and counts it as running; nil if none may begin now. It
 // makes the lane claim when few are left. The caller must hold mu.
 func (l *lane) next() *delivery {
-	if l.mayHaveMore {
-		if prefetch := l.prefetch(); l.ready.claimed(prefetch)*2 <= prefetch {
-			wake(l.claimNow)
-		}
+	if l.mayHaveMore && l.held()*2 <= l.prefetch() {
+		wake(l.claimNow)
 	}
 	if l.ready.waiting == 0 || l.running >= l.workers || !l.shared.mayDeliver() || !l.shared.pacer.mayStart() {
 		return nil
@@ -252,6 +254,9 @@ func (l *lane) claimAll(ctx context.Context) {
 			return
 		case <-l.claimNow:
 		case <-ticker.C:
+			l.mu.Lock()
+			l.ended, l.endedBefore = 0, l.ended
+			l.mu.Unlock()
 			l.refill(true)
 		}
 		for again := true; again && ctx.Err() == nil; {
@@ -272,18 +277,19 @@ func (l *lane) claimOnce() (again bool) {
 	defer cancel()
 	rows, more, err := l.shared.db.Claim(ctx, claim)
 	deliveries := make([]*delivery, len(rows))
-	after := claim.After
+	after, bytes := claim.After, 0
 	for i, row := range rows {
 		deliveries[i] = &delivery{
-			id: row.ID, token: claim.Token, lane: l.Lane, note: row.Notification, fixed: row.Fixed,
+			id: row.ID, token: claim.Token, lane: l, note: row.Notification, fixed: row.Fixed,
 			attempts: row.Attempts, claimed: time.Now(), age: row.Age,
 		}
+		bytes += len(row.Notification.Body)
 		if row.Attempts == 0 {
 			after = row.Notification.Workspace
 		}
 	}
-	l.shared.book.claimed(claim, deliveries)
-	l.shared.memoryFree()
+	l.shared.book.unreserve(l, claim.MaxBytes-bytes)
+	l.shared.book.claimed(claim.Token, deliveries)
 	if err != nil {
 		l.shared.log.Debug("claiming deliveries failed, and will be tried again", zap.String("lane", Label(l.Lane)), zap.Error(err))
 		return false
@@ -292,7 +298,7 @@ func (l *lane) claimOnce() (again bool) {
 	l.after = after
 	l.mayHaveMore = l.mayHaveMore || more
 	l.mu.Unlock()
-	l.accept(deliveries)
+	l.accept(deliveries, 0)
 	return more
 }
 
@@ -305,19 +311,19 @@ func (l *lane) nextClaim() (claim db.Claim, wanted bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	prefetch := l.prefetch()
-	missing := prefetch + max(0, l.workers-l.running) - l.ready.claimed(prefetch)
+	missing := prefetch + l.idle() - l.held()
 	if !l.mayHaveMore || l.paused || l.retired || len(l.leftToOthers) >= maxLeftToOthers || missing*2 < prefetch || missing <= 0 {
 		return db.Claim{}, false
 	}
-	claim = db.Claim{Lane: l.Lane, Limit: missing, After: l.after}
-	if !l.shared.book.reserveClaim(&claim) {
+	bytes := l.shared.book.reserveClaim(l)
+	if bytes == 0 {
 		return db.Claim{}, false
 	}
 	l.mayHaveMore = false
-	for id := range l.leftToOthers {
-		claim.Except = append(claim.Except, id)
-	}
-	return claim, true
+	return db.Claim{
+		Lane: l.Lane, Token: l.shared.book.newToken(), Limit: missing, MaxBytes: bytes,
+		After: l.after, Except: slices.Collect(maps.Keys(l.leftToOthers)),
+	}, true
 }
 
 // leaveToOthers excludes a delivery from further claims: an instance with another config is

@@ -22,10 +22,6 @@ type lanes struct {
 	pausing sync.Mutex // for applyPauses
 }
 
-func newLanes(shared *laneParts) *lanes {
-	return &lanes{shared: shared, byName: make(map[db.Lane]*lane)}
-}
-
 // get returns a lane, or nil if this instance does not work on it.
 func (s *lanes) get(name db.Lane) *lane {
 	s.mu.RLock()
@@ -55,14 +51,9 @@ func (s *lanes) reconsider() {
 }
 
 // update starts, resizes and retires lanes, so that this instance works on those that are
-// wanted, each with its number of workers. It reports whether one was started or retired. It
-// does not wait for deliveries.
-func (s *lanes) update(wanted map[db.Lane]int) (changed bool) {
+// wanted, each with its number of workers. It does not wait for deliveries.
+func (s *lanes) update(wanted map[db.Lane]int) {
 	s.mu.Lock()
-	if s.stopped {
-		s.mu.Unlock()
-		return false
-	}
 	var retired, resized []*lane
 	for name, lane := range s.byName {
 		if _, ok := wanted[name]; !ok {
@@ -73,7 +64,7 @@ func (s *lanes) update(wanted map[db.Lane]int) (changed bool) {
 	for name, workers := range wanted {
 		if lane := s.byName[name]; lane != nil {
 			resized = append(resized, lane)
-		} else {
+		} else if !s.stopped {
 			s.byName[name] = newLane(s.shared, name, workers, s.paused[name])
 		}
 	}
@@ -84,7 +75,6 @@ func (s *lanes) update(wanted map[db.Lane]int) (changed bool) {
 	for _, lane := range retired {
 		lane.retire()
 	}
-	return len(retired) > 0 || len(resized) < len(wanted)
 }
 
 // stop retires all lanes. No lane is made afterwards: it would claim for ever.
@@ -118,8 +108,8 @@ func (s *lanes) applyPauses(ctx context.Context) error {
 	return nil
 }
 
-// state returns the state of a lane, and how many workers it has here. It is orphaned if no
-// live instance works on it.
+// state returns the state of a lane, and how many workers it has here. If nobody works on it, it
+// is orphaned.
 func (s *lanes) state(name db.Lane, worked bool) (state LaneState, workers int) {
 	s.mu.RLock()
 	lane, paused := s.byName[name], s.paused[name]
@@ -127,12 +117,11 @@ func (s *lanes) state(name db.Lane, worked bool) (state LaneState, workers int) 
 	state = LaneActive
 	if lane != nil {
 		state, workers = lane.health.state(time.Now()), lane.size()
-	}
-	switch {
-	case paused:
-		state = LanePaused
-	case !worked:
+	} else if !worked {
 		state = LaneOrphaned
+	}
+	if paused {
+		state = LanePaused
 	}
 	return state, workers
 }

@@ -62,7 +62,7 @@ func endSpan(span trace.Span, d *delivery, result intercomwebhook.Delivery) {
 	if !span.IsRecording() {
 		return
 	}
-	label := Label(d.lane)
+	label := Label(d.lane.Lane)
 	attributes := []attribute.KeyValue{
 		attribute.String("intercom_webhook.lane", label),
 		attribute.Int("intercom_webhook.attempt", d.attempts+1),

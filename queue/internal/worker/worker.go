@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -25,7 +26,6 @@ import (
 type Worker struct {
 	database Database
 	log      *zap.Logger
-	configs  configs
 
 	active  atomic.Pointer[active] // nil while the database is not open
 	openErr atomic.Pointer[error]  // why it is not
@@ -34,7 +34,8 @@ type Worker struct {
 	cancel context.CancelFunc
 	opener sync.WaitGroup
 
-	mu       sync.Mutex // for stopping
+	mu       sync.RWMutex
+	configs  []Config // all that use the database: the last is the current one, the others are about to end
 	stopping bool
 }
 
@@ -79,7 +80,7 @@ func (w *Worker) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a := newActive(database, w.log, &w.configs)
+	a := newActive(database, w.log, w.current, w.endpoint)
 	if err := a.start(ctx); err != nil {
 		_ = a.db.Close()
 		return err
@@ -129,20 +130,30 @@ func (w *Worker) opened() (*active, error) {
 // Attach delivers to the handlers of a config from now on.
 func (w *Worker) Attach(config Config) {
 	config.startCounters()
-	w.configs.add(config)
+	w.mu.Lock()
+	w.configs = append(w.configs, config)
+	w.mu.Unlock()
 	if a := w.active.Load(); a != nil {
 		a.configChanged()
 	}
 }
 
 // Detach removes the handlers of a config. If no other config uses the database, no further
-// delivery starts, and Detach waits for the running ones until the context ends.
+// delivery starts, and Detach waits for the running ones, which still need the config, until the
+// context ends.
 func (w *Worker) Detach(ctx context.Context, config Config) {
-	if last := w.configs.remove(config); last {
+	w.mu.Lock()
+	last := len(w.configs) <= 1
+	if !last {
+		w.configs = slices.DeleteFunc(w.configs, func(other Config) bool { return maps.Equal(other, config) })
+	}
+	w.mu.Unlock()
+	if last {
 		w.stop(ctx)
-	} else if a := w.active.Load(); a != nil {
-		a.update()
+	} else if a := w.active.Load(); a != nil { // the config before is the current one again if a start has failed
+		a.updateLanes(nil)
 		wake(a.heartbeatNow)
+		wake(a.surveyNow)
 	}
 }
 
@@ -178,9 +189,9 @@ func (w *Worker) Store(r *http.Request, e *Endpoint, n intercomwebhook.Notificat
 	if err != nil {
 		return false, err
 	}
-	deliveries, err := newDeliveries(n)
-	if err != nil || len(deliveries) == 0 {
-		return false, err
+	deliveries := newDeliveries(n)
+	if len(deliveries) == 0 {
+		return false, nil
 	}
 	a.tracing.arrived(r.Context())
 	return a.store.insert(r.Context(), &db.NewNotification{
@@ -192,13 +203,9 @@ func (w *Worker) Store(r *http.Request, e *Endpoint, n intercomwebhook.Notificat
 	})
 }
 
-// maxStoredDeliveries is how many deliveries a notification can have when it is stored. The
-// rest of db.MaxDeliveries is for those that a person sends to other lanes.
-const maxStoredDeliveries = db.MaxDeliveries / 2
-
 // newDeliveries returns the deliveries of a notification. A ping that fits no route has only
 // those of its copies; anything else that fits none goes to UnroutedLane.
-func newDeliveries(n intercomwebhook.Notification) ([]db.NewDelivery, error) {
+func newDeliveries(n intercomwebhook.Notification) []db.NewDelivery {
 	deliveries := make([]db.NewDelivery, 0, 1+len(n.Copies))
 	if n.Lane != "" || n.Topic != "ping" {
 		deliveries = append(deliveries, db.NewDelivery{Lane: cmp.Or(n.Lane, UnroutedLane)})
@@ -206,10 +213,7 @@ func newDeliveries(n intercomwebhook.Notification) ([]db.NewDelivery, error) {
 	for _, lane := range n.Copies {
 		deliveries = append(deliveries, db.NewDelivery{Lane: lane, Fixed: true})
 	}
-	if len(deliveries) > maxStoredDeliveries {
-		return nil, fmt.Errorf("%d copies fit the notification: a queue can make %d at most; remove some", len(n.Copies), maxStoredDeliveries-1)
-	}
-	return deliveries, nil
+	return deliveries
 }
 
 // Ready returns an error that says why no notification could be stored now: the last
@@ -236,12 +240,36 @@ func (w *Worker) Database() Database { return w.database }
 
 // Config returns the config that was attached last; nil if there is none.
 func (w *Worker) Config() Config {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.stopping {
+	w.mu.RLock()
+	stopping := w.stopping
+	w.mu.RUnlock()
+	if stopping {
 		return nil
 	}
-	return w.configs.current()
+	return w.current()
+}
+
+// current is Config, also while the deliveries of the last config end.
+func (w *Worker) current() Config {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	if len(w.configs) == 0 {
+		return nil
+	}
+	return w.configs[len(w.configs)-1]
+}
+
+// endpoint returns an endpoint of the current config or else of an older one; nil if no
+// config has it.
+func (w *Worker) endpoint(name string) *Endpoint {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	for _, config := range slices.Backward(w.configs) {
+		if e := config[name]; e != nil {
+			return e
+		}
+	}
+	return nil
 }
 
 // Lanes returns the status of all lanes of an endpoint: those of the config, in the order of
@@ -253,7 +281,7 @@ func (w *Worker) Lanes(ctx context.Context, endpoint string) ([]LaneStatus, erro
 	if err != nil {
 		return nil, err
 	}
-	return statuses(endpoint, w.Config(), a.snapshot.get(ctx), a.lanes, a.peers.lanes()), nil
+	return statuses(endpoint, w.Config(), a.counter.count(ctx, false), a.lanes, a.peers.lanes()), nil
 }
 
 // collect returns the lanes of the config's endpoints, for the metrics.
@@ -277,23 +305,20 @@ func (w *Worker) SetPaused(ctx context.Context, lanes []db.Lane, paused bool) er
 	return a.lanes.applyPauses(ctx)
 }
 
-// Changed must be called when a person has changed deliveries: what was put back is
-// claimed, and what was deleted is not delivered any more.
+// Changed must be called when a person has changed deliveries: it makes this instance claim what
+// was put back, and drop what was deleted, soon. It does not wait.
 func (w *Worker) Changed() {
 	if a := w.active.Load(); a != nil {
-		ctx, cancel := context.WithTimeout(w.ctx, taskTimeout)
-		defer cancel()
-		_ = a.reconcile(ctx) // it is repeated every two seconds
+		wake(a.reconcileNow)
 		a.lanes.refill(true)
 	}
 }
 
-// AnswerTime returns about how long Intercom waits for answers now; 0 if none was given in
-// the last second. Whoever loads the database for other reasons pauses for longer while it
-// is high.
+// AnswerTime returns about how long Intercom waits for answers now; near 0 if none is given.
+// Whoever loads the database for other reasons pauses for longer while it is high.
 func (w *Worker) AnswerTime() time.Duration {
 	if a := w.active.Load(); a != nil {
-		return a.store.answerTime()
+		return a.pacer.answerTime()
 	}
 	return 0
 }

@@ -31,12 +31,11 @@ type active struct {
 	stopping  atomic.Bool
 	interrupt context.CancelCauseFunc // ends the context of all running deliveries
 
-	running      sync.WaitGroup // the tasks
-	ctx          context.Context
-	cancel       context.CancelFunc // ends the tasks
-	heartbeatNow chan struct{}      // makes a task run at once; likewise the other two
-	reconcileNow chan struct{}
-	surveyNow    chan struct{}
+	running sync.WaitGroup // the tasks
+	ctx     context.Context
+	cancel  context.CancelFunc // ends the tasks
+
+	heartbeatNow, reconcileNow, surveyNow chan<- struct{} // make a task run at once
 
 	failing       bool // the last heartbeat has failed; only for heartbeat
 	expireFailing bool // only for expire
@@ -63,10 +62,7 @@ const (
 )
 
 func newActive(database db.DB, log *zap.Logger, config func() Config, endpoint func(string) *Endpoint) *active {
-	a := &active{
-		db: database, log: log, config: config, book: newBook(), pacer: newPacer(),
-		heartbeatNow: make(chan struct{}, 1), reconcileNow: make(chan struct{}, 1), surveyNow: make(chan struct{}, 1),
-	}
+	a := &active{db: database, log: log, config: config, book: newBook(), pacer: newPacer()}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	deliverCtx, interrupt := context.WithCancelCause(context.Background())
 	a.interrupt = interrupt
@@ -88,12 +84,12 @@ func (a *active) start(ctx context.Context) error {
 		return err
 	}
 	a.heartbeat(ctx)
-	a.every(heartbeatInterval, a.heartbeatNow, a.heartbeat)
-	a.every(reconcileInterval, a.reconcileNow, func(ctx context.Context) { _ = a.reconcile(ctx) }) // heartbeat logs that the database is away
-	a.every(pausesInterval, nil, func(ctx context.Context) { _ = a.lanes.applyPauses(ctx) })
-	a.every(surveyInterval, a.surveyNow, a.survey)
-	a.every(retentionInterval, nil, func(context.Context) { a.expire() })
-	a.every(paceWindow, nil, func(context.Context) {
+	a.heartbeatNow = a.every(heartbeatInterval, a.heartbeat)
+	a.reconcileNow = a.every(reconcileInterval, func(ctx context.Context) { _ = a.reconcile(ctx) }) // heartbeat logs that the database is away
+	a.surveyNow = a.every(surveyInterval, a.survey)
+	a.every(pausesInterval, func(ctx context.Context) { _ = a.lanes.applyPauses(ctx) })
+	a.every(retentionInterval, func(context.Context) { a.expire() })
+	a.every(paceWindow, func(context.Context) {
 		if a.pacer.adjust(time.Now()) {
 			a.lanes.refill(false)
 		}
@@ -103,8 +99,9 @@ func (a *active) start(ctx context.Context) error {
 	return nil
 }
 
-// every runs a task once per interval, and each time it can read from now, until close.
-func (a *active) every(interval time.Duration, now <-chan struct{}, task func(context.Context)) {
+// every runs a task once per interval, and when now is woken, until close.
+func (a *active) every(interval time.Duration, task func(context.Context)) (now chan<- struct{}) {
+	woken := make(chan struct{}, 1)
 	a.running.Go(func() {
 		ticker := time.NewTicker(interval)
 		defer ticker.Stop()
@@ -113,13 +110,14 @@ func (a *active) every(interval time.Duration, now <-chan struct{}, task func(co
 			case <-a.ctx.Done():
 				return
 			case <-ticker.C:
-			case <-now:
+			case <-woken:
 			}
 			ctx, cancel := context.WithTimeout(a.ctx, taskTimeout)
 			task(ctx)
 			cancel()
 		}
 	})
+	return woken
 }
 
 // configChanged makes this instance work on the lanes of the current config. The others know of

@@ -35,18 +35,10 @@ func (s *lanes) all() []*lane {
 	return slices.Collect(maps.Values(s.byName))
 }
 
-// refill makes all lanes claim and deliver. With more the database may have deliveries that
-// they do not know of.
+// refill makes all lanes claim and deliver, as lane.refill does.
 func (s *lanes) refill(more bool) {
 	for _, lane := range s.all() {
 		lane.refill(more)
-	}
-}
-
-// reconsider claims again what the lanes have left to other instances.
-func (s *lanes) reconsider() {
-	for _, lane := range s.all() {
-		lane.reconsider()
 	}
 }
 

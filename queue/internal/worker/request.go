@@ -84,28 +84,16 @@ var framing = map[string]bool{
 // can write to the database, so it has only valid headers, under their canonical names, and
 // none that frames a message: a second Content-Length would make two requests of one.
 func restoreHeader(stored map[string][]string) http.Header {
-	n := 0
-	for _, values := range stored {
-		n += len(values)
-	}
-	header, all := make(http.Header, len(stored)), make([]string, 0, n) // one array for all values
+	header := make(http.Header, len(stored))
 	for name, values := range stored {
-		canonical := textproto.CanonicalMIMEHeaderKey(name)
-		if !httpguts.ValidHeaderFieldName(name) || framing[canonical] {
+		name = textproto.CanonicalMIMEHeaderKey(name)
+		if !httpguts.ValidHeaderFieldName(name) || framing[name] {
 			continue
 		}
-		first := len(all)
 		for _, value := range values {
 			if httpguts.ValidHeaderFieldValue(value) {
-				all = append(all, value)
+				header[name] = append(header[name], value)
 			}
-		}
-		switch added := all[first:len(all):len(all)]; {
-		case len(added) == 0:
-		case header[canonical] == nil:
-			header[canonical] = added
-		default: // a person has stored it in two spellings
-			header[canonical] = append(header[canonical], added...)
 		}
 	}
 	return header

@@ -40,17 +40,10 @@ type Worker struct {
 }
 
 const (
-	// openTimeout bounds how long a config waits for its database. If the database cannot
-	// be reached in this time, the config starts without it.
-	openTimeout = 5 * time.Second
-
-	// How often to try again to open a database that could not be reached, and how long
-	// each try may take.
-	reopenInterval = time.Second
-	reopenTimeout  = 2 * time.Minute
-
-	// destructTimeout bounds how long deliveries may run on that Detach has not waited for.
-	destructTimeout = 10 * time.Second
+	openTimeout     = 5 * time.Second // after which a config starts without its database
+	reopenInterval  = time.Second
+	reopenTimeout   = 2 * time.Minute
+	destructTimeout = 10 * time.Second // for deliveries that Detach has not waited for
 )
 
 // New opens the database. It returns only errors that a person must fix. If the database
@@ -80,7 +73,7 @@ func (w *Worker) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a := newActive(database, w.log, w.current, w.endpoint)
+	a := newActive(database, w.log, w.Config, w.endpoint)
 	if err := a.start(ctx); err != nil {
 		_ = a.db.Close()
 		return err
@@ -97,8 +90,7 @@ func (w *Worker) open(ctx context.Context) error {
 
 // reopen opens a database that could not be reached before, as soon as it can be reached.
 func (w *Worker) reopen() {
-	logged := ""
-	for {
+	for logged := ""; ; {
 		select {
 		case <-w.ctx.Done():
 			return
@@ -157,7 +149,7 @@ func (w *Worker) Detach(ctx context.Context, config Config) {
 	}
 }
 
-// stop stops delivering.
+// stop stops delivering. A database that is opened later delivers nothing.
 func (w *Worker) stop(ctx context.Context) {
 	w.mu.Lock()
 	w.stopping = true
@@ -241,17 +233,6 @@ func (w *Worker) Database() Database { return w.database }
 // Config returns the config that was attached last; nil if there is none.
 func (w *Worker) Config() Config {
 	w.mu.RLock()
-	stopping := w.stopping
-	w.mu.RUnlock()
-	if stopping {
-		return nil
-	}
-	return w.current()
-}
-
-// current is Config, also while the deliveries of the last config end.
-func (w *Worker) current() Config {
-	w.mu.RLock()
 	defer w.mu.RUnlock()
 	if len(w.configs) == 0 {
 		return nil
@@ -272,10 +253,9 @@ func (w *Worker) endpoint(name string) *Endpoint {
 	return nil
 }
 
-// Lanes returns the status of all lanes of an endpoint: those of the config, in the order of
-// the routes, and all others that have deliveries, or that another live instance works on.
-// For an empty endpoint, it returns those of all endpoints in the database. It returns the
-// last known numbers if the database does not answer in time.
+// Lanes returns the status of all lanes of an endpoint, or of all endpoints for an empty name: those
+// of the config, in the order of the routes, and all others that have deliveries, or that another
+// live instance works on. The numbers are the last known ones if the database does not answer in time.
 func (w *Worker) Lanes(ctx context.Context, endpoint string) ([]LaneStatus, error) {
 	a, err := w.opened()
 	if err != nil {

@@ -25,7 +25,7 @@ type active struct {
 	finisher *finisher
 	peers    *peers
 	counter  *counter
-	contact  contact
+	contact  atomic.Pointer[contact]
 	tracing  tracing
 
 	stopping  atomic.Bool
@@ -59,7 +59,12 @@ const (
 
 	// A pause between two deletions is at least so many times as long as an answer takes.
 	answerTimes = 4
+
+	// contactAge is how old the last sign of the database may be while a notification could be stored.
+	contactAge = 10 * time.Second
 )
+
+var errNoContact = errors.New("the database has not answered for 10 s")
 
 func newActive(database db.DB, log *zap.Logger, config func() Config, endpoint func(string) *Endpoint) *active {
 	a := &active{db: database, log: log, config: config, book: newBook(), pacer: newPacer()}
@@ -72,7 +77,7 @@ func newActive(database db.DB, log *zap.Logger, config func() Config, endpoint f
 	a.lanes = &lanes{byName: make(map[db.Lane]*lane), shared: &laneParts{
 		db: database, log: log, book: a.book, pacer: a.pacer, deliver: deliverer.deliver, finish: a.finisher.finish, mayDeliver: a.mayDeliver,
 	}}
-	a.store = newStore(database, a.book, a.pacer, a.lanes.get, a.contact.note)
+	a.store = newStore(database, a.book, a.pacer, a.lanes.get, a.noteContact)
 	a.counter = &counter{db: database, log: log}
 	return a
 }
@@ -189,7 +194,7 @@ func (a *active) heartbeat(ctx context.Context) {
 		a.log.Info("the queue's database can be reached again")
 	}
 	a.failing = err != nil
-	a.contact.note(err)
+	a.noteContact(err)
 	if err != nil {
 		return
 	}
@@ -281,15 +286,28 @@ func (a *active) expire() {
 	a.expireFailing = err != nil
 }
 
+// contact is the last commit or heartbeat, or its failure.
+type contact struct {
+	at  time.Time
+	err error
+}
+
+func (a *active) noteContact(err error) { a.contact.Store(&contact{time.Now(), err}) }
+
 // ready returns an error if no notification could be stored now.
 func (a *active) ready() error {
+	last := a.contact.Load()
 	switch {
 	case a.stopping.Load():
 		return errStopping
 	case a.book.full():
 		return errNoMemory
+	case last.err != nil:
+		return fmt.Errorf("the database: %w", last.err)
+	case time.Since(last.at) > contactAge:
+		return errNoContact
 	default:
-		return a.contact.check(time.Now())
+		return nil
 	}
 }
 
@@ -327,39 +345,4 @@ func (a *active) close() error {
 	a.interrupt(errStopping)
 	a.running.Wait()
 	return a.db.Close()
-}
-
-// contact remembers when the database last did what it was asked for.
-type contact struct {
-	mu   sync.Mutex
-	last time.Time
-	err  error // since then
-}
-
-// contactAge is how old the last sign of the database may be while a notification could be stored.
-const contactAge = 10 * time.Second
-
-var errNoContact = errors.New("the database has not answered for 10 s")
-
-// note records a commit or a heartbeat, or its failure.
-func (c *contact) note(err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.err = err; err == nil {
-		c.last = time.Now()
-	}
-}
-
-// check returns an error if the last one is too old, or something since has failed.
-func (c *contact) check(now time.Time) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch {
-	case c.err != nil:
-		return fmt.Errorf("the database: %w", c.err)
-	case now.Sub(c.last) > contactAge:
-		return errNoContact
-	default:
-		return nil
-	}
 }

@@ -13,17 +13,13 @@ import (
 )
 
 // The budget of bytes for all notifications under way has two parts, so that neither storing nor
-// delivering can keep out the other. What is handed over from one to the other counts in both for a
-// moment.
+// delivering can keep out the other.
 const (
 	storeMemory = 48 << 20 // for those that are being stored
-	laneMemory  = 64 << 20 // for those that lanes hold; beyond it, each lane may have one delivery
+	laneMemory  = 64 << 20 // for those that lanes hold; beyond it, each lane may have one delivery or claim
+	claimMemory = 4 << 20  // for the deliveries of one claim
 
-	// claimMemory bounds the bytes of one claim, so that several lanes can claim at the same time.
-	claimMemory = 16 << 20
-
-	// memoryTimeout is how long a notification waits for memory before it is refused.
-	memoryTimeout = 2 * time.Second
+	memoryTimeout = 2 * time.Second // after which a notification that waits for memory is refused
 )
 
 var errNoMemory = errors.New("too many bytes are being stored at once")
@@ -104,29 +100,15 @@ func (b *book) full() bool {
 
 // reserve reserves bytes for deliveries to come of a lane. A lane may have as many as it leaves
 // free, so one alone may have half, and two a third each: what a lane leaves free is there for the
-// others when its backend hangs. A lane that has nothing may have one delivery of any size.
+// others when its backend hangs. A lane that has nothing may have any number, so it always goes on.
 func (b *book) reserve(l *lane, bytes int) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if l.bytes > 0 && bytes > b.room(l) {
+	if l.bytes > 0 && bytes > laneMemory-b.bytes-l.bytes {
 		return false
 	}
 	b.count(l, bytes)
 	return true
-}
-
-// reserveClaim reserves bytes for a claim of a lane, and returns how many; 0 if it may have none.
-// The first delivery of the claim may have more.
-func (b *book) reserveClaim(l *lane) (bytes int) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	bytes = min(b.room(l), claimMemory)
-	if l.bytes == 0 {
-		bytes = max(1, bytes) // enough for one delivery
-	}
-	bytes = max(0, bytes)
-	b.count(l, bytes)
-	return bytes
 }
 
 // unreserve gives back bytes that were reserved.
@@ -135,8 +117,6 @@ func (b *book) unreserve(l *lane, bytes int) {
 	defer b.mu.Unlock()
 	b.count(l, -bytes)
 }
-
-func (b *book) room(l *lane) int { return laneMemory - b.bytes - l.bytes }
 
 func (b *book) count(l *lane, bytes int) {
 	b.bytes += bytes

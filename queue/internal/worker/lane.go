@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -20,10 +21,10 @@ type lane struct {
 	shared *laneParts
 	health health
 
+	workers         atomic.Int64 // how many deliveries may run at the same time
+	paused, retired atomic.Bool
+
 	mu           sync.Mutex
-	workers      int // how many deliveries may run at the same time
-	paused       bool
-	retired      bool
 	ready        fairQueue // deliveries that wait for a worker
 	reserved     int       // places for deliveries that are being stored
 	running      int       // deliveries
@@ -33,7 +34,7 @@ type lane struct {
 	ended        int // deliveries since the last tick of claimInterval
 	endedBefore  int // deliveries between the two ticks before
 
-	bytes int // that the lane holds; of the book
+	bytes int // that the lane holds; changed by the book alone
 
 	floodOf  *Endpoint   // whose logger deadLetterLog has
 	floodLog *zap.Logger // writes each message once a second
@@ -57,8 +58,7 @@ type laneParts struct {
 }
 
 const (
-	// maxPrefetch bounds how many deliveries a lane holds besides those that run.
-	maxPrefetch = 300
+	maxPrefetch = 300 // deliveries that a lane holds besides those that run
 
 	// claimInterval is how often a lane looks for deliveries that became available without
 	// its knowing: stored by another instance, due for another attempt, or retried by a person.
@@ -74,54 +74,34 @@ const (
 func newLane(shared *laneParts, name db.Lane, workers int, paused bool) *lane {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &lane{
-		Lane: name, shared: shared, workers: workers, paused: paused, mayHaveMore: true,
+		Lane: name, shared: shared, mayHaveMore: true, leftToOthers: make(map[int64]bool),
 		claimNow: make(chan struct{}, 1), stopClaiming: cancel,
 	}
+	l.workers.Store(int64(workers))
+	l.paused.Store(paused)
 	wake(l.claimNow)
 	shared.claiming.Go(func() { l.claimAll(ctx) })
 	return l
 }
 
-// resize changes how many deliveries may run at the same time. It interrupts none.
-func (l *lane) resize(workers int) {
-	l.mu.Lock()
-	l.workers = workers
-	l.mu.Unlock()
-	l.deliverReady()
-}
-
-// size returns how many deliveries may run at the same time.
-func (l *lane) size() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.workers
-}
-
-// pause sets whether the lane is paused. A paused lane starts no deliveries and holds none;
-// it does not interrupt those that run.
-func (l *lane) pause(paused bool) {
-	l.mu.Lock()
-	changed := l.paused != paused
-	l.paused = paused
+// changed must be called when workers, paused or retired has changed. A lane that is paused or
+// retired releases what has not begun. What runs goes on.
+func (l *lane) changed() {
 	var released []*delivery
-	if paused {
+	l.mu.Lock()
+	if l.paused.Load() || l.retired.Load() {
 		released = l.ready.popAll()
 	}
 	l.mu.Unlock()
 	l.release(released)
-	if changed && !paused {
-		l.refill(true)
-	}
+	l.refill(true)
 }
 
 // retire stops the lane for good. It does not wait for the deliveries that run.
 func (l *lane) retire() {
 	l.stopClaiming()
-	l.mu.Lock()
-	l.retired = true
-	released := l.ready.popAll()
-	l.mu.Unlock()
-	l.release(released)
+	l.retired.Store(true)
+	l.changed()
 }
 
 // release makes deliveries available again that have not begun.
@@ -134,13 +114,15 @@ func (l *lane) release(deliveries []*delivery) {
 // prefetch returns how many deliveries to hold that do not run yet: about as many as are
 // made in half a second. With a slow backend these are few, and other instances can claim the
 // rest.
-func (l *lane) prefetch() int { return min(maxPrefetch, l.workers+max(l.ended, l.endedBefore)/2) }
+func (l *lane) prefetch() int {
+	return min(maxPrefetch, int(l.workers.Load())+max(l.ended, l.endedBefore)/2)
+}
 
 // held returns how many deliveries do not run yet, with those that are being stored.
 func (l *lane) held() int { return l.ready.waiting + l.reserved }
 
 // idle returns how many further deliveries may run at the same time.
-func (l *lane) idle() int { return max(0, l.workers-l.running) }
+func (l *lane) idle() int { return max(0, int(l.workers.Load())-l.running) }
 
 // reserve reserves a place and memory for a delivery that is being stored. It returns false if
 // there is no room. If the database may have older deliveries, half of the room is kept for them.
@@ -156,7 +138,7 @@ func (l *lane) reserve(size int) bool {
 		room /= 2
 	}
 	room = min(room+l.idle(), l.shared.pacer.soon())
-	if l.paused || l.retired || l.held() >= room || !l.shared.book.reserve(l, size) {
+	if l.paused.Load() || l.retired.Load() || l.held() >= room || !l.shared.book.reserve(l, size) {
 		return false
 	}
 	l.reserved++
@@ -176,7 +158,7 @@ func (l *lane) unreserve(size int) {
 func (l *lane) accept(deliveries []*delivery, reserved int) {
 	l.mu.Lock()
 	l.reserved -= reserved
-	refused := l.paused || l.retired
+	refused := l.paused.Load() || l.retired.Load()
 	if !refused {
 		for _, d := range deliveries {
 			l.ready.add(d)
@@ -224,7 +206,7 @@ func (l *lane) next() *delivery {
 	if l.mayHaveMore && l.held()*2 <= l.prefetch() {
 		wake(l.claimNow)
 	}
-	if l.ready.waiting == 0 || l.running >= l.workers || !l.shared.mayDeliver() || !l.shared.pacer.mayStart() {
+	if l.ready.waiting == 0 || l.idle() == 0 || !l.shared.mayDeliver() || !l.shared.pacer.mayStart() {
 		return nil
 	}
 	l.running++
@@ -288,7 +270,7 @@ func (l *lane) claimOnce() (again bool) {
 			after = row.Notification.Workspace
 		}
 	}
-	l.shared.book.unreserve(l, claim.MaxBytes-bytes)
+	l.shared.book.unreserve(l, claimMemory-bytes)
 	l.shared.book.claimed(claim.Token, deliveries)
 	if err != nil {
 		l.shared.log.Debug("claiming deliveries failed, and will be tried again", zap.String("lane", Label(l.Lane)), zap.Error(err))
@@ -312,16 +294,15 @@ func (l *lane) nextClaim() (claim db.Claim, wanted bool) {
 	defer l.mu.Unlock()
 	prefetch := l.prefetch()
 	missing := prefetch + l.idle() - l.held()
-	if !l.mayHaveMore || l.paused || l.retired || len(l.leftToOthers) >= maxLeftToOthers || missing*2 < prefetch || missing <= 0 {
+	if !l.mayHaveMore || l.paused.Load() || l.retired.Load() || len(l.leftToOthers) >= maxLeftToOthers || missing*2 < prefetch || missing <= 0 {
 		return db.Claim{}, false
 	}
-	bytes := l.shared.book.reserveClaim(l)
-	if bytes == 0 {
+	if !l.shared.book.reserve(l, claimMemory) {
 		return db.Claim{}, false
 	}
 	l.mayHaveMore = false
 	return db.Claim{
-		Lane: l.Lane, Token: l.shared.book.newToken(), Limit: missing, MaxBytes: bytes,
+		Lane: l.Lane, Token: l.shared.book.newToken(), Limit: missing, MaxBytes: claimMemory,
 		After: l.after, Except: slices.Collect(maps.Keys(l.leftToOthers)),
 	}, true
 }
@@ -331,21 +312,14 @@ func (l *lane) nextClaim() (claim db.Claim, wanted bool) {
 func (l *lane) leaveToOthers(id int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.leftToOthers == nil {
-		l.leftToOthers = make(map[int64]bool)
-	}
 	l.leftToOthers[id] = true
 }
 
-// reconsider claims again what was left to other instances.
+// reconsider makes the lane claim again what was left to other instances.
 func (l *lane) reconsider() {
 	l.mu.Lock()
-	left := len(l.leftToOthers)
-	l.leftToOthers = nil
-	l.mu.Unlock()
-	if left > 0 {
-		l.refill(true)
-	}
+	defer l.mu.Unlock()
+	clear(l.leftToOthers)
 }
 
 // deadLetterLog returns the endpoint's logger, limited for this lane.

@@ -46,6 +46,9 @@ func (s *lanes) refill(more bool) {
 // wanted, each with its number of workers. It does not wait for deliveries.
 func (s *lanes) update(wanted map[db.Lane]int) {
 	s.mu.Lock()
+	if s.stopped {
+		wanted = nil
+	}
 	var retired, resized []*lane
 	for name, lane := range s.byName {
 		if _, ok := wanted[name]; !ok {
@@ -56,13 +59,15 @@ func (s *lanes) update(wanted map[db.Lane]int) {
 	for name, workers := range wanted {
 		if lane := s.byName[name]; lane != nil {
 			resized = append(resized, lane)
-		} else if !s.stopped {
+		} else {
 			s.byName[name] = newLane(s.shared, name, workers, s.paused[name])
 		}
 	}
 	s.mu.Unlock()
 	for _, lane := range resized {
-		lane.resize(wanted[lane.Lane])
+		if n := int64(wanted[lane.Lane]); lane.workers.Swap(n) != n {
+			lane.changed()
+		}
 	}
 	for _, lane := range retired {
 		lane.retire()
@@ -74,9 +79,7 @@ func (s *lanes) stop() {
 	s.mu.Lock()
 	s.stopped = true
 	s.mu.Unlock()
-	for _, lane := range s.all() {
-		lane.retire()
-	}
+	s.update(nil)
 }
 
 // applyPauses pauses and resumes the lanes as the database says.
@@ -95,7 +98,9 @@ func (s *lanes) applyPauses(ctx context.Context) error {
 	s.paused = paused
 	s.mu.Unlock()
 	for _, lane := range s.all() {
-		lane.pause(paused[lane.Lane])
+		if now := paused[lane.Lane]; lane.paused.Swap(now) != now {
+			lane.changed()
+		}
 	}
 	return nil
 }
@@ -108,7 +113,7 @@ func (s *lanes) state(name db.Lane, worked bool) (state LaneState, workers int) 
 	s.mu.RUnlock()
 	state = LaneActive
 	if lane != nil {
-		state, workers = lane.health.state(time.Now()), lane.size()
+		state, workers = lane.health.state(time.Now()), int(lane.workers.Load())
 	} else if !worked {
 		state = LaneOrphaned
 	}

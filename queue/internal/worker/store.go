@@ -28,12 +28,10 @@ type store struct {
 // insert is a notification that waits to be stored.
 type insert struct {
 	*db.NewNotification
-	acquired int64 // bytes of memory
-	answer   chan insertAnswer
+	acquired int64       // bytes of memory
 	claimed  []*delivery // those for which their lanes have room; the id is their place until they are stored
-}
 
-type insertAnswer struct {
+	stored    chan struct{} // closed when the result is known
 	duplicate bool
 	err       error
 }
@@ -47,12 +45,8 @@ const (
 	// written while another waits for the disk or the network.
 	committers = 2
 
-	// commitTimeout is how long a batch may take. It is shorter than the 5s after which
-	// Intercom gives up.
-	commitTimeout = 4 * time.Second
-
-	// insertOverhead is what a notification takes in memory besides its body, about.
-	insertOverhead = 4 << 10
+	commitTimeout  = 4 * time.Second // for a batch; Intercom gives up after 5 s
+	insertOverhead = 4 << 10         // bytes that a notification takes besides its body, about
 )
 
 var errClosed = errors.New("the queue is closed")
@@ -67,7 +61,16 @@ func newStore(database db.DB, book *book, pacer *pacer, laneOf func(db.Lane) *la
 // start starts to insert, so many batches at the same time.
 func (s *store) start(committers int) {
 	for range committers {
-		s.committing.Go(s.commitAll)
+		s.committing.Go(func() {
+			for {
+				select {
+				case p := <-s.incoming:
+					s.commit(p)
+				case <-s.stopped:
+					return
+				}
+			}
+		})
 	}
 }
 
@@ -82,7 +85,7 @@ func (s *store) stop() {
 func (s *store) insert(ctx context.Context, n *db.NewNotification) (duplicate bool, err error) {
 	answered := s.pacer.storing()
 	defer answered()
-	p := &insert{NewNotification: n, answer: make(chan insertAnswer, 1)}
+	p := &insert{NewNotification: n, stored: make(chan struct{})}
 	p.acquired = min(int64(2*len(n.Body)+insertOverhead), storeMemory) // the body, and a copy of it on its way to the database
 	if err := s.book.acquire(ctx, p.acquired); err != nil {
 		return false, err
@@ -97,21 +100,10 @@ func (s *store) insert(ctx context.Context, n *db.NewNotification) (duplicate bo
 		return false, fmt.Errorf("waiting to be stored: %w", ctx.Err())
 	}
 	select {
-	case answer := <-p.answer:
-		return answer.duplicate, answer.err
+	case <-p.stored:
+		return p.duplicate, p.err
 	case <-ctx.Done():
 		return false, fmt.Errorf("being stored: %w", ctx.Err())
-	}
-}
-
-func (s *store) commitAll() {
-	for {
-		select {
-		case p := <-s.incoming:
-			s.commit(p)
-		case <-s.stopped:
-			return
-		}
 	}
 }
 
@@ -135,7 +127,8 @@ func (s *store) commit(first *insert) {
 		err = fmt.Errorf("the database answered %d of %d inserts", len(results), len(batch))
 	}
 	for i, p := range batch {
-		p.answer <- insertAnswer{duplicate: err == nil && results[i].Duplicate, err: err}
+		p.duplicate, p.err = err == nil && results[i].Duplicate, err
+		close(p.stored)
 	}
 	s.committed(err)
 	if err != nil {

@@ -38,7 +38,11 @@ func TestStoreSharesCommits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, database, let := newTestStore()
 		database.notifications[1000] = notificationOf("e").Notification
-		answers := make([]*insertAnswer, 8)
+		type result struct {
+			duplicate bool
+			err       error
+		}
+		answers := make([]*result, 8)
 		answered := func() (n int) {
 			for _, answer := range answers {
 				if answer != nil {
@@ -50,7 +54,7 @@ func TestStoreSharesCommits(t *testing.T) {
 		for i, id := range []string{"a", "b", "c", "b", "", "", "e", "b"} {
 			go func() {
 				duplicate, err := s.insert(t.Context(), notificationOf(id))
-				answers[i] = &insertAnswer{duplicate, err}
+				answers[i] = &result{duplicate, err}
 			}()
 			synctest.Wait()
 		}

@@ -528,11 +528,11 @@ func TestNoLaneIsMadeAfterDeliveringHasStopped(t *testing.T) {
 		lanes := a.lanes.all()
 		w.Detach(t.Context(), Config{"intercom": w.endpoint})
 		w.Attach(Config{"intercom": handler.endpoint("intercom", testOptions, "support", "sales")})
-		if now := a.lanes.all(); len(now) != len(lanes) {
-			t.Errorf("%d lanes after the end, want %d", len(now), len(lanes))
+		if now := a.lanes.all(); len(now) != 0 || len(lanes) == 0 {
+			t.Errorf("%d lanes after the end, and %d before, want none", len(now), len(lanes))
 		}
 		for _, lane := range lanes {
-			if !lane.retired {
+			if !lane.retired.Load() {
 				t.Errorf("lane %s goes on", lane.Name)
 			}
 		}

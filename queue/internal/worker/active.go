@@ -99,7 +99,7 @@ func (a *active) start(ctx context.Context) error {
 			a.lanes.refill(false)
 		}
 	})
-	a.finisher.start()
+	a.finisher.ended.Go(a.finisher.writeAll)
 	a.store.start(committers)
 	return nil
 }
@@ -198,7 +198,7 @@ func (a *active) heartbeat(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	a.peers.onTime(sent)
+	a.peers.onTime.Store(&sent)
 	released, err := a.db.TakeOver(ctx)
 	if err != nil {
 		a.log.Debug("taking over from instances that are gone failed, and will be tried again", zap.Error(err))
@@ -240,9 +240,9 @@ func (a *active) survey(ctx context.Context) {
 	var unfinished []db.Lane
 	var waiting, retrying int64
 	for lane, states := range counts.byLane {
-		waiting += states[db.Waiting]
-		retrying += states[db.Retrying]
-		if counts.unfinished(lane) > 0 {
+		waiting += states[db.Waiting].Count
+		retrying += states[db.Retrying].Count
+		if n, _ := counts.unfinished(lane); n > 0 {
 			unfinished = append(unfinished, lane)
 		}
 	}
@@ -257,7 +257,8 @@ func (a *active) survey(ctx context.Context) {
 	a.updateLanes(a.peers.orphaned(unfinished, time.Now()))
 	for _, lane := range a.lanes.all() {
 		lane.reconsider()
-		if e := config[lane.Endpoint]; e != nil && counts.unfinished(lane.Lane) == 0 {
+		n, _ := counts.unfinished(lane.Lane)
+		if e := config[lane.Endpoint]; e != nil && n == 0 {
 			tellHealth(e, Label(lane.Lane), lane.health.idle(counts.taken), nil)
 		}
 	}

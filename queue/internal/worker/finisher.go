@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,9 +18,9 @@ type finisher struct {
 	log     *zap.Logger
 	written func([]*delivery) // is called after each batch
 
-	mu      sync.Mutex
-	pending []*delivery
-	since   time.Time // when the oldest outcome that is not written came; zero if there is none
+	mu        sync.Mutex
+	unwritten []*delivery
+	since     time.Time // when the oldest of them came, or the last batch was written
 
 	wake    chan struct{}
 	stopped chan struct{}
@@ -30,11 +31,9 @@ const (
 	// finishInterval is the shortest pause between two batches. If the process is killed
 	// in the pause, what was delivered in it is delivered again.
 	finishInterval = 10 * time.Millisecond
+	finishRetry    = 200 * time.Millisecond // the pause after a failure
 	finishTimeout  = 10 * time.Second
-	finishRetry    = 200 * time.Millisecond
-
-	// flushTimeout bounds how long stop waits until the last outcomes are written.
-	flushTimeout = 5 * time.Second
+	flushTimeout   = 5 * time.Second // for the last batch
 
 	// No delivery starts while more outcomes than maxUnwritten wait to be written, or one
 	// waits for longer than maxUnwrittenAge: they would be made again if the process ended.
@@ -51,22 +50,19 @@ func (f *finisher) finish(d *delivery, outcome db.Outcome) {
 	outcome.ID, outcome.Token = d.id, d.token
 	d.outcome = outcome
 	f.mu.Lock()
-	if f.since.IsZero() {
+	if len(f.unwritten) == 0 {
 		f.since = time.Now()
 	}
-	f.pending = append(f.pending, d)
-	first := len(f.pending) == 1
+	f.unwritten = append(f.unwritten, d)
 	f.mu.Unlock()
-	if first {
-		wake(f.wake)
-	}
+	wake(f.wake)
 }
 
 // behind reports whether no delivery should start, because outcomes are not written in time.
 func (f *finisher) behind() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return len(f.pending) > maxUnwritten || !f.since.IsZero() && time.Since(f.since) > maxUnwrittenAge
+	return len(f.unwritten) > maxUnwritten || len(f.unwritten) > 0 && time.Since(f.since) > maxUnwrittenAge
 }
 
 // stop tries once more to write the outcomes that wait, and returns when that is done.
@@ -76,9 +72,7 @@ func (f *finisher) stop() {
 	f.ended.Wait()
 }
 
-// start starts to write.
-func (f *finisher) start() { f.ended.Go(f.writeAll) }
-
+// writeAll writes until stop.
 func (f *finisher) writeAll() {
 	for {
 		select {
@@ -98,12 +92,10 @@ func (f *finisher) writeAll() {
 	}
 }
 
-// write writes all pending outcomes. It reports whether that succeeded. If it failed, the
-// outcomes are pending again.
+// write writes all outcomes that wait. It reports whether that succeeded.
 func (f *finisher) write(timeout time.Duration) bool {
 	f.mu.Lock()
-	batch := f.pending
-	f.pending = nil
+	batch := f.unwritten
 	f.mu.Unlock()
 	if len(batch) == 0 {
 		return true
@@ -116,17 +108,11 @@ func (f *finisher) write(timeout time.Duration) bool {
 	defer cancel()
 	if _, err := f.db.Finish(ctx, outcomes); err != nil {
 		f.log.Debug("writing the outcomes of deliveries failed, and will be tried again", zap.Error(err))
-		f.mu.Lock()
-		f.pending = append(batch, f.pending...)
-		f.mu.Unlock()
 		wake(f.wake)
 		return false
 	}
 	f.mu.Lock()
-	f.since = time.Time{}
-	if len(f.pending) > 0 {
-		f.since = time.Now()
-	}
+	f.unwritten, f.since = slices.Clone(f.unwritten[len(batch):]), time.Now()
 	f.mu.Unlock()
 	f.written(batch)
 	return true

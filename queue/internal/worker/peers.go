@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
@@ -29,25 +30,18 @@ type peers struct {
 
 	asking sync.Mutex // for refresh
 
+	onTime atomic.Pointer[time.Time] // when the last good heartbeat was sent; nil before the first
+
 	mu      sync.RWMutex
 	known   db.Peers
 	asked   time.Time             // when they were asked for
-	sent    time.Time             // the last heartbeat that onTime has; zero before the first
 	orphans map[db.Lane]time.Time // lanes of own endpoints, since when no live instance has them
 }
 
 // late reports whether others may take over what this instance holds.
 func (p *peers) late() bool {
-	p.mu.RLock()
-	defer p.mu.RUnlock()
-	return p.sent.IsZero() || time.Since(p.sent) > lateAfter
-}
-
-// onTime records a successful heartbeat that was sent at a time.
-func (p *peers) onTime(sent time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.sent = sent
+	sent := p.onTime.Load()
+	return sent == nil || time.Since(*sent) > lateAfter
 }
 
 // exchange tells the others of this instance, and stores what it learns of them.
@@ -101,12 +95,10 @@ func (p *peers) lanes() []db.Lane {
 	return lanes
 }
 
-// belongsToOther reports whether a delivery should be left to another live instance. Its
-// lane is that to which the instance that stored it would route it. This config would route
-// it to the lane routed; empty if no route fits. If they differ, this config may be the
-// older one. Then a live instance with another config for the endpoint should deliver it:
-// any if no route fits here, or else one that works on its lane. A delivery that is fixed to
-// its lane can be made only by an instance that works on the lane. One of UnroutedLane for
+// belongsToOther reports whether a delivery should be left to another live instance, because this
+// config, which may be the older one, would route it to another lane; routed is empty if no route fits.
+// A live instance with another config for the endpoint should deliver it: any if no route fits here,
+// or else, and always if it is fixed to its lane, one that works on the lane. One of UnroutedLane for
 // which this config has a route is not left.
 func (p *peers) belongsToOther(lane db.Lane, routed string, fixed bool) bool {
 	if routed == lane.Name {

@@ -26,23 +26,20 @@ var countedStates = []db.State{db.Waiting, db.Delivering, db.Retrying, db.Dead}
 
 // snapshot has the numbers of deliveries in the whole database, as of some time.
 type snapshot struct {
-	byLane map[db.Lane]map[db.State]int64
-	oldest map[db.Lane]time.Duration // of those that are neither delivered nor dead
-	taken  time.Time                 // zero if nothing is known
+	byLane map[db.Lane]map[db.State]db.LaneCount
+	taken  time.Time // zero if nothing is known
 }
 
-// unfinished returns how many deliveries of a lane are neither delivered nor dead.
-func (s snapshot) unfinished(lane db.Lane) int64 {
-	states := s.byLane[lane]
-	return states[db.Waiting] + states[db.Delivering] + states[db.Retrying]
-}
-
-// oldestNow returns the age of the oldest unfinished delivery of a lane; 0 if there is none.
-func (s snapshot) oldestNow(lane db.Lane) time.Duration {
-	if age, ok := s.oldest[lane]; ok {
-		return age + time.Since(s.taken)
+// unfinished returns how many deliveries of a lane are neither delivered nor dead, and the age of
+// the oldest one now.
+func (s snapshot) unfinished(lane db.Lane) (n int64, oldest time.Duration) {
+	for state, row := range s.byLane[lane] {
+		if state != db.Dead {
+			n += row.Count
+			oldest = max(oldest, row.Oldest+time.Since(s.taken))
+		}
 	}
-	return 0
+	return n, oldest
 }
 
 // counter counts the deliveries, for all who want to know at the same time.
@@ -52,12 +49,12 @@ type counter struct {
 
 	mu    sync.Mutex
 	last  snapshot
-	ended time.Time // when the last one was taken or failed
+	ended time.Time // when it was last counted
 	cost  time.Duration
 }
 
-// count returns the last snapshot if it is still used and the caller does not want a new one. If
-// the database does not answer in time, it returns the last known one.
+// count returns the last snapshot if it is still used and the caller does not want a new one, or if
+// the database does not answer in time.
 func (c *counter) count(ctx context.Context, anew bool) snapshot {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -74,15 +71,12 @@ func (c *counter) count(ctx context.Context, anew bool) snapshot {
 		c.log.Debug("counting deliveries failed, and will be tried again", zap.Error(err))
 		return c.last
 	}
-	c.last = snapshot{byLane: make(map[db.Lane]map[db.State]int64), oldest: make(map[db.Lane]time.Duration), taken: began}
+	c.last = snapshot{byLane: make(map[db.Lane]map[db.State]db.LaneCount), taken: began}
 	for _, row := range rows {
 		if c.last.byLane[row.Lane] == nil {
-			c.last.byLane[row.Lane] = make(map[db.State]int64)
+			c.last.byLane[row.Lane] = make(map[db.State]db.LaneCount)
 		}
-		c.last.byLane[row.Lane][row.State] = row.Count
-		if row.State != db.Dead {
-			c.last.oldest[row.Lane] = max(c.last.oldest[row.Lane], row.Oldest)
-		}
+		c.last.byLane[row.Lane][row.State] = row
 	}
 	return c.last
 }
@@ -118,9 +112,10 @@ func statuses(endpoint string, config Config, counts snapshot, own *lanes, other
 			continue
 		}
 		seen[lane.Lane] = true
-		status := LaneStatus{Lane: lane.Lane, Kind: lane.kind, Counts: make(map[db.State]int64), Oldest: counts.oldestNow(lane.Lane)}
+		status := LaneStatus{Lane: lane.Lane, Kind: lane.kind, Counts: make(map[db.State]int64)}
+		_, status.Oldest = counts.unfinished(lane.Lane)
 		for _, state := range countedStates {
-			status.Counts[state] = counts.byLane[lane.Lane][state]
+			status.Counts[state] = counts.byLane[lane.Lane][state].Count
 		}
 		status.State, status.Workers = own.state(lane.Lane, lane.kind != "" || slices.Contains(others, lane.Lane))
 		found = append(found, status)

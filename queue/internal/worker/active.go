@@ -165,14 +165,12 @@ func (a *active) mayDeliver() bool {
 // and claim what was released.
 func (a *active) written(deliveries []*delivery) {
 	a.book.remove(deliveries)
-	more := make(map[db.Lane]bool)
+	released := make(map[*lane]bool)
 	for _, d := range deliveries {
-		more[d.lane.Lane] = more[d.lane.Lane] || d.outcome.State == db.Waiting
+		released[d.lane] = released[d.lane] || d.outcome.State == db.Waiting
 	}
-	for name, more := range more {
-		if lane := a.lanes.get(name); lane != nil {
-			lane.refill(more)
-		}
+	for lane, more := range released {
+		lane.refill(more)
 	}
 }
 

@@ -46,31 +46,22 @@ func (s *lanes) refill(more bool) {
 // wanted, each with its number of workers. It does not wait for deliveries.
 func (s *lanes) update(wanted map[db.Lane]int) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.stopped {
 		wanted = nil
 	}
-	var retired, resized []*lane
 	for name, lane := range s.byName {
 		if _, ok := wanted[name]; !ok {
-			retired = append(retired, lane)
 			delete(s.byName, name)
+			lane.retire()
 		}
 	}
 	for name, workers := range wanted {
-		if lane := s.byName[name]; lane != nil {
-			resized = append(resized, lane)
-		} else {
+		if lane := s.byName[name]; lane == nil {
 			s.byName[name] = newLane(s.shared, name, workers, s.paused[name])
-		}
-	}
-	s.mu.Unlock()
-	for _, lane := range resized {
-		if n := int64(wanted[lane.Lane]); lane.workers.Swap(n) != n {
+		} else if n := int64(workers); lane.workers.Swap(n) != n {
 			lane.changed()
 		}
-	}
-	for _, lane := range retired {
-		lane.retire()
 	}
 }
 
@@ -95,10 +86,10 @@ func (s *lanes) applyPauses(ctx context.Context) error {
 		paused[name] = true
 	}
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.paused = paused
-	s.mu.Unlock()
-	for _, lane := range s.all() {
-		if now := paused[lane.Lane]; lane.paused.Swap(now) != now {
+	for name, lane := range s.byName {
+		if now := paused[name]; lane.paused.Swap(now) != now {
 			lane.changed()
 		}
 	}

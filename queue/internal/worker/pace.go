@@ -122,23 +122,21 @@ func (p *pacer) adjust(now time.Time) (mayStart bool) {
 
 // setLimit sets the limit after a window in which answers took so long. The caller must hold mu.
 func (p *pacer) setLimit(now time.Time, length, answer time.Duration, few bool) {
-	slow := answer > answerTarget && !few
-	if p.limit == 0 {
-		if slow && now.After(p.pausedTo) {
-			p.limit, p.tokens, p.noHelp = max(slowestPace, mostCut*p.startedAvg), 0, 0
-		}
+	over := float64(answer) / float64(answerTarget)
+	slow := over > 1 && !few
+	switch {
+	case p.limit == 0 && (!slow || now.Before(p.pausedTo)):
 		return
+	case p.limit == 0:
+		p.limit, p.tokens, p.noHelp = mostCut*p.startedAvg, 0, 0
+	case few:
+		p.limit, p.noHelp = quickRise*p.limit, 0
+	case slow && p.limit == slowestPace:
+		p.noHelp += time.Duration(float64(length) * min(1, over-1))
+	default:
+		p.limit, p.noHelp = p.limit*min(mostRise, max(mostCut, 1/over)), 0
 	}
-	change := quickRise
-	if !few {
-		change = min(mostRise, max(mostCut, float64(answerTarget)/float64(max(answer, 1))))
-	}
-	if slow && p.limit == slowestPace {
-		p.noHelp += time.Duration(float64(length) * min(1, float64(answer)/float64(answerTarget)-1))
-	} else if !slow {
-		p.noHelp = 0
-	}
-	p.limit = max(slowestPace, p.limit*change)
+	p.limit = max(slowestPace, p.limit)
 	switch {
 	case p.noHelp > helpTime:
 		p.limit, p.pausedTo = 0, now.Add(noHelpPause)

@@ -5,6 +5,7 @@ package worker
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -75,8 +76,7 @@ func (w *Worker) open(ctx context.Context) error {
 	}
 	a := newActive(database, w.log, w.Config, w.endpoint)
 	if err := a.start(ctx); err != nil {
-		_ = a.db.Close()
-		return err
+		return errors.Join(err, database.Close())
 	}
 	w.mu.Lock()
 	if w.stopping {
@@ -218,6 +218,9 @@ func (w *Worker) Ready() error {
 	return a.ready()
 }
 
+// Database returns where the database is.
+func (w *Worker) Database() Database { return w.database }
+
 // DB returns the database, or an error while it is not open.
 func (w *Worker) DB() (db.DB, error) {
 	a, err := w.opened()
@@ -226,9 +229,6 @@ func (w *Worker) DB() (db.DB, error) {
 	}
 	return a.db, nil
 }
-
-// Database returns where the database is.
-func (w *Worker) Database() Database { return w.database }
 
 // Config returns the config that was attached last; nil if there is none.
 func (w *Worker) Config() Config {
@@ -242,15 +242,15 @@ func (w *Worker) Config() Config {
 
 // endpoint returns an endpoint of the current config or else of an older one; nil if no
 // config has it.
-func (w *Worker) endpoint(name string) *Endpoint {
+func (w *Worker) endpoint(name string) (e *Endpoint) {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
-	for _, config := range slices.Backward(w.configs) {
-		if e := config[name]; e != nil {
-			return e
+	for _, config := range w.configs {
+		if config[name] != nil {
+			e = config[name]
 		}
 	}
-	return nil
+	return e
 }
 
 // Lanes returns the status of all lanes of an endpoint, or of all endpoints for an empty name: those

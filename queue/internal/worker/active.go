@@ -28,14 +28,13 @@ type active struct {
 	contact  atomic.Pointer[contact]
 	tracing  tracing
 
-	stopping  atomic.Bool
 	interrupt context.CancelCauseFunc // ends the context of all running deliveries
 
 	running sync.WaitGroup // the tasks
 	ctx     context.Context
 	cancel  context.CancelFunc // ends the tasks
 
-	heartbeatNow, reconcileNow, surveyNow chan<- struct{} // make a task run at once
+	reconcileNow, surveyNow chan<- struct{} // make a task run at once
 
 	failing       bool // the last heartbeat has failed; only for heartbeat
 	expireFailing bool // only for expire
@@ -89,7 +88,7 @@ func (a *active) start(ctx context.Context) error {
 		return err
 	}
 	a.heartbeat(ctx)
-	a.heartbeatNow = a.every(heartbeatInterval, a.heartbeat)
+	a.every(heartbeatInterval, a.heartbeat)
 	a.reconcileNow = a.every(reconcileInterval, func(ctx context.Context) { _ = a.reconcile(ctx) }) // heartbeat logs that the database is away
 	a.surveyNow = a.every(surveyInterval, a.survey)
 	a.every(pausesInterval, func(ctx context.Context) { _ = a.lanes.applyPauses(ctx) })
@@ -158,7 +157,7 @@ func (a *active) updateLanes(takeOver []db.Lane) {
 // because other instances may take over what this one holds. They may not while outcomes
 // cannot be written, because they would be made again.
 func (a *active) mayDeliver() bool {
-	return !a.stopping.Load() && !a.peers.late() && !a.finisher.behind()
+	return !a.lanes.stopped.Load() && !a.peers.late() && !a.finisher.behind()
 }
 
 // written removes deliveries whose outcomes are written from the book. Their lanes may go on,
@@ -297,7 +296,7 @@ func (a *active) noteContact(err error) { a.contact.Store(&contact{time.Now(), e
 func (a *active) ready() error {
 	last := a.contact.Load()
 	switch {
-	case a.stopping.Load():
+	case a.lanes.stopped.Load():
 		return errStopping
 	case a.book.full():
 		return errNoMemory
@@ -314,7 +313,6 @@ func (a *active) ready() error {
 // running ones have ended. When the context ends it interrupts them; interrupted deliveries do
 // not count as attempts.
 func (a *active) stop(ctx context.Context) {
-	a.stopping.Store(true)
 	a.lanes.stop()
 	ended := make(chan struct{})
 	go func() {

@@ -35,9 +35,8 @@ const (
 	finishTimeout  = 10 * time.Second
 	flushTimeout   = 5 * time.Second // for the last batch
 
-	// No delivery starts while more outcomes than maxUnwritten wait to be written, or one
-	// waits for longer than maxUnwrittenAge: they would be made again if the process ended.
-	maxUnwritten    = 5000
+	// No delivery starts while an outcome waits for longer to be written: it would be made again
+	// if the process ended.
 	maxUnwrittenAge = 2 * time.Second
 )
 
@@ -62,7 +61,7 @@ func (f *finisher) finish(d *delivery, outcome db.Outcome) {
 func (f *finisher) behind() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return len(f.unwritten) > maxUnwritten || len(f.unwritten) > 0 && time.Since(f.since) > maxUnwrittenAge
+	return len(f.unwritten) > 0 && time.Since(f.since) > maxUnwrittenAge
 }
 
 // stop tries once more to write the outcomes that wait, and returns when that is done.

@@ -241,18 +241,16 @@ func (l *lane) claimAll(ctx context.Context) {
 			l.mu.Unlock()
 			l.refill(true)
 		}
-		for again := true; again && ctx.Err() == nil; {
-			again = l.claimOnce()
-		}
+		l.claimOnce()
 	}
 }
 
-// claimOnce claims as many deliveries as there is room for. It reports whether the database
-// may have more, so that it should be called again at once.
-func (l *lane) claimOnce() (again bool) {
+// claimOnce claims as many deliveries as there is room for. If the database may have more and few
+// are held, the lane claims again.
+func (l *lane) claimOnce() {
 	claim, wanted := l.nextClaim()
 	if !wanted {
-		return false
+		return
 	}
 	// The end of the lane does not interrupt a claim: rows would be claimed that nobody holds.
 	ctx, cancel := context.WithTimeout(context.Background(), claimTimeout)
@@ -274,14 +272,13 @@ func (l *lane) claimOnce() (again bool) {
 	l.shared.book.claimed(claim.Token, deliveries)
 	if err != nil {
 		l.shared.log.Debug("claiming deliveries failed, and will be tried again", zap.String("lane", Label(l.Lane)), zap.Error(err))
-		return false
+		return
 	}
 	l.mu.Lock()
 	l.after = after
 	l.mayHaveMore = l.mayHaveMore || more
 	l.mu.Unlock()
 	l.accept(deliveries, 0)
-	return more
 }
 
 // nextClaim returns what to claim now, if anything, and reserves memory for it. It resets

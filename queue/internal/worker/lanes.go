@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
@@ -14,10 +15,11 @@ import (
 type lanes struct {
 	shared *laneParts
 
-	mu      sync.RWMutex
-	byName  map[db.Lane]*lane
-	paused  map[db.Lane]bool // of the whole database
-	stopped bool
+	stopped atomic.Bool // no lane is made any more: it would claim for ever
+
+	mu     sync.RWMutex
+	byName map[db.Lane]*lane
+	paused map[db.Lane]bool // of the whole database
 
 	pausing sync.Mutex // for applyPauses
 }
@@ -47,7 +49,7 @@ func (s *lanes) refill(more bool) {
 func (s *lanes) update(wanted map[db.Lane]int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stopped {
+	if s.stopped.Load() {
 		wanted = nil
 	}
 	for name, lane := range s.byName {
@@ -65,11 +67,9 @@ func (s *lanes) update(wanted map[db.Lane]int) {
 	}
 }
 
-// stop retires all lanes. No lane is made afterwards: it would claim for ever.
+// stop retires all lanes for good.
 func (s *lanes) stop() {
-	s.mu.Lock()
-	s.stopped = true
-	s.mu.Unlock()
+	s.stopped.Store(true)
 	s.update(nil)
 }
 

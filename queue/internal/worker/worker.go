@@ -31,13 +31,12 @@ type Worker struct {
 	active  atomic.Pointer[active] // nil while the database is not open
 	openErr atomic.Pointer[error]  // why it is not
 
-	ctx    context.Context // ends reopen
+	ctx    context.Context // ends opening, and looking for the metrics
 	cancel context.CancelFunc
 	opener sync.WaitGroup
 
-	mu       sync.RWMutex
-	configs  []Config // all that use the database: the last is the current one, the others are about to end
-	stopping bool
+	mu      sync.RWMutex
+	configs []Config // all that use the database: the last is the current one, the others are about to end
 }
 
 const (
@@ -78,12 +77,7 @@ func (w *Worker) open(ctx context.Context) error {
 	if err := a.start(ctx); err != nil {
 		return errors.Join(err, database.Close())
 	}
-	w.mu.Lock()
-	if w.stopping {
-		a.stop(ctx)
-	}
 	w.active.Store(a)
-	w.mu.Unlock()
 	a.configChanged()
 	return nil
 }
@@ -144,18 +138,15 @@ func (w *Worker) Detach(ctx context.Context, config Config) {
 		w.stop(ctx)
 	} else if a := w.active.Load(); a != nil { // the config before is the current one again if a start has failed
 		a.updateLanes(nil)
-		wake(a.heartbeatNow)
 		wake(a.surveyNow)
 	}
 }
 
-// stop stops delivering. A database that is opened later delivers nothing.
+// stop stops delivering. A database that is not open is not opened any more.
 func (w *Worker) stop(ctx context.Context) {
-	w.mu.Lock()
-	w.stopping = true
-	a := w.active.Load()
-	w.mu.Unlock()
-	if a != nil {
+	w.cancel()
+	w.opener.Wait()
+	if a := w.active.Load(); a != nil {
 		a.stop(ctx)
 	}
 }
@@ -164,8 +155,6 @@ func (w *Worker) stop(ctx context.Context) {
 // outcomes, and closes the database.
 func (w *Worker) Destruct() error {
 	sources.Delete(w)
-	w.cancel()
-	w.opener.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), destructTimeout)
 	defer cancel()
 	w.stop(ctx)

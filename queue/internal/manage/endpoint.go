@@ -45,16 +45,19 @@ func Status(err error) int {
 	if api, ok := errors.AsType[caddy.APIError](err); ok {
 		return api.HTTPStatus
 	}
+	if errors.Is(err, ErrNoQueue) {
+		return http.StatusNotFound
+	}
 	return http.StatusServiceUnavailable
 }
 
 // lookTimeout bounds one look at the database.
 const lookTimeout = 10 * time.Second
 
-var (
-	errNoQueue       = errors.New("the config has no queue: give an intercom_webhook a `queue`")
-	errConfigChanged = errors.New("the config has changed: run it again to go on")
-)
+// ErrNoQueue is the error for a config that has no queue, or has not started any yet.
+var ErrNoQueue = errors.New("the config has no queue: give an intercom_webhook a `queue`")
+
+var errConfigChanged = errors.New("the config has changed: run it again to go on")
 
 // WhileConfig returns a context that ends with the request's, and with that of the config.
 func WhileConfig(request, config context.Context) (context.Context, context.CancelFunc) {
@@ -80,7 +83,7 @@ func FindEndpoints(ctx context.Context, workers []*worker.Worker, name string) (
 		}
 	}
 	if len(names) == 0 {
-		return nil, NotFound(errNoQueue)
+		return nil, ErrNoQueue
 	}
 	if len(found) == 0 {
 		for _, w := range workers {

@@ -31,7 +31,8 @@ func init() {
 // Caddy provisions it before the apps, and never cleans it up. So it has no state but the
 // config's context, and finds the queues anew for each request.
 type adminAPI struct {
-	ctx caddy.Context // ends long answers
+	ctx      caddy.Context // ends long answers
+	starting func() bool   // whether the config is being started
 }
 
 // CaddyModule returns the Caddy module information.
@@ -45,6 +46,7 @@ func (*adminAPI) CaddyModule() caddy.ModuleInfo {
 // Provision implements caddy.Provisioner.
 func (a *adminAPI) Provision(ctx caddy.Context) error {
 	a.ctx = ctx
+	a.starting = func() bool { return caddy.ActiveContext().Context != ctx.Context }
 	return nil
 }
 
@@ -75,6 +77,8 @@ func (a *adminAPI) handler(method string, serve func(*lines, *http.Request) erro
 		}
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
+		} else if errors.Is(err, manage.ErrNoQueue) && a.starting() {
+			err = errStarting
 		}
 		return caddy.APIError{HTTPStatus: manage.Status(err), Err: err}
 	}

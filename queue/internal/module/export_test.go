@@ -2,6 +2,7 @@ package module
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 
 	"go.uber.org/zap"
@@ -28,8 +29,9 @@ func NewUI(prefix string) *UI {
 
 // Config is a config that runs.
 type Config struct {
-	app    *app
-	cancel context.CancelFunc
+	Starting atomic.Bool // what the admin API is told
+	app      *app
+	cancel   context.CancelFunc
 }
 
 // Start starts a config. Its warnings go to the log.
@@ -61,6 +63,7 @@ func (c *Config) AdminRoutes(t *testing.T) []caddy.AdminRoute {
 	if err := a.Provision(c.app.ctx); err != nil {
 		t.Fatal(err)
 	}
+	a.starting = c.Starting.Load
 	return a.Routes()
 }
 
@@ -79,7 +82,7 @@ func (b *Base) Database() worker.Database { return b.database }
 
 // WarnOfStranded warns of what waits for endpoints that no config has.
 func (c *Config) WarnOfStranded(ctx context.Context) {
-	for w, config := range c.app.used {
-		warnOfStranded(ctx, c.app.log, w, config)
+	for w := range c.app.used {
+		c.app.warnOfStranded(ctx, w)
 	}
 }

@@ -56,12 +56,12 @@ func (*mover) MoveQueue(ctx context.Context, from, to []json.RawMessage, endpoin
 		return "", fmt.Errorf("queue %s: %w", source.Name, err)
 	}
 	defer func() { err = cmp.Or(err, old.Close()) }()
-	joined, err := target.Join(ctx, logger)
+	opened, err := openTarget(ctx, target, logger)
 	if err != nil {
 		return "", fmt.Errorf("queue %s: %w", target.Name, err)
 	}
-	defer func() { err = cmp.Or(err, joined.Close()) }()
-	moved, err := manage.Move(ctx, old, joined, endpoint, report)
+	defer func() { err = cmp.Or(err, opened.Close()) }()
+	moved, err := manage.Move(ctx, old, opened, endpoint, report)
 	if err != nil {
 		return "", fmt.Errorf("queue %s: %w", source.Name, err)
 	}
@@ -97,6 +97,19 @@ func openSource(ctx context.Context, at worker.Database, logger *zap.Logger) (db
 		err = errors.New("a Caddy has it open: stop that Caddy, or reload it with another queue, and try again")
 	}
 	return opened, err
+}
+
+// openTarget opens the database to move to, and makes it if nobody has used it yet. It joins a
+// Caddy that has it open.
+func openTarget(ctx context.Context, at worker.Database, logger *zap.Logger) (db.Joined, error) {
+	opened, err := at.Open(ctx, logger)
+	if errors.Is(err, db.ErrLocked) {
+		return at.Join(ctx, logger)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return opened.(db.Joined), nil // as those of all engines
 }
 
 // findDatabase returns the database of the queues, and the names of the endpoints in it. If

@@ -2,6 +2,7 @@ package module
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -32,6 +33,7 @@ type Config struct {
 	Starting atomic.Bool // what the admin API is told
 	app      *app
 	cancel   context.CancelFunc
+	stop     sync.Once
 }
 
 // Start starts a config. Its warnings go to the log.
@@ -48,13 +50,15 @@ func Start(log *zap.Logger, queues []*Base, uis ...*UI) (*Config, error) {
 	return c, err
 }
 
-// Stop ends it, as Caddy does.
+// Stop ends it, as Caddy does, once.
 func (c *Config) Stop() {
-	_ = c.app.Stop()
-	c.cancel()
-	for _, queue := range c.app.queues {
-		_ = queue.Cleanup()
-	}
+	c.stop.Do(func() {
+		_ = c.app.Stop()
+		c.cancel()
+		for _, queue := range c.app.queues {
+			_ = queue.Cleanup()
+		}
+	})
 }
 
 // AdminRoutes returns the routes of the config's admin endpoint.

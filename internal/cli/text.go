@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -165,8 +166,8 @@ func count[N int | int64](n N, name string) string {
 
 func comma[N int | int64](n N) string { return humanize.Comma(int64(n)) }
 
-// table is a table of text. Flush prints it.
-type table struct{ *tabwriter.Writer }
+// table is a table of text. flush prints it. The zero table prints nothing.
+type table struct{ w *tabwriter.Writer }
 
 func newTable(out io.Writer, head ...string) table {
 	t := table{tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)}
@@ -177,9 +178,14 @@ func newTable(out io.Writer, head ...string) table {
 // row adds a row. Its cells are made safe to print, and an empty one becomes a dash.
 func (t table) row(cells ...string) {
 	for i, text := range cells {
-		if cells[i] = escape(text); text == "" {
-			cells[i] = "-"
-		}
+		cells[i] = cmp.Or(escape(text), "-")
 	}
-	fmt.Fprintln(t, strings.Join(cells, "\t"))
+	fmt.Fprintln(t.w, strings.Join(cells, "\t"))
+}
+
+func (t table) flush() error {
+	if t.w == nil {
+		return nil
+	}
+	return t.w.Flush()
 }

@@ -63,25 +63,18 @@ func runDoctor(ctx context.Context, r *run, args []string) error {
 
 // newURLDoctor returns a urlDoctor for the flags.
 func newURLDoctor(r *run, target string) (*urlDoctor, error) {
-	d := &urlDoctor{topic: r.String("topic"), insecure: r.Bool("insecure")}
-	if d.topic != "" && !intercom.IsKnown(d.topic) {
-		return nil, usagef("topic %q is not known: the nearest topics are %s", d.topic, strings.Join(intercom.NearestTopics(d.topic, 3), ", "))
+	topic := r.String("topic")
+	if topic != "" && !intercom.IsKnown(topic) {
+		return nil, usagef("topic %q is not known: the nearest topics are %s", topic, strings.Join(intercom.NearestTopics(topic, 3), ", "))
 	}
-	if err := checkURL("url", target); err != nil {
-		return nil, err
-	}
-	keys, err := clientSecrets(r)
+	s, err := newSigningSender(r, target)
 	if err != nil {
 		return nil, err
 	}
-	timeout := r.Duration("timeout")
-	if timeout <= 0 {
-		return nil, usagef("timeout %s must be longer than 0", timeout)
-	}
-	if d.admin, err = newAdminClient(r.Flags); err != nil {
+	s.scheme, s.name = signature.Hub, intercom.TopicPing
+	if _, s.body, err = s.content(); err != nil { // always the same, so that it is found again in the stream
 		return nil, err
 	}
-	d.sender = sender{client: newSendClient(timeout, d.insecure), url: target, scheme: signature.Hub, name: intercom.TopicPing, key: keys[0]}
-	_, d.body, err = d.content() // always the same, so that it is found again in the stream
-	return d, err
+	admin, err := newAdminClient(r.Flags)
+	return &urlDoctor{sender: *s, topic: topic, insecure: r.Bool("insecure"), admin: admin}, err
 }

@@ -19,6 +19,9 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
 
+// maxForwards is how many notifications are sent on at the same time.
+const maxForwards = 4
+
 func newListenCommand() *cobra.Command {
 	cmd := newCommand("listen")
 	cmd.Args, cmd.RunE = usageArgs(cobra.NoArgs), runE(runListen)
@@ -54,13 +57,15 @@ type listener struct {
 	client  *adminClient
 	query   url.Values
 	notices io.Writer
+	json    bool // print JSON
+	body    bool // print the body, too
 
-	forward    *forwarder // nil without --forward-to
+	forward    *sender // nil without --forward-to; only its URL and client are used
 	forwarding sync.WaitGroup
 	slots      chan struct{} // holds one for each notification that is being sent
 
 	mu  sync.Mutex
-	out listenPrinter
+	out io.Writer
 }
 
 // newListener makes a listener from the flags.
@@ -79,7 +84,9 @@ func newListener(r *run) (*listener, error) {
 		query:   url.Values{"topic": topics, "workspace": workspaces},
 		notices: r.notes,
 		slots:   make(chan struct{}, maxForwards),
-		out:     listenPrinter{w: r.out, json: r.Bool("json"), body: r.Bool("body")},
+		json:    r.Bool("json"),
+		body:    r.Bool("body"),
+		out:     r.out,
 	}
 	for _, pattern := range topics {
 		if err := topicpattern.Check(pattern); err != nil {
@@ -92,10 +99,12 @@ func newListener(r *run) (*listener, error) {
 	if r.Changed("workspace") && len(workspaces) == 0 || slices.Contains(workspaces, "") { // pflag drops a single empty one
 		return nil, usagef("--workspace is empty: give the id of a workspace")
 	}
-	if l.forward, err = newForwarder(r); err != nil {
-		return nil, err
+	if r.Changed("forward-to") {
+		if l.forward, err = newSender(r, "--forward-to", r.String("forward-to")); err != nil {
+			return nil, err
+		}
 	}
-	if l.out.body || l.forward != nil {
+	if l.body || l.forward != nil {
 		l.query.Set("request", "true")
 	}
 	return l, nil
@@ -166,7 +175,7 @@ func (l *listener) show(ctx context.Context, n *listened) {
 		l.print(n)
 		return
 	}
-	if !l.out.json {
+	if !l.json {
 		l.print(n)
 	}
 	select {
@@ -176,22 +185,14 @@ func (l *listener) show(ctx context.Context, n *listened) {
 	}
 	l.forwarding.Go(func() {
 		defer func() { <-l.slots }()
-		n.forwarded = l.forward.send(ctx, n)
+		n.forwarded = n.sendOn(ctx, l.forward)
 		l.print(n)
 	})
 }
 
+// print prints a notification. One that was printed before is printed as it was sent on.
 func (l *listener) print(n *listened) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.out.print(n)
-}
-
-// listened is a line of the stream: a notification, or how many were dropped.
-type listened struct {
-	adminapi.Event
-	adminapi.Dropped
-
-	line      json.RawMessage
-	forwarded *forwarded // nil before it is sent on
+	fmt.Fprint(l.out, n.text(l.json, l.body))
 }

@@ -122,5 +122,5 @@ func answerOf(status int, upstream string, took float64) string {
 	if status != 0 {
 		what = statusText(status)
 	}
-	return fmt.Sprintf("%s from %s in %s", what, cmp.Or(upstream, "the route"), seconds(took))
+	return fmt.Sprintf("%s from %s in %s", what, cmp.Or(upstream, "the route"), duration(took))
 }

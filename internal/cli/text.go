@@ -146,10 +146,10 @@ func localTime(at time.Time) string {
 	return at.Local().Format(time.RFC3339)
 }
 
-// seconds writes how long something took.
-func seconds(s float64) string { return roundTime(time.Duration(s * float64(time.Second))).String() }
-
-func roundTime(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }
+// duration returns how long something took, rounded for a person.
+func duration(seconds float64) time.Duration {
+	return time.Duration(seconds * float64(time.Second)).Round(100 * time.Microsecond)
+}
 
 // count writes a number and the name of what is counted, which ends with y or takes an s.
 func count[N int | int64](n N, name string) string {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -54,39 +53,28 @@ func runListen(ctx context.Context, r *run, _ []string) error {
 
 // listener shows what a stream of the admin endpoint tells, and sends it on.
 type listener struct {
-	client  *adminClient
-	query   url.Values
-	notices io.Writer
-	json    bool // print JSON
-	body    bool // print the body, too
+	*run
+	client *adminClient
+	query  url.Values
 
 	forward    *sender // nil without --forward-to; only its URL and client are used
 	forwarding sync.WaitGroup
 	slots      chan struct{} // holds one for each notification that is being sent
 
-	mu  sync.Mutex
-	out io.Writer
+	mu sync.Mutex // of the output
 }
 
 // newListener makes a listener from the flags.
 func newListener(r *run) (*listener, error) {
-	topics, errTopics := r.GetStringArray("topic")
-	workspaces, errWorkspaces := r.GetStringArray("workspace")
-	if err := errors.Join(errTopics, errWorkspaces); err != nil {
-		return nil, err
-	}
+	topics, _ := r.GetStringArray("topic") // both are arrays
+	workspaces, _ := r.GetStringArray("workspace")
 	client, err := newAdminClient(r.Flags)
 	if err != nil {
 		return nil, err
 	}
 	l := &listener{
-		client:  client,
-		query:   url.Values{"topic": topics, "workspace": workspaces},
-		notices: r.notes,
-		slots:   make(chan struct{}, maxForwards),
-		json:    r.Bool("json"),
-		body:    r.Bool("body"),
-		out:     r.out,
+		run: r, client: client, slots: make(chan struct{}, maxForwards),
+		query: url.Values{"topic": topics, "workspace": workspaces},
 	}
 	for _, pattern := range topics {
 		if err := topicpattern.Check(pattern); err != nil {
@@ -104,7 +92,7 @@ func newListener(r *run) (*listener, error) {
 			return nil, err
 		}
 	}
-	if l.body || l.forward != nil {
+	if r.Bool("body") || l.forward != nil {
 		l.query.Set("request", "true")
 	}
 	return l, nil
@@ -112,7 +100,7 @@ func newListener(r *run) (*listener, error) {
 
 // notice tells the user something about the connection.
 func (l *listener) notice(format string, args ...any) {
-	fmt.Fprintf(l.notices, "-- "+format+"\n", args...)
+	fmt.Fprintf(l.notes, "-- "+format+"\n", args...)
 }
 
 // listen shows notifications until the context ends. When Caddy ends the stream, listen
@@ -171,12 +159,12 @@ func (l *listener) follow(ctx context.Context) (connected bool, err error) {
 // show prints a notification, and sends it on. It waits while maxForwards are being sent, so
 // that Caddy drops what comes too fast.
 func (l *listener) show(ctx context.Context, n *listened) {
-	if l.forward == nil || n.Request == nil {
+	forwards := l.forward != nil && n.Request != nil
+	if !forwards || !l.Bool("json") { // or else one line tells all of it
 		l.print(n)
-		return
 	}
-	if !l.json {
-		l.print(n)
+	if !forwards {
+		return
 	}
 	select {
 	case l.slots <- struct{}{}:
@@ -194,5 +182,5 @@ func (l *listener) show(ctx context.Context, n *listened) {
 func (l *listener) print(n *listened) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	fmt.Fprint(l.out, n.text(l.json, l.body))
+	fmt.Fprint(l.out, n.text(l.Bool("json"), l.Bool("body")))
 }

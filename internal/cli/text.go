@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"iter"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -49,19 +50,23 @@ func escapeJSON(text string) string {
 	if !strings.ContainsFunc(text, unprintable) && utf8.ValidString(text) {
 		return text
 	}
-	var safe strings.Builder
+	return escapeRunes(text, unprintable)
+}
+
+// escapeRunes writes the characters of JSON that are to be escaped as JSON does.
+func escapeRunes(text string, escaped func(rune) bool) string {
+	var out strings.Builder
 	for _, r := range text {
-		switch {
-		case !unprintable(r):
-			safe.WriteRune(r)
+		switch high, low := utf16.EncodeRune(r); {
+		case !escaped(r):
+			out.WriteRune(r)
 		case r <= 0xffff:
-			fmt.Fprintf(&safe, `\u%04x`, r)
+			fmt.Fprintf(&out, `\u%04x`, r)
 		default:
-			high, low := utf16.EncodeRune(r)
-			fmt.Fprintf(&safe, `\u%04x\u%04x`, high, low)
+			fmt.Fprintf(&out, `\u%04x\u%04x`, high, low)
 		}
 	}
-	return safe.String()
+	return out.String()
 }
 
 // unprintable reports whether a terminal may take a character for something else than text.
@@ -99,11 +104,8 @@ const maxIndented = 32 << 20
 // indentedSize returns the size of JSON that is indented by 2.
 func indentedSize(document []byte) int {
 	size, depth := len(document), 0
-	for i := 0; i < len(document); i++ {
-		switch document[i] {
-		case '"':
-			i += stringLength(document[i:]) - 1
-			continue
+	for part := range jsonParts(document) {
+		switch part[0] {
 		case '[', '{':
 			depth++
 		case ']', '}':
@@ -117,17 +119,25 @@ func indentedSize(document []byte) int {
 	return size
 }
 
-// stringLength returns the length of the JSON string at the start of text, with its quotes.
-func stringLength(text []byte) int {
-	for i := 1; i < len(text); i++ {
-		switch text[i] {
-		case '\\':
-			i++
-		case '"':
-			return i + 1
+// jsonParts returns the strings of JSON, with their quotes, and the bytes between them one by one.
+func jsonParts(document []byte) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		for n := 0; len(document) > 0; document = document[n:] {
+			n = 1
+			if document[0] == '"' {
+				for n < len(document) && document[n] != '"' {
+					if document[n] == '\\' {
+						n++
+					}
+					n++
+				}
+				n = min(n+1, len(document))
+			}
+			if !yield(document[:n]) {
+				return
+			}
 		}
 	}
-	return len(text)
 }
 
 // shorten cuts text after so many characters.

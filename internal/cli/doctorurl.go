@@ -131,14 +131,14 @@ func (d *urlDoctor) checkTLS(state *tls.ConnectionState) {
 // judge adds what Intercom would make of an answer.
 func (d *urlDoctor) judge(check, what string, r sendResult) {
 	const retried = "Intercom tries once more after a minute, and then the notification is lost"
-	took := roundTime(r.took).String()
+	took := duration(r.Seconds)
 	answered := fmt.Sprintf("%s is answered %s in %s", what, statusText(r.Status), took)
 	switch {
 	case r.err != nil:
 		d.broken(check, what+" gets no answer: "+r.err.Error(), retried, "look in Caddy's log")
-	case r.took > intercom.AnswerTimeout:
+	case took > intercom.AnswerTimeout:
 		d.broken(check, answered, "Intercom waits for 5s only; "+retried, "set timeout below 5s, or use queue")
-	case r.Status == http.StatusOK && r.took > intercom.PriorityTimeout:
+	case r.Status == http.StatusOK && took > intercom.PriorityTimeout:
 		d.warn(check, answered, "over 500ms the endpoint gets a lower priority", "use queue, or a faster backend")
 	case r.Status == http.StatusOK:
 		d.ok(check, "%s", answered)
@@ -214,54 +214,34 @@ func (d *urlDoctor) checkSlash(ctx context.Context) {
 	}
 }
 
-// watch starts to look at what comes to the endpoint, and returns a function that waits for
-// our ping.
+// watch connects to the stream of notifications, and returns a function that waits for our ping
+// in it.
 func (d *urlDoctor) watch(ctx context.Context) func() (*adminapi.Request, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	found := make(chan *adminapi.Request, 1)
-	failed := make(chan error, 1)
-	ready := make(chan struct{})
-	go func() {
-		query := url.Values{"topic": {intercom.TopicPing}, "request": {"true"}}
-		response, err := d.admin.do(ctx, http.MethodGet, adminapi.StreamPath, query)
-		if err != nil {
-			failed <- err
-			return
-		}
-		defer response.Body.Close()
-		close(ready)
-		decoder := json.NewDecoder(response.Body)
-		for {
-			var line adminapi.Event
-			if err := decoder.Decode(&line); err != nil {
-				failed <- errors.New("the stream of notifications ended early")
-				return
-			}
-			if line.Request != nil && bytes.Equal(requestBody(line.Request), d.body) {
-				found <- line.Request
-				return
-			}
-		}
-	}()
-	var early error
-	select {
-	case <-ready:
-	case early = <-failed:
-	case <-time.After(adminTimeout):
-		early = errors.New("the admin endpoint does not answer")
+	limit := time.AfterFunc(adminTimeout, cancel)
+	query := url.Values{"topic": {intercom.TopicPing}, "request": {"true"}}
+	response, failed := d.admin.do(ctx, http.MethodGet, adminapi.StreamPath, query)
+	if !limit.Stop() {
+		failed = errors.New("the admin endpoint does not answer")
 	}
 	return func() (*adminapi.Request, error) {
 		defer cancel()
-		if early != nil {
-			return nil, early
+		if failed != nil {
+			return nil, failed
 		}
-		select {
-		case request := <-found:
-			return request, nil
-		case err := <-failed:
-			return nil, err
-		case <-time.After(adminTimeout):
-			return nil, errors.New("the Caddy of the admin endpoint did not see the ping: it is another Caddy, or its answer did not come from intercom_webhook")
+		defer response.Body.Close()
+		limit.Reset(adminTimeout)
+		decoder := json.NewDecoder(response.Body)
+		for {
+			var line adminapi.Event
+			switch err := decoder.Decode(&line); {
+			case err != nil && ctx.Err() != nil:
+				return nil, errors.New("the Caddy of the admin endpoint did not see the ping: it is another Caddy, or its answer did not come from intercom_webhook")
+			case err != nil:
+				return nil, errors.New("the stream of notifications ended early")
+			case line.Request != nil && bytes.Equal(requestBody(line.Request), d.body):
+				return line.Request, nil
+			}
 		}
 	}
 }

@@ -43,7 +43,13 @@ func runIPRanges(ctx context.Context, r *run, args []string) error {
 	if err != nil {
 		return usageError{err}
 	}
-	storage, release, err := configuredStorage(r.String("config"), r.String("adapter"))
+	config := []byte("{}")
+	if file := r.String("config"); file != "" {
+		if config, _, _, err = caddycmd.LoadConfig(file, r.String("adapter")); err != nil {
+			return usageError{err}
+		}
+	}
+	storage, release, err := storageOf(config)
 	if err != nil {
 		return usageError{err}
 	}
@@ -86,21 +92,8 @@ func printRanges(r *run, region string, list *ipranges.List) error {
 	})
 }
 
-// configuredStorage returns the storage of a config, or Caddy's default storage if config is
-// empty. The caller must call release after the last use.
-func configuredStorage(config, adapter string) (storage certmagic.Storage, release func(), err error) {
-	if config == "" {
-		return caddy.DefaultStorage, func() {}, nil
-	}
-	adapted, _, _, err := caddycmd.LoadConfig(config, adapter)
-	if err != nil {
-		return nil, nil, err
-	}
-	return storageOf(adapted)
-}
-
-// storageOf returns the storage of a config in JSON. The caller must call release after the
-// last use.
+// storageOf returns the storage of a config in JSON, Caddy's default one if it has none. The
+// caller must call release after the last use.
 func storageOf(adapted []byte) (storage certmagic.Storage, release func(), err error) {
 	var storing struct {
 		StorageRaw json.RawMessage `json:"storage" caddy:"namespace=caddy.storage inline_key=module"`

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -18,6 +17,9 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
+
+// maxForwards is how many notifications are sent on at the same time.
+const maxForwards = 4
 
 func newListenCommand() *cobra.Command {
 	cmd := newCommand("listen")
@@ -51,35 +53,28 @@ func runListen(ctx context.Context, r *run, _ []string) error {
 
 // listener shows what a stream of the admin endpoint tells, and sends it on.
 type listener struct {
-	client  *adminClient
-	query   url.Values
-	notices io.Writer
+	*run
+	client *adminClient
+	query  url.Values
 
-	forward    *forwarder // nil without --forward-to
+	forward    *sender // nil without --forward-to; only its URL and client are used
 	forwarding sync.WaitGroup
 	slots      chan struct{} // holds one for each notification that is being sent
 
-	mu  sync.Mutex
-	out listenPrinter
+	mu sync.Mutex // of the output
 }
 
 // newListener makes a listener from the flags.
 func newListener(r *run) (*listener, error) {
-	topics, errTopics := r.GetStringArray("topic")
-	workspaces, errWorkspaces := r.GetStringArray("workspace")
-	if err := errors.Join(errTopics, errWorkspaces); err != nil {
-		return nil, err
-	}
+	topics, _ := r.GetStringArray("topic") // both are arrays
+	workspaces, _ := r.GetStringArray("workspace")
 	client, err := newAdminClient(r.Flags)
 	if err != nil {
 		return nil, err
 	}
 	l := &listener{
-		client:  client,
-		query:   url.Values{"topic": topics, "workspace": workspaces},
-		notices: r.notes,
-		slots:   make(chan struct{}, maxForwards),
-		out:     listenPrinter{w: r.out, json: r.Bool("json"), body: r.Bool("body")},
+		run: r, client: client, slots: make(chan struct{}, maxForwards),
+		query: url.Values{"topic": topics, "workspace": workspaces},
 	}
 	for _, pattern := range topics {
 		if err := topicpattern.Check(pattern); err != nil {
@@ -92,10 +87,12 @@ func newListener(r *run) (*listener, error) {
 	if r.Changed("workspace") && len(workspaces) == 0 || slices.Contains(workspaces, "") { // pflag drops a single empty one
 		return nil, usagef("--workspace is empty: give the id of a workspace")
 	}
-	if l.forward, err = newForwarder(r); err != nil {
-		return nil, err
+	if r.Changed("forward-to") {
+		if l.forward, err = newSender(r, "--forward-to", r.String("forward-to")); err != nil {
+			return nil, err
+		}
 	}
-	if l.out.body || l.forward != nil {
+	if r.Bool("body") || l.forward != nil {
 		l.query.Set("request", "true")
 	}
 	return l, nil
@@ -103,7 +100,7 @@ func newListener(r *run) (*listener, error) {
 
 // notice tells the user something about the connection.
 func (l *listener) notice(format string, args ...any) {
-	fmt.Fprintf(l.notices, "-- "+format+"\n", args...)
+	fmt.Fprintf(l.notes, "-- "+format+"\n", args...)
 }
 
 // listen shows notifications until the context ends. When Caddy ends the stream, listen
@@ -162,12 +159,12 @@ func (l *listener) follow(ctx context.Context) (connected bool, err error) {
 // show prints a notification, and sends it on. It waits while maxForwards are being sent, so
 // that Caddy drops what comes too fast.
 func (l *listener) show(ctx context.Context, n *listened) {
-	if l.forward == nil || n.Request == nil {
+	forwards := l.forward != nil && n.Request != nil
+	if !forwards || !l.Bool("json") { // or else one line tells all of it
 		l.print(n)
-		return
 	}
-	if !l.out.json {
-		l.print(n)
+	if !forwards {
+		return
 	}
 	select {
 	case l.slots <- struct{}{}:
@@ -176,22 +173,14 @@ func (l *listener) show(ctx context.Context, n *listened) {
 	}
 	l.forwarding.Go(func() {
 		defer func() { <-l.slots }()
-		n.forwarded = l.forward.send(ctx, n)
+		n.forwarded = n.sendOn(ctx, l.forward)
 		l.print(n)
 	})
 }
 
+// print prints a notification. One that was printed before is printed as it was sent on.
 func (l *listener) print(n *listened) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.out.print(n)
-}
-
-// listened is a line of the stream: a notification, or how many were dropped.
-type listened struct {
-	adminapi.Event
-	adminapi.Dropped
-
-	line      json.RawMessage
-	forwarded *forwarded // nil before it is sent on
+	fmt.Fprint(l.out, n.text(l.Bool("json"), l.Bool("body")))
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/url"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -29,23 +28,17 @@ func runQueueList(ctx context.Context, q *queueRun, _ []string) error {
 	if limit < 0 {
 		return usagef("limit %d must not be negative", limit)
 	}
-	parameters := make(url.Values)
-	if err := q.copyFlags(parameters, filters...); err != nil {
-		return err
-	}
 	var t table
 	n := 0
-	more, err := q.deliveries(ctx, parameters, limit, func(d adminapi.Delivery, line json.RawMessage) error {
+	more, err := q.deliveries(ctx, q.selected, limit, func(d adminapi.Delivery, line json.RawMessage) error {
 		n++
-		if q.json {
+		if q.Bool("json") {
 			q.printLine(line)
 			return nil
 		}
 		if n%block == 1 {
-			if n > 1 { // show what is there already
-				if err := t.Flush(); err != nil {
-					return err
-				}
+			if err := t.flush(); err != nil { // show what is there already
+				return err
 			}
 			t = newTable(q.out, "NUMBER", "STORED", "TOPIC", "WORKSPACE", "LANE", "STATE", "ATTEMPTS", "LAST ERROR")
 		}
@@ -53,17 +46,14 @@ func runQueueList(ctx context.Context, q *queueRun, _ []string) error {
 			strconv.Itoa(d.Attempts), shorten(d.Error, maxError))
 		return nil
 	})
-	if t.Writer != nil {
-		err = errors.Join(t.Flush(), err)
-	}
-	if err != nil {
+	if err = errors.Join(t.flush(), err); err != nil {
 		return err
 	}
-	switch notes := q.notes; {
+	switch {
 	case n == 0:
-		fmt.Fprintln(notes, nothingFits(parameters))
+		fmt.Fprintln(q.notes, nothingFits(q.selected))
 	case more:
-		fmt.Fprintf(notes, "the newest %s are listed; for more, see --limit\n", comma(n))
+		fmt.Fprintf(q.notes, "the newest %s are listed; for more, see --limit\n", comma(n))
 	}
 	return nil
 }

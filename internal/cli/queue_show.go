@@ -3,7 +3,6 @@ package cli
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -26,18 +25,10 @@ func newQueueShowCommand() *cobra.Command {
 }
 
 func runQueueShow(ctx context.Context, q *queueRun, args []string) error {
-	parameters, err := q.ofEndpoint()
-	if err != nil {
-		return err
-	}
 	out := q.out
 	var last adminapi.Details
 	path := adminapi.NotificationsPath + "/" + url.PathEscape(args[0])
-	err = eachLine(q.admin.lines(ctx, http.MethodGet, path, parameters), func(d adminapi.Details, line json.RawMessage) error {
-		if q.json {
-			q.printLine(line)
-			return nil
-		}
+	err := ask(ctx, q.admin, http.MethodGet, path, q.selected, orLine(q.run, func(d adminapi.Details) error {
 		if last.ID != 0 {
 			fmt.Fprintln(out)
 		}
@@ -46,7 +37,7 @@ func runQueueShow(ctx context.Context, q *queueRun, args []string) error {
 		}
 		last = d
 		return nil
-	})
+	}))
 	if err != nil || last.Request == nil {
 		return err
 	}
@@ -131,5 +122,5 @@ func answerOf(status int, upstream string, took float64) string {
 	if status != 0 {
 		what = statusText(status)
 	}
-	return fmt.Sprintf("%s from %s in %s", what, cmp.Or(upstream, "the route"), seconds(took))
+	return fmt.Sprintf("%s from %s in %s", what, cmp.Or(upstream, "the route"), duration(took))
 }

@@ -6,28 +6,28 @@ import (
 	"compress/zlib"
 	"encoding/hex"
 	"encoding/json"
-	"fmt"
 	"io"
 	"iter"
 	"regexp"
 	"slices"
-	"unicode/utf16"
 	"unicode/utf8"
 )
 
 var bom = []byte("\ufeff")
 
-// guesses returns the body, and then, one after the other, what may have been signed in its
-// place, with the mistakes that made the body of it. Each is made only when it is its turn, and
-// there are less than a hundred.
+// guesses returns the body and what is in it, and what may have been signed in place of each,
+// with the mistakes that made the body of it. There are less than a hundred; the large ones are
+// made when it is their turn.
 func guesses(body []byte) iter.Seq2[[]byte, []mistake] {
 	return func(yield func([]byte, []mistake) bool) {
-		if !yield(body, nil) || !eachGuess(body, nil, yield) {
-			return
-		}
-		for _, c := range contents(body) {
-			if !yield(c.bytes, c.mistakes) || !eachGuess(c.bytes, c.mistakes, yield) {
+		for _, c := range append([]content{{body, nil}}, contents(body)...) {
+			if !yield(c.bytes, c.mistakes) {
 				return
+			}
+			for guess, wrong := range changes(c.bytes) {
+				if !bytes.Equal(guess, c.bytes) && !yield(guess, append(slices.Clip(c.mistakes), wrong)) {
+					return
+				}
 			}
 		}
 	}
@@ -84,79 +84,82 @@ func readBounded(reader io.Reader) []byte {
 	return decoded
 }
 
-// eachGuess calls yield with what a body may have been before one of the usual changes: an
-// editor's, a parser's, or those of a copy by way of a terminal, and with the mistake that was
-// made after others. It returns false if yield does.
-func eachGuess(body []byte, others []mistake, yield func([]byte, []mistake) bool) bool {
-	guess := func(kind, text string, changed []byte) bool {
-		if bytes.Equal(changed, body) {
-			return true
-		}
-		return yield(changed, append(slices.Clip(others), mistake{kind, text}))
-	}
+// changes returns what a body may have been before one of the usual changes, with the change:
+// those of an editor, of a parser, or of a copy by way of a terminal.
+func changes(body []byte) iter.Seq2[[]byte, mistake] {
 	const (
 		added  = "a line break was added at the end of the body: remove it; editors and echo add one"
 		lost   = "the line break at the end of the body was lost: keep the raw bytes; $(…) of a shell and trim() remove it"
 		breaks = "the line breaks were changed between LF and CRLF: keep the raw bytes; copying as text, and git with autocrlf, change them"
 	)
-	unix := bytes.ReplaceAll(body, []byte("\r\n"), []byte("\n"))
-	return guess("newline_added", added, bytes.TrimSuffix(body, []byte("\n"))) &&
-		guess("newline_added", added, bytes.TrimRight(body, " \t\r\n")) &&
-		guess("newline_lost", lost, slices.Concat(body, []byte("\n"))) &&
-		guess("newline_lost", lost, slices.Concat(body, []byte("\r\n"))) &&
-		guess("crlf", breaks, unix) &&
-		guess("crlf", breaks, bytes.ReplaceAll(unix, []byte("\n"), []byte("\r\n"))) &&
-		guess("bom", "a byte order mark was added at the start of the body: remove it; some editors add one", bytes.TrimPrefix(body, bom)) &&
-		guess("bom", "the byte order mark at the start of the body was lost: keep the raw bytes", slices.Concat(bom, body)) &&
-		eachForm(bytes.TrimSpace(bytes.TrimPrefix(body, bom)), func(name string, form []byte) bool {
-			return guess("reserialized", "the body was parsed and written again as JSON; Intercom sent "+name+": take the raw bytes, before any JSON parser", form)
-		})
-}
-
-// eachForm calls yield with a JSON document in the forms that Intercom may have sent, as long as
-// it returns true. There is none of what is no JSON, or too large when it is indented.
-func eachForm(document []byte, yield func(name string, form []byte) bool) bool {
-	var compact bytes.Buffer
-	if indentedSize(document) > maxIndented || json.Compact(&compact, document) != nil {
-		return true
-	}
-	raw := unescaped(compact.Bytes())
-	var html bytes.Buffer
-	json.HTMLEscape(&html, raw)
-	for _, text := range []struct {
-		name string
-		json []byte
-	}{
-		{"", compact.Bytes()},
-		{", raw UTF-8", raw},
-		{`, characters escaped as \u`, asciiOf(raw)},
-		{`, <, > and & escaped as \u`, html.Bytes()},
-	} {
-		var indented bytes.Buffer
-		_ = json.Indent(&indented, text.json, "", "  ") // it is valid
-		if !yield("compact JSON"+text.name, text.json) ||
-			!yield("JSON with a space after each comma and colon"+text.name, spaced(text.json)) ||
-			!yield("JSON indented by 2"+text.name, indented.Bytes()) ||
-			!yield("JSON indented by 2, with a space before each colon"+text.name, bytes.ReplaceAll(indented.Bytes(), []byte(`": `), []byte(`" : `))) {
-			return false
+	return func(yield func([]byte, mistake) bool) {
+		lf, crlf := []byte("\n"), []byte("\r\n")
+		unix := bytes.ReplaceAll(body, crlf, lf)
+		for _, change := range []struct {
+			before []byte
+			mistake
+		}{
+			{bytes.TrimSuffix(body, lf), mistake{"newline_added", added}},
+			{bytes.TrimRight(body, " \t\r\n"), mistake{"newline_added", added}},
+			{slices.Concat(body, lf), mistake{"newline_lost", lost}},
+			{slices.Concat(body, crlf), mistake{"newline_lost", lost}},
+			{unix, mistake{"crlf", breaks}},
+			{bytes.ReplaceAll(unix, lf, crlf), mistake{"crlf", breaks}},
+			{bytes.TrimPrefix(body, bom), mistake{"bom", "a byte order mark was added at the start of the body: remove it; some editors add one"}},
+			{slices.Concat(bom, body), mistake{"bom", "the byte order mark at the start of the body was lost: keep the raw bytes"}},
+		} {
+			if !yield(change.before, change.mistake) {
+				return
+			}
+		}
+		for name, form := range forms(bytes.TrimSpace(bytes.TrimPrefix(body, bom))) {
+			text := "the body was parsed and written again as JSON; Intercom sent " + name + ": take the raw bytes, before any JSON parser"
+			if !yield(form, mistake{"reserialized", text}) {
+				return
+			}
 		}
 	}
-	return true
+}
+
+// forms returns a JSON document in the forms that Intercom may have sent, with their names. There
+// is none of what is no JSON, or too large when it is indented.
+func forms(document []byte) iter.Seq2[string, []byte] {
+	return func(yield func(string, []byte) bool) {
+		var compact, html bytes.Buffer
+		if indentedSize(document) > maxIndented || json.Compact(&compact, document) != nil {
+			return
+		}
+		raw := unescaped(compact.Bytes())
+		json.HTMLEscape(&html, raw)
+		for _, text := range []struct {
+			name string
+			json []byte
+		}{
+			{"", compact.Bytes()},
+			{", raw UTF-8", raw},
+			{`, characters escaped as \u`, []byte(escapeRunes(string(raw), func(r rune) bool { return r >= utf8.RuneSelf }))},
+			{`, <, > and & escaped as \u`, html.Bytes()},
+		} {
+			var indented bytes.Buffer
+			_ = json.Indent(&indented, text.json, "", "  ") // it is valid
+			if !yield("compact JSON"+text.name, text.json) ||
+				!yield("JSON with a space after each comma and colon"+text.name, spaced(text.json)) ||
+				!yield("JSON indented by 2"+text.name, indented.Bytes()) ||
+				!yield("JSON indented by 2, with a space before each colon"+text.name, bytes.ReplaceAll(indented.Bytes(), []byte(`": `), []byte(`" : `))) {
+				return
+			}
+		}
+	}
 }
 
 // spaced adds the spaces that Python's serializer writes.
 func spaced(compact []byte) []byte {
 	var out bytes.Buffer
-	for rest := compact; len(rest) > 0; {
-		n := 1
-		if rest[0] == '"' {
-			n = stringLength(rest)
-		}
-		out.Write(rest[:n])
-		if rest[0] == ',' || rest[0] == ':' {
+	for part := range jsonParts(compact) {
+		out.Write(part)
+		if part[0] == ',' || part[0] == ':' {
 			out.WriteByte(' ')
 		}
-		rest = rest[n:]
 	}
 	return out.Bytes()
 }
@@ -166,33 +169,12 @@ func unescaped(document []byte) []byte {
 	var out bytes.Buffer
 	encoder := json.NewEncoder(&out)
 	encoder.SetEscapeHTML(false)
-	for rest := document; len(rest) > 0; {
-		if rest[0] != '"' {
-			out.WriteByte(rest[0])
-			rest = rest[1:]
-			continue
-		}
-		n := stringLength(rest)
+	for part := range jsonParts(document) {
 		var text string
-		if json.Unmarshal(rest[:n], &text) == nil && encoder.Encode(text) == nil {
+		if part[0] == '"' && json.Unmarshal(part, &text) == nil && encoder.Encode(text) == nil {
 			out.Truncate(out.Len() - 1) // the line break
-		}
-		rest = rest[n:]
-	}
-	return out.Bytes()
-}
-
-// asciiOf writes all characters of JSON that are not ASCII as escapes.
-func asciiOf(document []byte) []byte {
-	var out bytes.Buffer
-	for _, r := range string(document) {
-		switch high, low := utf16.EncodeRune(r); {
-		case r < utf8.RuneSelf:
-			out.WriteByte(byte(r))
-		case r <= 0xffff:
-			fmt.Fprintf(&out, `\u%04x`, r)
-		default:
-			fmt.Fprintf(&out, `\u%04x\u%04x`, high, low)
+		} else {
+			out.Write(part)
 		}
 	}
 	return out.Bytes()

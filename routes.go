@@ -92,7 +92,7 @@ type laneSet map[string]bool
 // add adds the lane of a route or copy.
 func (l laneSet) add(name string) error {
 	if l[name] {
-		return fmt.Errorf("another route or copy already has the lane %q: give one of them another lane", name)
+		return fmt.Errorf("another route or copy already has the lane %q: give this one another lane with `as <lane>`", name)
 	}
 	l[name] = true
 	return lanename.Check(name)

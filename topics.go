@@ -146,26 +146,33 @@ func (m *MatchWorkspace) UnmarshalCaddyfile(d *caddyfile.Dispenser) (err error) 
 
 // parseList parses a matcher that is a list, each time that it is given, and returns the
 // list with the new elements at its end.
-func parseList(d *caddyfile.Dispenser, list []string, element string, check func(string) error) ([]string, error) {
+func parseList(d *caddyfile.Dispenser, list []string, element string, check func(string) error) (_ []string, err error) {
 	for d.Next() {
 		name := d.Val()
 		if d.CountRemainingArgs() == 0 {
 			return nil, d.ArgErr()
 		}
 		for d.NextArg() {
-			if err := check(d.Val()); err != nil {
+			if list, err = appendNew(list, element, d.Val(), check); err != nil {
 				return nil, d.WrapErr(err)
 			}
-			if slices.Contains(list, d.Val()) {
-				return nil, d.Errf("%s %q is given twice", element, d.Val())
-			}
-			list = append(list, d.Val())
 		}
 		if d.NextBlock(0) {
 			return nil, d.Errf("%s takes no block", name)
 		}
 	}
 	return list, nil
+}
+
+// appendNew appends a value to a list, unless it is malformed or there already.
+func appendNew(list []string, element, value string, check func(string) error) ([]string, error) {
+	if err := check(value); err != nil {
+		return nil, err
+	}
+	if slices.Contains(list, value) {
+		return nil, fmt.Errorf("%s %q is given twice", element, value)
+	}
+	return append(list, value), nil
 }
 
 // patternsOf returns the topic patterns of the matchers, in their order.

@@ -1,6 +1,7 @@
 package intercomwebhook
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -48,15 +49,9 @@ var subdirectives = []string{"client_secret", "allow", "max_size", "timeout", "r
 //		route <topics...> [for <workspaces...>] [as <lane>] {
 //			<any HTTP directives>
 //		}
-//		copy <topics...> [for <workspaces...>] [as <lane>] to <upstreams...> [{
+//		copy ... { # as route, with these options in its block
 //			sample <percent>
 //			resign <secret>
-//			<reverse_proxy options>
-//		}]
-//		copy <topics...> [for <workspaces...>] [as <lane>] {
-//			sample <percent>
-//			resign <secret>
-//			<any HTTP directives>
 //		}
 //		app_requests {
 //			<any HTTP directives>
@@ -64,8 +59,8 @@ var subdirectives = []string{"client_secret", "allow", "max_size", "timeout", "r
 //		queue [<engine>] ...
 //	}
 //
-// allow, route and copy may be repeated. In a `route ... to` or `copy ... to`, reverse_proxy's options for
-// retries have other defaults, see failover.SetDefaults.
+// allow, route and copy may be repeated. Behind `to`, reverse_proxy's options for retries have
+// other defaults, see failover.SetDefaults.
 func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	handler := new(Handler)
 	var routes, copies []caddyfile.Segment
@@ -117,23 +112,21 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 		return nil, h.WrapErr(secrets.ErrMissing)
 	}
 
-	parser := routeParser{Helper: h, handler: handler, lanes: make(map[string]bool)}
-	for _, segment := range routes {
-		route, err := parser.parse(segment)
+	parser := routeParser{Helper: h, maxSize: cmp.Or(handler.MaxSize, defaultMaxSize), lanes: make(laneSet)}
+	for _, segment := range slices.Concat(routes, copies) {
+		isCopy := segment[0].Text == "copy"
+		if isCopy && len(queue) == 0 {
+			return nil, firstLine(segment).WrapErr(errCopyWithoutQueue)
+		}
+		parsed, err := parser.parse(segment)
 		if err != nil {
 			return nil, err
 		}
-		handler.Routes = append(handler.Routes, route)
-	}
-	for _, segment := range copies {
-		if len(queue) == 0 {
-			return nil, parser.firstLine(segment).WrapErr(errCopyWithoutQueue)
+		if isCopy {
+			handler.Copies = append(handler.Copies, parsed)
+		} else {
+			handler.Routes = append(handler.Routes, parsed.Route)
 		}
-		one, err := parser.parseCopy(segment)
-		if err != nil {
-			return nil, err
-		}
-		handler.Copies = append(handler.Copies, one)
 	}
 	if len(queue) > 0 {
 		var err error
@@ -213,15 +206,12 @@ func unknownEngine(engine string) error {
 
 // parseQueue parses the segment of the queue subdirective, and checks the queue against the
 // lanes of the routes and copies.
-func parseQueue(segment caddyfile.Segment, lanes map[string]bool, routed bool) (json.RawMessage, error) {
-	d := caddyfile.NewDispenser(segment)
-	d.Next() // consume the subdirective name
-	module, engine, err := UnmarshalQueue(d)
+func parseQueue(segment caddyfile.Segment, lanes laneSet, routed bool) (json.RawMessage, error) {
+	module, engine, err := UnmarshalQueue(firstLine(segment))
 	if err != nil {
 		return nil, err
 	}
-	d.Reset()
-	d.Next() // so that errors name the line of the queue
+	d := firstLine(segment) // so that errors name the line of the queue
 	if !routed {
 		return nil, d.WrapErr(errQueueWithoutRoute)
 	}

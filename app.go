@@ -62,7 +62,10 @@ func loadApp(ctx caddy.Context) (*app, error) {
 // activeApp returns the app of the config that runs.
 func activeApp() (*app, error) {
 	active := caddy.ActiveContext()
-	if active.Context == nil {
+	switch {
+	case active.Context == nil && caddy.Exiting(): // Caddy forgets the config before it stops it
+		return nil, errShuttingDown
+	case active.Context == nil:
 		return nil, errNoConfig
 	}
 	loaded, err := active.AppIfConfigured(appID)

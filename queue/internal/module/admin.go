@@ -59,6 +59,8 @@ func (a *adminAPI) Routes() []caddy.AdminRoute {
 	}
 }
 
+var errNotRunning = errors.New("no config runs: Caddy is starting or shutting down; try again")
+
 // handler returns a handler for requests with a method. Their context ends with the config,
 // too. An error is the whole answer, with its status.
 func (a *adminAPI) handler(method string, serve func(*lines, *http.Request) error) caddy.AdminHandlerFunc {
@@ -66,6 +68,9 @@ func (a *adminAPI) handler(method string, serve func(*lines, *http.Request) erro
 		if r.Method != method {
 			w.Header().Set("Allow", method)
 			return caddy.APIError{HTTPStatus: http.StatusMethodNotAllowed, Err: fmt.Errorf("method %s: use %s", r.Method, method)}
+		}
+		if caddy.ActiveContext().Context == nil && len(openWorkers()) == 0 { // the admin endpoint is there before the apps and after them
+			return caddy.APIError{HTTPStatus: http.StatusServiceUnavailable, Err: errNotRunning}
 		}
 		ctx, cancel := manage.WhileConfig(r.Context(), a.ctx)
 		defer cancel()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -48,15 +49,9 @@ var subdirectives = []string{"client_secret", "allow", "max_size", "timeout", "r
 //		route <topics...> [for <workspaces...>] [as <lane>] {
 //			<any HTTP directives>
 //		}
-//		copy <topics...> [for <workspaces...>] [as <lane>] to <upstreams...> [{
+//		copy ... { # as route, with these options in its block
 //			sample <percent>
 //			resign <secret>
-//			<reverse_proxy options>
-//		}]
-//		copy <topics...> [for <workspaces...>] [as <lane>] {
-//			sample <percent>
-//			resign <secret>
-//			<any HTTP directives>
 //		}
 //		app_requests {
 //			<any HTTP directives>
@@ -64,8 +59,8 @@ var subdirectives = []string{"client_secret", "allow", "max_size", "timeout", "r
 //		queue [<engine>] ...
 //	}
 //
-// allow, route and copy may be repeated. In a `route ... to` or `copy ... to`, reverse_proxy's options for
-// retries have other defaults, see failover.SetDefaults.
+// allow, route and copy may be repeated. Behind `to`, reverse_proxy's options for retries have
+// other defaults, see failover.SetDefaults.
 func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	handler := new(Handler)
 	var routes, copies []caddyfile.Segment
@@ -117,23 +112,21 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 		return nil, h.WrapErr(secrets.ErrMissing)
 	}
 
-	parser := routeParser{Helper: h, handler: handler, lanes: make(map[string]bool)}
-	for _, segment := range routes {
-		route, err := parser.parse(segment)
+	parser := routeParser{Helper: h, maxSize: handler.MaxSize, lanes: make(laneSet)}
+	for _, segment := range slices.Concat(routes, copies) {
+		isCopy := segment[0].Text == "copy"
+		if isCopy && len(queue) == 0 {
+			return nil, firstLine(segment).WrapErr(errCopyWithoutQueue)
+		}
+		parsed, err := parser.parse(segment)
 		if err != nil {
 			return nil, err
 		}
-		handler.Routes = append(handler.Routes, route)
-	}
-	for _, segment := range copies {
-		if len(queue) == 0 {
-			return nil, parser.firstLine(segment).WrapErr(errCopyWithoutQueue)
+		if isCopy {
+			handler.Copies = append(handler.Copies, parsed)
+		} else {
+			handler.Routes = append(handler.Routes, parsed.Route)
 		}
-		one, err := parser.parseCopy(segment)
-		if err != nil {
-			return nil, err
-		}
-		handler.Copies = append(handler.Copies, one)
 	}
 	if len(queue) > 0 {
 		var err error
@@ -161,6 +154,39 @@ func parseSecrets(d *caddyfile.Dispenser) ([]string, error) {
 	return given, nil
 }
 
+// parseSource parses what follows `allow`.
+func parseSource(d *caddyfile.Dispenser) (json.RawMessage, error) {
+	if !d.NextArg() {
+		return nil, d.Err("allow: the IP source is missing, as in `allow static 192.0.2.0/24`")
+	}
+	name := d.Val()
+	if name == "static" && d.CountRemainingArgs() == 0 {
+		return nil, d.WrapErr(errNoRange)
+	}
+	id := sourceNamespace + "." + name
+	if _, err := caddy.GetModule(id); err != nil {
+		if isRange(name) {
+			return nil, d.Errf("allow: an address range is not an IP source; did you mean `allow static %s`?",
+				strings.Join(append([]string{name}, d.RemainingArgs()...), " "))
+		}
+		return nil, d.Errf("allow: this Caddy has no IP source %q: it has %s", name, option.Choices(name, modulesIn(sourceNamespace)))
+	}
+	module, err := caddyfile.UnmarshalModule(d, id)
+	if err != nil {
+		return nil, err
+	}
+	return caddyconfig.JSONModuleObject(module, "source", name, nil), nil
+}
+
+// isRange reports whether the IP source static accepts s as a range.
+func isRange(s string) bool {
+	if _, err := netip.ParseAddr(s); err == nil {
+		return true
+	}
+	_, err := netip.ParsePrefix(s)
+	return err == nil || s == "private_ranges"
+}
+
 func parseSize(d *caddyfile.Dispenser) (int64, error) {
 	var text string
 	if !d.AllArgs(&text) {
@@ -173,7 +199,10 @@ func parseSize(d *caddyfile.Dispenser) (int64, error) {
 	return int64(size), nil
 }
 
-const queueNamespace = "http.intercom_webhook.queues"
+const (
+	sourceNamespace = "http.ip_sources"
+	queueNamespace  = "http.intercom_webhook.queues"
+)
 
 // UnmarshalQueue parses `queue [<engine>] ...`. Its first token must be the current one.
 func UnmarshalQueue(d *caddyfile.Dispenser) (queue caddyfile.Unmarshaler, engine string, err error) {
@@ -213,15 +242,12 @@ func unknownEngine(engine string) error {
 
 // parseQueue parses the segment of the queue subdirective, and checks the queue against the
 // lanes of the routes and copies.
-func parseQueue(segment caddyfile.Segment, lanes map[string]bool, routed bool) (json.RawMessage, error) {
-	d := caddyfile.NewDispenser(segment)
-	d.Next() // consume the subdirective name
-	module, engine, err := UnmarshalQueue(d)
+func parseQueue(segment caddyfile.Segment, lanes laneSet, routed bool) (json.RawMessage, error) {
+	module, engine, err := UnmarshalQueue(firstLine(segment))
 	if err != nil {
 		return nil, err
 	}
-	d.Reset()
-	d.Next() // so that errors name the line of the queue
+	d := firstLine(segment) // so that errors name the line of the queue
 	if !routed {
 		return nil, d.WrapErr(errQueueWithoutRoute)
 	}
@@ -229,4 +255,13 @@ func parseQueue(segment caddyfile.Segment, lanes map[string]bool, routed bool) (
 		return nil, d.WrapErr(err)
 	}
 	return caddyconfig.JSONModuleObject(module, "engine", engine, nil), nil
+}
+
+// modulesIn returns the names of all modules in a namespace.
+func modulesIn(namespace string) []string {
+	var names []string
+	for _, module := range caddy.GetModules(namespace) {
+		names = append(names, module.ID.Name())
+	}
+	return names
 }

@@ -174,7 +174,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	loaded.add(h.router, h.storer, server)
+	one := appHandler{router: h.router, server: server}
+	if h.storer != nil {
+		one.queue = h.storer.queue
+	}
+	loaded.handlers = append(loaded.handlers, one)
 	return nil
 }
 

@@ -2,8 +2,11 @@ package intercomwebhook
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"slices"
 	"time"
@@ -36,13 +39,39 @@ type Route struct {
 	Lane string `json:"lane,omitempty"`
 }
 
-// route is a Route that can run.
+// Copy is a route for copies of notifications. Each notification that fits is stored once
+// more for it, together with the notification, and is delivered from a lane of its own.
+// Whatever becomes of the copy, the delivery of the notification and the answer to Intercom
+// stay as they are.
+//
+// The matchers are evaluated when the notification is stored. Its lane must differ from
+// those of the routes and of other copies. By default, it is made from the first topic
+// pattern, as for routes, with `copy-` before it. It gets no number, because stored copies
+// go to the copy that has their lane.
+type Copy struct {
+	Route
+
+	// How many of the notifications are copied, in percent: over 0, and at most 100. The
+	// hash of a notification's id decides, so that it is the same when Intercom sends it
+	// again. A notification without an id is always copied. Default: 100.
+	Sample *float64 `json:"sample,omitempty"`
+
+	// The secret with which the copy is signed in place of Intercom's signature, such as
+	// the client secret of a staging app. Placeholders are expanded as those of
+	// `client_secrets`; of a file with several secrets, the first one signs. Default: the
+	// copy has Intercom's signature.
+	Resign string `json:"resign,omitempty"`
+}
+
+// route is a Route or Copy that can run.
 type route struct {
 	lane      string
 	matchers  caddyhttp.MatcherSets
 	handler   caddyhttp.Handler
 	namesPing bool
-	signing   *secrets.Secrets // of a copy that is signed anew; nil: the signature stays
+
+	sample  float64          // of a copy, in percent
+	signing *secrets.Secrets // of a copy that is signed anew; nil: the signature stays
 }
 
 // provisionRoutes makes the routes able to run. A route without a lane gets one.
@@ -72,6 +101,47 @@ func provisionRoutes(ctx caddy.Context, configured []Route, lanes laneSet) ([]ro
 	return routes, nil
 }
 
+// provisionCopies makes the copies able to run. A copy without a lane gets one.
+func provisionCopies(ctx caddy.Context, configured []Copy, lanes laneSet, logger *zap.Logger) ([]route, error) {
+	var copies []route
+	for i := range configured {
+		one, err := provisionCopy(ctx, &configured[i], lanes, logger)
+		if err != nil {
+			return nil, fmt.Errorf("copy %d: %w", i, err)
+		}
+		copies = append(copies, one)
+	}
+	return copies, nil
+}
+
+func provisionCopy(ctx caddy.Context, c *Copy, lanes laneSet, logger *zap.Logger) (one route, err error) {
+	sample := 100.0
+	if c.Sample != nil {
+		sample = *c.Sample
+	}
+	if err := checkSample(sample); err != nil {
+		return one, err
+	}
+	if err := c.Provision(ctx, nil); err != nil {
+		return one, err
+	}
+	if one, err = newRoute(c.Route, lanename.Default(lanename.CopyPrefix, patternsOf(c.MatcherSets)), lanes); err != nil {
+		return one, err
+	}
+	one.sample = sample
+	if c.Resign != "" {
+		one.signing, err = secrets.NewSigning("resign", c.Resign, logger)
+	}
+	return one, err
+}
+
+func checkSample(percent float64) error {
+	if !(percent > 0 && percent <= 100) { // NaN, too
+		return fmt.Errorf("sample must be over 0%% and at most 100%%, not %v%%", percent)
+	}
+	return nil
+}
+
 // newRoute returns the provisioned route so that it can run. If it has no lane, it gets the
 // default one.
 func newRoute(c Route, defaultLane string, lanes laneSet) (route, error) {
@@ -92,7 +162,7 @@ type laneSet map[string]bool
 // add adds the lane of a route or copy.
 func (l laneSet) add(name string) error {
 	if l[name] {
-		return fmt.Errorf("another route or copy already has the lane %q: give one of them another lane", name)
+		return fmt.Errorf("another route or copy already has the lane %q: give this one another lane with `as <lane>`", name)
 	}
 	l[name] = true
 	return lanename.Check(name)
@@ -109,6 +179,23 @@ func (r *route) fits(request *http.Request, topic string) (bool, error) {
 		return false, fmt.Errorf("a matcher of route %s failed", r.lane)
 	}
 	return fits, nil
+}
+
+// fitsInSample reports whether the notification fits the copy, and is in its sample.
+func (r *route) fitsInSample(request *http.Request, t *tag) (fits bool, err error) {
+	defer shield.CatchPanic(&err)
+	fits, err = r.fits(request, t.Topic)
+	return fits && inSample(t.ID, r.sample), err
+}
+
+// inSample reports whether a notification is among so many percent of all. The sample of a
+// lower percentage is part of that of a higher one.
+func inSample(id string, percent float64) bool {
+	if id == "" || percent >= 100 {
+		return true
+	}
+	hash := sha256.Sum256([]byte(id))
+	return float64(binary.BigEndian.Uint64(hash[:]))/math.MaxUint64*100 < percent
 }
 
 // resign replaces the signature of a copy by that of its own secret, if it has one.
@@ -144,7 +231,7 @@ func (r *route) explain(request *http.Request, topic string) (fits bool, why str
 // router has the routes and copies of a handler.
 type router struct {
 	routes []route
-	copies []copyRoute
+	copies []route
 	label  func(lane string) string // the name of a lane in metrics and logs
 
 	logger      *zap.Logger
@@ -180,14 +267,11 @@ func (a *router) match(r *http.Request, topic string) (fitting *route, err error
 
 // ofLane returns the route or copy with the lane, whatever its matchers say.
 func (a *router) ofLane(lane string) (*route, error) {
-	for i := range a.routes {
-		if a.routes[i].lane == lane {
-			return &a.routes[i], nil
-		}
-	}
-	for i := range a.copies {
-		if a.copies[i].lane == lane {
-			return &a.copies[i].route, nil
+	for _, some := range [][]route{a.routes, a.copies} {
+		for i := range some {
+			if some[i].lane == lane {
+				return &some[i], nil
+			}
 		}
 	}
 	return nil, fmt.Errorf("%w: no route or copy has the lane %q", ErrUnrouted, lane)

@@ -146,26 +146,33 @@ func (m *MatchWorkspace) UnmarshalCaddyfile(d *caddyfile.Dispenser) (err error) 
 
 // parseList parses a matcher that is a list, each time that it is given, and returns the
 // list with the new elements at its end.
-func parseList(d *caddyfile.Dispenser, list []string, element string, check func(string) error) ([]string, error) {
+func parseList(d *caddyfile.Dispenser, list []string, element string, check func(string) error) (_ []string, err error) {
 	for d.Next() {
 		name := d.Val()
 		if d.CountRemainingArgs() == 0 {
 			return nil, d.ArgErr()
 		}
 		for d.NextArg() {
-			if err := check(d.Val()); err != nil {
+			if list, err = appendNew(list, element, d.Val(), check); err != nil {
 				return nil, d.WrapErr(err)
 			}
-			if slices.Contains(list, d.Val()) {
-				return nil, d.Errf("%s %q is given twice", element, d.Val())
-			}
-			list = append(list, d.Val())
 		}
 		if d.NextBlock(0) {
 			return nil, d.Errf("%s takes no block", name)
 		}
 	}
 	return list, nil
+}
+
+// appendNew appends a value to a list, unless it is malformed or there already.
+func appendNew(list []string, element, value string, check func(string) error) ([]string, error) {
+	if err := check(value); err != nil {
+		return nil, err
+	}
+	if slices.Contains(list, value) {
+		return nil, fmt.Errorf("%s %q is given twice", element, value)
+	}
+	return append(list, value), nil
 }
 
 // patternsOf returns the topic patterns of the matchers, in their order.
@@ -213,6 +220,80 @@ func explainMatchers(set caddyhttp.MatcherSet, r *http.Request) string {
 	default:
 		return ""
 	}
+}
+
+// coverage is a part of all notifications: those of some topics, from one workspace or from
+// all.
+type coverage struct {
+	topics    string // a pattern
+	workspace string // empty: all of them
+}
+
+// String returns the coverage as a Caddyfile has it.
+func (c coverage) String() string {
+	if c.workspace == "" {
+		return c.topics
+	}
+	return c.topics + " for " + c.workspace
+}
+
+// covers reports whether every notification of the other one goes to an earlier route that
+// has the coverage c.
+//
+// Of all notifications of a coverage, the hardest to match is that of the topic that
+// topicpattern.Covers looks at, from a workspace that no route names if it is of all
+// workspaces. If c has this one, c has all of them. So it is enough to check earlier routes
+// one by one: several of them together never cover what none of them covers alone.
+func (c coverage) covers(other coverage) bool {
+	return (c.workspace == "" || c.workspace == other.workspace) && topicpattern.Covers(c.topics, other.topics)
+}
+
+// coverages returns those of all pairs of a topic pattern and a workspace. Without
+// workspaces, they are of all workspaces.
+func coverages(topics, workspaces []string) []coverage {
+	if len(workspaces) == 0 {
+		workspaces = []string{""}
+	}
+	var all []coverage
+	for _, pattern := range topics {
+		for _, workspace := range workspaces {
+			all = append(all, coverage{pattern, workspace})
+		}
+	}
+	return all
+}
+
+// coverageOf returns what can fit the matchers of a route, some of which its other matchers
+// may exclude, and what always fits them.
+func coverageOf(sets caddyhttp.MatcherSets) (possible, certain []coverage) {
+	if len(sets) == 0 {
+		sets = caddyhttp.MatcherSets{nil}
+	}
+	for _, set := range sets {
+		topics, workspaces, others := limits(set)
+		if topics == nil {
+			topics = []string{"*"}
+		}
+		fitting := coverages(topics, workspaces)
+		possible = append(possible, fitting...)
+		if !others {
+			certain = append(certain, fitting...)
+		}
+	}
+	return possible, certain
+}
+
+// checkReachable returns an error if earlier routes cover all that a route can have.
+func checkReachable(wanted, earlier []coverage) error {
+	var covered []string
+	for _, one := range wanted {
+		i := slices.IndexFunc(earlier, func(before coverage) bool { return before.covers(one) })
+		if i < 0 {
+			return nil
+		}
+		covered = append(covered, fmt.Sprintf("%s covers %s", earlier[i], one))
+	}
+	return fmt.Errorf("can never be reached: earlier routes take all its topics (%s); put it before them", strings.Join(covered, ", "))
 }
 
 // Interface guards

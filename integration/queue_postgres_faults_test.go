@@ -16,8 +16,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/tcpproxy"
 )
 
 // Replies of PostgreSQL that say that a transaction is committed. A statement is told
@@ -181,7 +179,7 @@ func TestPostgresStallMakesNobodyLookGone(t *testing.T) {
 	for range 150 {
 		stored = append(stored, first.post(topic), second.post(topic))
 	}
-	network.Stall(tcpproxy.Both)
+	network.Stall(bothWays)
 	time.Sleep(time.Second) // what was on its way has arrived
 	// as after 42 s, before which each would have taken up what the other one leaves
 	db.exec("UPDATE instance SET beat_at = beat_at - interval '42 seconds', steady_since = steady_since - interval '2 minutes'")
@@ -303,11 +301,11 @@ func TestPostgresEndpointIsRenamed(t *testing.T) {
 // ----- networks and servers -----
 
 // pgProxy stands between Caddy and PostgreSQL.
-type pgProxy struct{ *tcpproxy.Proxy }
+type pgProxy struct{ *tcpProxy }
 
 func startPgProxy(t *testing.T, address string) pgProxy {
 	t.Helper()
-	proxy, err := tcpproxy.Start(address)
+	proxy, err := startTCPProxy(address)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,8 +5,6 @@ package integration
 import (
 	"strings"
 	"testing"
-
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/tcpproxy"
 )
 
 // It is ready as long as PostgreSQL is there and answers.
@@ -26,7 +24,7 @@ func TestPostgresReady(t *testing.T) {
 	network.Retarget(pgShared)
 	p.wantReady(true)
 
-	network.Stall(tcpproxy.Replies)
+	network.Stall(replies)
 	p.wantReady(false)
 	network.Resume()
 	p.wantReady(true)

@@ -51,6 +51,9 @@ func runQueueStatus(ctx context.Context, q *queueRun, _ []string) error {
 	return failed
 }
 
+// backlogStates are the states whose deliveries are counted by lane.
+var backlogStates = []string{"waiting", "delivering", "retrying", "dead"}
+
 // printLanes prints a table with a line for each lane, and one for all of them.
 func (q *queueRun) printLanes(lanes []adminapi.Lane) error {
 	several := false
@@ -63,14 +66,14 @@ func (q *queueRun) printLanes(lanes []adminapi.Lane) error {
 		}
 		return texts
 	}
-	head := row("ENDPOINT", "LANE", "STATE", "WORKERS")
-	for _, state := range deliveryStates {
+	head := row("ENDPOINT", "LANE", "KIND", "STATE", "WORKERS")
+	for _, state := range backlogStates {
 		head = append(head, strings.ToUpper(state))
 	}
 	t := newTable(q.out, append(head, "OLDEST")...)
 	total := adminapi.Lane{Deliveries: make(map[string]int64)}
 	print := func(l adminapi.Lane, cells []string) {
-		for _, state := range deliveryStates {
+		for _, state := range backlogStates {
 			cells = append(cells, comma(l.Deliveries[state]))
 		}
 		t.row(append(cells, age(l.OldestSeconds))...)
@@ -80,9 +83,9 @@ func (q *queueRun) printLanes(lanes []adminapi.Lane) error {
 			total.Deliveries[state] += n
 		}
 		total.OldestSeconds = max(total.OldestSeconds, l.OldestSeconds)
-		print(l, row(l.Endpoint, l.Lane, l.State, strconv.Itoa(l.Workers)))
+		print(l, row(l.Endpoint, l.Lane, l.Kind, l.State, strconv.Itoa(l.Workers)))
 	}
-	print(total, row("", "total", "", ""))
+	print(total, row("", "total", "", "", ""))
 	return t.Flush()
 }
 

@@ -35,7 +35,7 @@ func newFakeAdmin(t *testing.T) *fakeAdmin {
 	t.Helper()
 	a := &fakeAdmin{
 		lanes: []string{
-			`{"endpoint":"intercom","lane":"support","kind":"route","state":"active","workers":16,"deliveries":{"waiting":2,"delivering":1,"delivered":1200},"oldest_seconds":3.2}`,
+			`{"endpoint":"intercom","lane":"support","kind":"route","state":"active","workers":16,"deliveries":{"waiting":1200,"delivering":1},"oldest_seconds":3.2}`,
 			`{"endpoint":"intercom","lane":"crm","kind":"copy","state":"down","workers":4,"deliveries":{"retrying":7,"dead":3},"oldest_seconds":7200}`,
 		},
 		answers: make(map[string][]string),
@@ -189,10 +189,10 @@ func TestQueueStatus(t *testing.T) {
 	a := newFakeAdmin(t)
 	r := a.queue(t, "status")
 	wantText(t, "table", r.out, `
-LANE     STATE   WORKERS  WAITING  DELIVERING  RETRYING  DELIVERED  DEAD  OLDEST
-support  active  16       2        1           0         1,200      0     3s
-crm      down    4        0        0           7         0          3     2h0m0s
-total    -       -        2        1           7         1,200      3     2h0m0s
+LANE     KIND   STATE   WORKERS  WAITING  DELIVERING  RETRYING  DEAD  OLDEST
+support  route  active  16       1,200    1           0         0     3s
+crm      copy   down    4        0        0           7         3     2h0m0s
+total    -      -       -        1,200    1           7         3     2h0m0s
 `[1:])
 	if r.code != 0 {
 		t.Errorf("exit code %d without --check", r.code)
@@ -210,10 +210,10 @@ total    -       -        2        1           7         1,200      3     2h0m0s
 	a.lanes = append(a.lanes[:1], `{"endpoint":"other","lane":"a\u001b[2Jb","state":"paused","deliveries":{},"oldest_seconds":0}`)
 	r = a.queue(t, "status", "--check")
 	wantText(t, "two endpoints", r.out, `
-ENDPOINT  LANE       STATE   WORKERS  WAITING  DELIVERING  RETRYING  DELIVERED  DEAD  OLDEST
-intercom  support    active  16       2        1           0         1,200      0     3s
-other     a\x1b[2Jb  paused  0        0        0           0         0          0     -
--         total      -       -        2        1           0         1,200      0     3s
+ENDPOINT  LANE       KIND   STATE   WORKERS  WAITING  DELIVERING  RETRYING  DEAD  OLDEST
+intercom  support    route  active  16       1,200    1           0         0     3s
+other     a\x1b[2Jb  -      paused  0        0        0           0         0     -
+-         total      -      -       -        1,200    1           0         0     3s
 `[1:])
 	if r.code != 0 {
 		t.Errorf("exit code %d though all is well", r.code)
@@ -222,7 +222,7 @@ other     a\x1b[2Jb  paused  0        0        0           0         0          
 
 func TestQueuePause(t *testing.T) {
 	a := newFakeAdmin(t)
-	a.answers["POST lanes/crm/pause"] = []string{`{"endpoint":"intercom","lane":"crm","state":"paused","deliveries":{"waiting":7,"retrying":2,"delivered":9}}`}
+	a.answers["POST lanes/crm/pause"] = []string{`{"endpoint":"intercom","lane":"crm","state":"paused","deliveries":{"waiting":7,"retrying":2}}`}
 	wantText(t, "output", a.queue(t, "pause", "crm").out, "paused lane crm; 9 deliveries not made yet\n")
 	wantText(t, "lines", a.queue(t, "pause", "crm", "--json", "--endpoint", "intercom").out, a.answers["POST lanes/crm/pause"][0]+"\n")
 	a.queue(t, "resume", "support")

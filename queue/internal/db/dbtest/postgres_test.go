@@ -3,11 +3,9 @@
 package dbtest_test
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"database/sql"
-	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"net/url"
@@ -22,7 +20,6 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/tcpproxy"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/postgres"
 )
@@ -39,19 +36,16 @@ func init() {
 
 // newPostgres makes a schema of its own, which is dropped when the test ends. All
 // instances reach the server through the proxy.
-func newPostgres(t *testing.T) (*database, *tcpproxy.Proxy) {
+func newPostgres(t *testing.T) (*database, *proxy) {
 	t.Helper()
 	schema := fmt.Sprintf("conformance_%d", rand.Uint64())
 	plainURL, err := url.Parse(serverURL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	proxy, err := tcpproxy.Start(plainURL.Host)
-	if err != nil {
-		t.Fatal(err)
-	}
+	network := startProxy(t, plainURL.Host)
 	proxied := *plainURL
-	proxied.Host = proxy.Addr()
+	proxied.Host = network.Addr().String()
 	query := plainURL.Query()
 	query.Set("search_path", schema)
 	plainURL.RawQuery = query.Encode()
@@ -64,7 +58,7 @@ func newPostgres(t *testing.T) (*database, *tcpproxy.Proxy) {
 	}
 	t.Cleanup(func() {
 		exec(t, "DROP SCHEMA IF EXISTS "+schema+" CASCADE")
-		proxy.Close()
+		network.close()
 	})
 	return &database{
 		shared: true,
@@ -77,7 +71,7 @@ func newPostgres(t *testing.T) (*database, *tcpproxy.Proxy) {
 			exec(t, "UPDATE instance SET steady_since = steady_since - interval '31 seconds'")
 		},
 		connect: func(*testing.T) *sql.DB { return plain },
-	}, proxy
+	}, network
 }
 
 // exec runs a statement as an operator would.
@@ -264,10 +258,10 @@ func TestPostgresInstances(t *testing.T) {
 }
 
 func TestPostgresHeartbeatsHaveATimeLimit(t *testing.T) {
-	d, proxy := newPostgres(t)
+	d, network := newPostgres(t)
 	i := d.start(t)
 	i.now(t)
-	proxy.Stall(tcpproxy.Both)
+	network.stall()
 	began := time.Now()
 	if _, err := i.Heartbeat(t.Context(), db.Presence{}); err == nil {
 		t.Error("a heartbeat succeeded while nothing passed")
@@ -275,53 +269,31 @@ func TestPostgresHeartbeatsHaveATimeLimit(t *testing.T) {
 	if took := time.Since(began); took > 15*time.Second {
 		t.Errorf("it took %s", took)
 	}
-	proxy.Resume()
+	network.resume()
 	i.now(t)
-}
-
-// committed reports whether a reply tells of the end of a statement and its transaction.
-// Replies that only describe a statement tell of neither.
-func committed(reply []byte) bool {
-	completed := false
-	for len(reply) >= 5 {
-		size := 1 + int(binary.BigEndian.Uint32(reply[1:]))
-		if len(reply) < size {
-			return false
-		}
-		switch body := reply[5:size]; reply[0] {
-		case 'C': // CommandComplete
-			completed = !bytes.HasPrefix(body, []byte("BEGIN"))
-		case 'Z': // ReadyForQuery
-			if completed && body[0] == 'I' {
-				return true
-			}
-		}
-		reply = reply[size:]
-	}
-	return false
 }
 
 // A reply is lost after the transaction has committed. An engine may try a call again whose
 // second run changes nothing; whatever it returns, the database is right afterwards.
 func TestPostgresLostReplies(t *testing.T) {
-	losing := func(t *testing.T, proxy *tcpproxy.Proxy, do func(ctx context.Context)) {
+	losing := func(t *testing.T, network *proxy, do func(ctx context.Context)) {
 		t.Helper()
-		proxy.DropReplies(committed)
+		network.loseCommits()
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		do(ctx)
-		if proxy.Dropped() == 0 {
+		if !network.hasLost() {
 			t.Error("no reply was lost")
 		}
-		proxy.Resume()
+		network.resume()
 	}
 	t.Run("of a store", func(t *testing.T) {
-		d, proxy := newPostgres(t)
+		d, network := newPostgres(t)
 		i := d.start(t)
 		batch := []*db.NewNotification{inLanes(note("workspace", "1"), lane, "copy"), note("workspace", "2")}
 		token := newToken()
 		batch[0].Deliveries[1].Token = token
-		losing(t, proxy, func(ctx context.Context) {
+		losing(t, network, func(ctx context.Context) {
 			if stored, err := i.Store(ctx, func() []*db.NewNotification { return batch }); err == nil {
 				t.Errorf("stored %+v although the reply was lost", stored)
 			}
@@ -339,11 +311,11 @@ func TestPostgresLostReplies(t *testing.T) {
 		}
 	})
 	t.Run("of a claim", func(t *testing.T) {
-		d, proxy := newPostgres(t)
+		d, network := newPostgres(t)
 		i := d.start(t)
 		ids := i.mustStore(t, notes(3)...)
 		token := newToken()
-		losing(t, proxy, func(ctx context.Context) {
+		losing(t, network, func(ctx context.Context) {
 			if _, _, err := i.Claim(ctx, db.Claim{Lane: db.Lane{Endpoint: endpoint, Name: lane}, Token: token, Limit: 10, MaxBytes: 1 << 20}); err == nil {
 				t.Error("claimed although the reply was lost")
 			}
@@ -361,11 +333,11 @@ func TestPostgresLostReplies(t *testing.T) {
 	})
 	for _, state := range []db.State{db.Delivered, db.Retrying, db.Dead, db.Waiting} {
 		t.Run("of a finish as "+string(state), func(t *testing.T) {
-			d, proxy := newPostgres(t)
+			d, network := newPostgres(t)
 			i, other := d.start(t), d.start(t)
 			id := i.mustStore(t, note("workspace", ""))[0]
 			o := i.mustClaim(t, id).outcome(state)
-			losing(t, proxy, func(ctx context.Context) {
+			losing(t, network, func(ctx context.Context) {
 				if applied, err := i.Finish(ctx, []db.Outcome{o}); err == nil && len(applied) > 0 {
 					t.Error("it is said to have had an effect although the reply was lost")
 				}
@@ -394,7 +366,7 @@ func TestPostgresLostReplies(t *testing.T) {
 // Connections are cut while two instances store, claim and finish. In the end, all that was
 // acknowledged has been delivered, and once: a finish whose reply was lost is tried again.
 func TestPostgresLosesNothingWhenConnectionsAreCut(t *testing.T) {
-	d, proxy := newPostgres(t)
+	d, network := newPostgres(t)
 	instances := []*instance{d.start(t), d.start(t)}
 	ctx, stop := context.WithTimeout(t.Context(), 3*time.Second)
 	defer stop()
@@ -449,14 +421,14 @@ func TestPostgresLosesNothingWhenConnectionsAreCut(t *testing.T) {
 			time.Sleep(30 * time.Millisecond)
 			switch n % 3 {
 			case 0:
-				proxy.Cut()
+				network.cut()
 			case 1:
-				proxy.DropReplies(committed)
+				network.loseCommits()
 			case 2:
-				proxy.Resume()
+				network.resume()
 			}
 		}
-		proxy.Resume()
+		network.resume()
 	})
 	working.Wait()
 	for _, i := range instances { // all finishes are known, so whatever is left was claimed by a lost reply

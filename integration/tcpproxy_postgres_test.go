@@ -1,6 +1,6 @@
-// Package tcpproxy is a TCP proxy for tests. It stands between a client and a server,
-// and makes the network between them fail.
-package tcpproxy
+//go:build postgres
+
+package integration
 
 import (
 	"errors"
@@ -8,25 +8,26 @@ import (
 	"sync"
 )
 
-// Direction is one of the two ways that bytes go, or both.
-type Direction int
+// direction is one of the two ways that bytes go through a tcpProxy, or both.
+type direction int
 
 // The directions, as seen by the client.
 const (
-	Requests Direction = 1 << iota
-	Replies
-	Both = Requests | Replies
+	requests direction = 1 << iota
+	replies
+	bothWays = requests | replies
 )
 
-// Proxy forwards connections to one address. Its methods may be called at any time.
-type Proxy struct {
+// tcpProxy forwards connections to one address, and makes the network between fail. Its
+// methods may be called at any time.
+type tcpProxy struct {
 	listener net.Listener
 	running  sync.WaitGroup
 
 	mu      sync.Mutex
 	target  string
 	changed *sync.Cond // stalled, or a link's cut
-	stalled Direction
+	stalled direction
 	drops   func(reply []byte) bool // nil: nothing is dropped
 	dropped int
 	closed  bool
@@ -40,30 +41,30 @@ type link struct {
 	cut            bool
 }
 
-// Start forwards what comes to a port of the loopback interface to the target's address.
-func Start(target string) (*Proxy, error) {
+// startTCPProxy forwards what comes to a port of the loopback interface to the target's address.
+func startTCPProxy(target string) (*tcpProxy, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it ends with Close
 	if err != nil {
 		return nil, err
 	}
-	p := &Proxy{listener: listener, target: target, links: make(map[*link]struct{})}
+	p := &tcpProxy{listener: listener, target: target, links: make(map[*link]struct{})}
 	p.changed = sync.NewCond(&p.mu)
 	p.running.Go(p.accept)
 	return p, nil
 }
 
 // Addr returns the address that clients connect to.
-func (p *Proxy) Addr() string { return p.listener.Addr().String() }
+func (p *tcpProxy) Addr() string { return p.listener.Addr().String() }
 
 // Retarget has new connections forwarded to another address. Those that are open stay.
-func (p *Proxy) Retarget(target string) {
+func (p *tcpProxy) Retarget(target string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.target = target
 }
 
 // Cut resets all connections. New ones are forwarded as before.
-func (p *Proxy) Cut() {
+func (p *tcpProxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.cutAll()
@@ -71,17 +72,17 @@ func (p *Proxy) Cut() {
 
 // Stall stops passing bytes on in a direction, for new connections as well. What comes
 // meanwhile is passed on after Resume.
-func (p *Proxy) Stall(direction Direction) {
+func (p *tcpProxy) Stall(way direction) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.stalled |= direction
+	p.stalled |= way
 }
 
 // DropReplies makes replies get lost: requests are passed on, but a reply that matches is
 // swallowed, and its connection is reset. The function gets all bytes that the server has
 // sent since the client's last request, and is called each time that more have come. Nil
 // matches every reply.
-func (p *Proxy) DropReplies(matches func(reply []byte) bool) {
+func (p *tcpProxy) DropReplies(matches func(reply []byte) bool) {
 	if matches == nil {
 		matches = func([]byte) bool { return true }
 	}
@@ -91,14 +92,14 @@ func (p *Proxy) DropReplies(matches func(reply []byte) bool) {
 }
 
 // Dropped returns how many replies were lost since the last call of DropReplies.
-func (p *Proxy) Dropped() int {
+func (p *tcpProxy) Dropped() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.dropped
 }
 
 // Resume ends Stall and DropReplies.
-func (p *Proxy) Resume() {
+func (p *tcpProxy) Resume() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stalled, p.drops = 0, nil
@@ -106,7 +107,7 @@ func (p *Proxy) Resume() {
 }
 
 // Close resets all connections, and refuses new ones. It may be called twice.
-func (p *Proxy) Close() {
+func (p *tcpProxy) Close() {
 	p.listener.Close()
 	p.mu.Lock()
 	p.closed = true
@@ -115,7 +116,7 @@ func (p *Proxy) Close() {
 	p.running.Wait()
 }
 
-func (p *Proxy) accept() {
+func (p *tcpProxy) accept() {
 	for {
 		client, err := p.listener.Accept()
 		if errors.Is(err, net.ErrClosed) {
@@ -128,7 +129,7 @@ func (p *Proxy) accept() {
 }
 
 // forward serves a connection until it ends.
-func (p *Proxy) forward(client *net.TCPConn) {
+func (p *tcpProxy) forward(client *net.TCPConn) {
 	defer client.Close()
 	p.mu.Lock()
 	target := p.target
@@ -145,13 +146,13 @@ func (p *Proxy) forward(client *net.TCPConn) {
 	defer p.remove(l)
 
 	var sending sync.WaitGroup
-	sending.Go(func() { p.pass(l, Requests, l.server, l.client) })
-	p.pass(l, Replies, l.client, l.server)
+	sending.Go(func() { p.pass(l, requests, l.server, l.client) })
+	p.pass(l, replies, l.client, l.server)
 	sending.Wait()
 }
 
 // pass passes bytes on in one direction, and ends both when one of them ends.
-func (p *Proxy) pass(l *link, direction Direction, to, from *net.TCPConn) {
+func (p *tcpProxy) pass(l *link, way direction, to, from *net.TCPConn) {
 	defer func() {
 		p.mu.Lock()
 		l.cut = true
@@ -163,7 +164,7 @@ func (p *Proxy) pass(l *link, direction Direction, to, from *net.TCPConn) {
 	buffer := make([]byte, 64<<10)
 	for {
 		n, err := from.Read(buffer)
-		if n > 0 && !p.mayPass(l, direction, buffer[:n]) {
+		if n > 0 && !p.mayPass(l, way, buffer[:n]) {
 			return
 		}
 		if _, writeErr := to.Write(buffer[:n]); err != nil || writeErr != nil {
@@ -174,16 +175,16 @@ func (p *Proxy) pass(l *link, direction Direction, to, from *net.TCPConn) {
 
 // mayPass waits while the direction is stalled. It reports whether the bytes are to be
 // passed on; if not, the connection is cut.
-func (p *Proxy) mayPass(l *link, direction Direction, data []byte) bool {
+func (p *tcpProxy) mayPass(l *link, way direction, data []byte) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for p.stalled&direction != 0 && !l.cut {
+	for p.stalled&way != 0 && !l.cut {
 		p.changed.Wait()
 	}
 	switch {
 	case l.cut:
 		return false
-	case direction == Requests:
+	case way == requests:
 		l.reply = l.reply[:0]
 		return true
 	case p.drops == nil:
@@ -198,7 +199,7 @@ func (p *Proxy) mayPass(l *link, direction Direction, data []byte) bool {
 	return true
 }
 
-func (p *Proxy) add(l *link) bool {
+func (p *tcpProxy) add(l *link) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.closed {
@@ -207,13 +208,13 @@ func (p *Proxy) add(l *link) bool {
 	return !p.closed
 }
 
-func (p *Proxy) remove(l *link) {
+func (p *tcpProxy) remove(l *link) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.links, l)
 }
 
-func (p *Proxy) cutAll() {
+func (p *tcpProxy) cutAll() {
 	for l := range p.links {
 		p.cutLink(l)
 	}
@@ -221,7 +222,7 @@ func (p *Proxy) cutAll() {
 }
 
 // cutLink needs the lock.
-func (p *Proxy) cutLink(l *link) {
+func (p *tcpProxy) cutLink(l *link) {
 	l.cut = true
 	for _, conn := range []*net.TCPConn{l.client, l.server} {
 		conn.SetLinger(0) //nolint:errcheck // then it is closed without a reset

@@ -88,7 +88,11 @@ func openLog(path string, database *os.File, w *writer, read *statements, logger
 func (l *writeAheadLog) close() error {
 	l.stop()
 	l.maintained.Wait()
-	return errors.Join(l.rewriteLogged(context.Background()), l.file.Close())
+	var err error
+	if errors.Is(l.usable(), errSyncFailed) {
+		err = l.distrust(context.Background())
+	}
+	return errors.Join(err, l.file.Close())
 }
 
 // sync returns when all that was committed before is on the disk. After a failure it
@@ -128,13 +132,13 @@ func (l *writeAheadLog) check() error {
 // usable returns an error if what is stored now could not be made durable, or would make a
 // log longer that is too long already.
 func (l *writeAheadLog) usable() error {
-	if size := l.keptSize.Load(); size > 0 {
-		return fmt.Errorf("another process reads %s in one long transaction, and so keeps its write-ahead log, which has %d MiB: end that process", l.path, size>>20)
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.failed {
 		return errSyncFailed
+	}
+	if size := l.keptSize.Load(); size > 0 {
+		return fmt.Errorf("another process reads %s in one long transaction, and so keeps its write-ahead log, which has %d MiB: end that process", l.path, size>>20)
 	}
 	return nil
 }
@@ -246,7 +250,7 @@ func (l *writeAheadLog) empty(ctx context.Context) error {
 func (l *writeAheadLog) mend(ctx context.Context) error {
 	l.backfilling.Lock()
 	defer l.backfilling.Unlock()
-	if err := l.rewriteLogged(ctx); err != nil {
+	if err := l.distrust(ctx); err != nil {
 		return err
 	}
 	if err := l.writer.lock.lock(ctx, storing); err != nil {
@@ -263,6 +267,25 @@ func (l *writeAheadLog) mend(ctx context.Context) error {
 	l.setFailed(false)
 	l.logger.Info("the queue's database is on the disk again, and stores again", zap.String("path", l.path))
 	return nil
+}
+
+// distrust makes the next checkpoint move everything again after a sync has failed. It needs
+// backfilling, or that nobody else uses the database.
+func (l *writeAheadLog) distrust(ctx context.Context) error {
+	if err := l.rewriteLogged(ctx); err != nil {
+		return err
+	}
+	return reread(l.database)
+}
+
+// reread makes the system read a file from the disk again.
+//
+// It keeps pages that it could not write. At the next try, ext4 writes them to the blocks that
+// it has reserved for them, but goes on to take these for empty: after a power cut they read as
+// zeros, although the sync has succeeded. So the pages are dropped; the log has them.
+func reread(file *os.File) error {
+	_ = file.Sync() // what is not written yet is not dropped
+	return dropPages(file)
 }
 
 // rewriteLogged appends to the log all pages that are in it, if what checkpoints have moved

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"slices"
-	"time"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 )
@@ -100,43 +99,8 @@ func readAttempts(ctx context.Context, read *statements, notifications []int64) 
 	return history, err
 }
 
-// exportBytes bounds the bodies that a call of Export returns, but for one.
-const exportBytes = 4 << 20
-
 // mover moves notifications from one database to another.
 type mover struct{ *tables }
-
-// Export implements db.Mover.
-func (m mover) Export(ctx context.Context, from int64, limit int) (found []db.Details, next int64, err error) {
-	type sized struct{ id, bytes int64 }
-	rows, err := m.read.query(ctx, `SELECT notification, octet_length(bytes) FROM body WHERE notification >= ? ORDER BY notification LIMIT ?`, from, limit+1)
-	sizes, err := collect(rows, err, func(s *sized) []any { return []any{&s.id, &s.bytes} })
-	if err != nil {
-		return nil, 0, err
-	}
-	var ids []int64
-	var bytes int64
-	for n, s := range sizes {
-		if bytes += s.bytes; n == limit || n > 0 && bytes > exportBytes {
-			next = s.id
-			break
-		}
-		ids = append(ids, s.id)
-	}
-	if found, err = readDetails(ctx, m.read, ids); err != nil {
-		return nil, 0, err
-	}
-	for n := range found {
-		for i := range found[n].Deliveries {
-			if d := &found[n].Deliveries[i]; d.State == db.Delivering {
-				if d.State = db.Waiting; d.Attempts > 0 {
-					d.State, d.DueAt = db.Retrying, time.Now().UTC()
-				}
-			}
-		}
-	}
-	return found, next, nil
-}
 
 // Import implements db.Mover.
 func (m mover) Import(ctx context.Context, notifications []db.Details) (stored int, err error) {
@@ -205,18 +169,4 @@ func importDelivery(run *statements, n *db.Details, notification int64, place in
 		}
 	}
 	return nil
-}
-
-// Remove implements db.Mover.
-func (m mover) Remove(ctx context.Context, ids []int64) error {
-	return m.write.inBatches(ctx, m.sync, len(ids), func(i int) error {
-		rows, err := m.write.run.query(context.Background(), `SELECT id FROM delivery WHERE id BETWEEN ? AND ?`,
-			db.DeliveryID(ids[i], 0), db.DeliveryID(ids[i], db.MaxDeliveries-1))
-		deliveries, err := collectIDs(rows, err)
-		if err != nil {
-			return err
-		}
-		_, err = deleteWhere(m.write.run, ``, jsonOf(deliveries))
-		return err
-	}, func() {})
 }

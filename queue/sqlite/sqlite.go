@@ -54,6 +54,9 @@ func (e *engine) open(ctx context.Context, logger *zap.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := reread(e.file); err != nil { // a process before may have ended after a failed sync
+		return err
+	}
 	isNew, err := inspectFile(ctx, e.path, info.Size() <= quickCheckSize)
 	if err != nil {
 		return err

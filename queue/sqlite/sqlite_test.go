@@ -445,11 +445,9 @@ func TestJoin(t *testing.T) {
 		t.Fatal(err)
 	}
 	i.store(t, notes(3)...)
-	details, _, err := i.Export(t.Context(), 0, 10)
-	if err != nil {
-		t.Fatal(err)
-	}
+	details := make([]db.Details, 3)
 	for n := range details {
+		details[n] = db.Details{Notification: *notes(1)[0].Notification}
 		details[n].NotificationID = fmt.Sprintf("id-%d", n)
 	}
 	if n, err := joined.Import(t.Context(), details); n != 3 || err != nil {

@@ -35,22 +35,14 @@ type Eraser interface {
 	Scrub(ctx context.Context, whole bool) (remains string, err error)
 }
 
-// Mover is a DB whose notifications can be moved to another one. No live instance may use
-// the one that they come from.
+// Mover is a DB into which notifications of another one can be moved.
 type Mover interface {
-	// Export returns notifications by id, from the id from on, and the id from which to go
-	// on; 0 after the last one. Deliveries that are delivering are exported as released.
-	Export(ctx context.Context, from int64, limit int) (found []Details, next int64, err error)
-
 	// Import stores notifications with their deliveries and attempts under new ids, and
 	// returns once they are durable. What is there already is left as it is: one with the
 	// same endpoint, workspace and notification id, or without such an id, with the same
 	// endpoint, workspace, topic, receipt time and body. It returns how many it has stored.
+	// None of the deliveries may be delivering.
 	Import(ctx context.Context, notifications []Details) (stored int, err error)
-
-	// Remove deletes notifications by their ids, with all that belongs to them, whatever
-	// their state.
-	Remove(ctx context.Context, ids []int64) error
 }
 
 // Joined is a database that was opened beside a Caddy that may use it.
@@ -109,6 +101,20 @@ type Delivery struct {
 type Details struct {
 	Notification
 	Deliveries []DeliveryDetails // by id
+}
+
+// Release makes deliveries that are delivering what they are once their claims are released.
+func (d *Details) Release() {
+	for i := range d.Deliveries {
+		one := &d.Deliveries[i].Delivery
+		switch {
+		case one.State != Delivering:
+		case one.Attempts == 0:
+			one.State = Waiting
+		default:
+			one.State, one.DueAt = Retrying, one.StoredAt
+		}
+	}
 }
 
 // DeliveryDetails are a delivery and its failed attempts, the oldest first.

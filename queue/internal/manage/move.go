@@ -2,15 +2,17 @@ package manage
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strconv"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 )
 
 const (
-	firstMoveBatch = 10 // notifications
-	maxMoveBatch   = 500
-	moveBatchBytes = 8 << 20 // of bodies, about
+	moveBatch      = 100     // notifications that are moved at once, at most
+	moveBatchBytes = 4 << 20 // of their bodies, but for the last one
+	sameID         = 1000    // how many notifications have the id of another one's row as Intercom's id, at most
 )
 
 // Moved is what Move has done.
@@ -27,10 +29,9 @@ type Moved struct {
 // report with the number of deliveries.
 func Move(ctx context.Context, from db.DB, to db.Mover, endpoint string, report func(done, total int64)) (moved Moved, err error) {
 	moved.Endpoints = make(map[string]int64)
-	source, canMove := from.(db.Mover)
-	inspector, canCount := from.(db.Inspector)
-	if !canMove || !canCount {
-		return moved, fmt.Errorf("the engine that it comes from cannot move notifications")
+	source, ok := from.(db.Inspector)
+	if !ok {
+		return moved, errors.New("the engine that it comes from cannot list notifications")
 	}
 	peers, err := from.Heartbeat(ctx, db.Presence{})
 	if err != nil {
@@ -40,84 +41,94 @@ func Move(ctx context.Context, from db.DB, to db.Mover, endpoint string, report 
 		return moved, fmt.Errorf("the instance %s uses it: stop that Caddy, or reload it with another queue, and try again %s later",
 			peers.Others[0].Instance, db.GoneAfter)
 	}
-	total, err := countAll(ctx, inspector, endpoint)
+	total := int64(0)
+	err = eachPage(ctx, source, endpoint, func(found []db.Delivery) error {
+		total += int64(len(found))
+		return nil
+	})
 	if err != nil {
 		return moved, err
 	}
-	size := firstMoveBatch
-	for at := int64(0); ; {
-		found, next, err := source.Export(ctx, at, size)
-		if err != nil {
-			return moved, err
-		}
-		size = max(1, min(maxMoveBatch, nextSize(size, found)))
-		if err := moveBatch(ctx, source, to, endpoint, found, &moved); err != nil {
-			return moved, err
-		}
-		report(moved.Deliveries, max(total, moved.Deliveries))
-		if at = next; at == 0 {
-			break
-		}
+	err = eachPage(ctx, source, endpoint, func(found []db.Delivery) error {
+		return movePage(ctx, source, to, found, func(batch []db.Details, stored int) {
+			moved.Stored += stored
+			moved.There += len(batch) - stored
+			for i := range batch {
+				n := int64(len(batch[i].Deliveries))
+				moved.Deliveries += n
+				moved.Endpoints[batch[i].Endpoint] += n
+			}
+			report(moved.Deliveries, max(total, moved.Deliveries))
+		})
+	})
+	if err != nil {
+		return moved, err
 	}
-	left, err := countAll(ctx, inspector, endpoint)
-	if err == nil && left > 0 {
-		err = fmt.Errorf("%d deliveries are still in the database that they come from: run it again", left)
-	}
-	return moved, err
+	return moved, eachPage(ctx, source, endpoint, func(left []db.Delivery) error {
+		if len(left) > 0 {
+			return fmt.Errorf("%d deliveries or more are still in the database that they come from: run it again", len(left))
+		}
+		return nil
+	})
 }
 
-// moveBatch moves those of the notifications that belong to the endpoint.
-func moveBatch(ctx context.Context, source, to db.Mover, endpoint string, found []db.Details, moved *Moved) error {
-	var batch []db.Details
-	var ids []int64
-	for i := range found {
-		if endpoint == "" || found[i].Endpoint == endpoint {
-			batch = append(batch, found[i])
-			ids = append(ids, found[i].ID)
+// eachPage calls do with all deliveries of an endpoint, the oldest first.
+func eachPage(ctx context.Context, in db.Inspector, endpoint string, do func(found []db.Delivery) error) error {
+	for page := (db.Page{Limit: listAtOnce}); ; {
+		found, next, err := list(ctx, in, db.Filter{Endpoint: endpoint}, page)
+		if err == nil {
+			err = do(found)
 		}
+		if err != nil || next == 0 {
+			return err
+		}
+		page.From = next
 	}
-	if len(batch) == 0 {
-		return nil
-	}
-	stored, err := to.Import(ctx, batch)
-	if err != nil {
-		return fmt.Errorf("storing them in the new database: %w", err)
-	}
-	if err := source.Remove(ctx, ids); err != nil {
-		return fmt.Errorf("removing what the new database has: %w", err)
-	}
-	moved.Stored += stored
-	moved.There += len(batch) - stored
-	for i := range batch {
-		n := int64(len(batch[i].Deliveries))
-		moved.Deliveries += n
-		moved.Endpoints[batch[i].Endpoint] += n
+}
+
+// movePage moves the notifications of some deliveries, in batches that it reports.
+func movePage(ctx context.Context, source db.Inspector, to db.Mover, deliveries []db.Delivery, report func(batch []db.Details, stored int)) error {
+	var batch []db.Details
+	bytes := 0
+	for i := range deliveries {
+		d := &deliveries[i]
+		if i == 0 || d.Notification != deliveries[i-1].Notification {
+			found, err := source.Find(ctx, d.Endpoint, strconv.FormatInt(d.Notification, 10), sameID)
+			if err != nil {
+				return err
+			}
+			for _, n := range found {
+				if n.ID == d.Notification { // Intercom's id of another one may be the same number
+					n.Release()
+					batch = append(batch, n)
+					bytes += len(n.Body)
+				}
+			}
+		}
+		if len(batch) == 0 || len(batch) < moveBatch && bytes < moveBatchBytes && i < len(deliveries)-1 {
+			continue
+		}
+		stored, err := to.Import(ctx, batch)
+		if err != nil {
+			return fmt.Errorf("storing them in the new database: %w", err)
+		}
+		if err := remove(ctx, source, batch); err != nil {
+			return fmt.Errorf("removing what the new database has: %w", err)
+		}
+		report(batch, stored)
+		batch, bytes = nil, 0
 	}
 	return nil
 }
 
-// nextSize returns how many notifications to move next, so that memory stays bounded.
-func nextSize(size int, last []db.Details) int {
-	bytes := 0
-	for i := range last {
-		bytes += len(last[i].Body)
-	}
-	if bytes > moveBatchBytes {
-		return size / 2
-	}
-	return size * 2
-}
-
-// countAll counts the deliveries of an endpoint, or all of them.
-func countAll(ctx context.Context, in db.Inspector, endpoint string) (n int64, err error) {
-	for from := int64(0); ; {
-		found, next, err := list(ctx, in, db.Filter{Endpoint: endpoint}, db.Page{From: from, Limit: listAtOnce})
-		if err != nil {
-			return 0, err
-		}
-		n += int64(len(found))
-		if from = next; from == 0 {
-			return n, nil
+// remove deletes notifications with all that belongs to them.
+func remove(ctx context.Context, from db.Inspector, notifications []db.Details) error {
+	var ids []int64
+	for i := range notifications {
+		for _, d := range notifications[i].Deliveries {
+			ids = append(ids, d.ID)
 		}
 	}
+	_, err := from.Change(ctx, db.Change{Action: db.Erase, IDs: ids})
+	return err
 }

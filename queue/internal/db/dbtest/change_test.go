@@ -77,7 +77,7 @@ func TestDropDeletesWhatIsNotDelivering(t *testing.T) {
 		if got, want := i.listIDs(t, db.Filter{}), []int64{ids[db.Delivering], copies + 1}; !slices.Equal(got, want) {
 			t.Errorf("left are %v, want %v", got, want)
 		}
-		if left := i.export(t, 10); len(left) != 2 {
+		if left := i.export(t); len(left) != 2 {
 			t.Errorf("%d notifications are left, want 2", len(left))
 		}
 		if n := d.count(t, "attempt"); n != 0 {

@@ -412,21 +412,44 @@ func (i *instance) wantChanged(t *testing.T, c db.Change, want ...int64) {
 	}
 }
 
-// export follows an export to its end.
-func (i *instance) export(t *testing.T, limit int) (found []db.Details) {
+// export returns all notifications of all endpoints, as they are moved.
+func (i *instance) export(t *testing.T) (found []db.Details) {
 	t.Helper()
-	for from, calls := int64(0), 0; calls < 10000; calls++ {
-		some, next, err := i.Export(t.Context(), from, limit)
-		if err != nil || len(some) > limit {
-			t.Fatalf("exported %d of %d: %v", len(some), limit, err)
+	for page := (db.Page{Limit: 50}); ; {
+		deliveries, next, err := i.List(t.Context(), db.Filter{}, page)
+		if err != nil {
+			t.Fatal(err)
 		}
-		if found = append(found, some...); next == 0 {
+		for _, d := range deliveries {
+			if len(found) > 0 && found[len(found)-1].ID == d.Notification {
+				continue
+			}
+			some, err := i.Find(t.Context(), d.Endpoint, fmt.Sprint(d.Notification), 100)
+			at := slices.IndexFunc(some, func(n db.Details) bool { return n.ID == d.Notification })
+			if err != nil || at < 0 {
+				t.Fatalf("notification %d is not found: %v", d.Notification, err)
+			}
+			some[at].Release()
+			found = append(found, some[at])
+		}
+		if page.From = next; next == 0 {
 			return found
 		}
-		from = next
 	}
-	t.Fatal("the export has no end")
-	return nil
+}
+
+// remove deletes all deliveries of notifications, whatever their states and endpoints are.
+func (i *instance) remove(t *testing.T, notifications ...db.Details) {
+	t.Helper()
+	ids := []int64{1 << 40} // and one that is not there
+	for _, n := range notifications {
+		for _, d := range n.Deliveries {
+			ids = append(ids, d.ID)
+		}
+	}
+	if _, err := i.Change(t.Context(), db.Change{Action: db.Erase, IDs: ids}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // put imports notifications, all of which must be new.

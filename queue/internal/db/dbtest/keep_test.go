@@ -48,7 +48,7 @@ func TestExpiry(t *testing.T) {
 			for _, d := range i.list(t, db.Filter{}, db.Page{Limit: 100}) {
 				counts[d.State]++
 			}
-			return fmt.Sprint(counts, len(i.export(t, 100)))
+			return fmt.Sprint(counts, len(i.export(t)))
 		}
 		for _, c := range []struct {
 			name                    string

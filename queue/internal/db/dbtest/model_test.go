@@ -546,7 +546,7 @@ func (m *model) check() {
 
 // checkHistory compares the attempts that are kept.
 func (m *model) checkHistory() {
-	for _, n := range m.workers[0].export(m.t, 50) {
+	for _, n := range m.workers[0].export(m.t) {
 		for _, got := range n.Deliveries {
 			if d := m.deliveries[got.ID]; len(got.History) != d.fails || string(n.Body) != d.body {
 				m.errorf(d, "it has %d failed attempts and the body %.20q, want %d and %.20q", len(got.History), n.Body, d.fails, d.body)

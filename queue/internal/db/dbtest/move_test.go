@@ -107,11 +107,11 @@ func (i *instance) wantImported(t *testing.T, notifications []db.Details, want i
 func TestEverythingMovesToAnotherDatabase(t *testing.T) {
 	eachPair(t, func(t *testing.T, from, to *instance) {
 		mixed(t, from)
-		all := from.export(t, 3)
+		all := from.export(t)
 		to.wantImported(t, all[:4], 4) // and then it broke off
 		to.wantImported(t, all, len(all)-4)
 		to.wantImported(t, all, 0)
-		moved := to.export(t, 5)
+		moved := to.export(t)
 		wantSame(t, "moved", moved, all)
 		for n, d := range moved {
 			for _, one := range d.Deliveries {
@@ -124,38 +124,24 @@ func TestEverythingMovesToAnotherDatabase(t *testing.T) {
 			}
 		}
 		from.wantImported(t, moved, 0) // nor does it double what is still there
-		var ids []int64
-		for _, d := range all {
-			ids = append(ids, d.ID)
-		}
-		if err := from.Remove(t.Context(), ids[:5]); err != nil {
-			t.Fatal(err)
-		}
-		wantSame(t, "left", from.export(t, 100), all[5:])
+		from.remove(t, all[:5]...)
+		wantSame(t, "left", from.export(t), all[5:])
 		for range 2 {
-			if err := from.Remove(t.Context(), ids); err != nil {
-				t.Fatal(err)
-			}
+			from.remove(t, all...)
 		}
-		if left := from.export(t, 100); len(left) > 0 || len(from.listIDs(t, db.Filter{})) > 0 {
+		if left := from.export(t); len(left) > 0 || len(from.listIDs(t, db.Filter{})) > 0 {
 			t.Errorf("%d notifications are left, although they may have been delivering", len(left))
 		}
 		from.wantImported(t, moved, len(moved))
-		wantSame(t, "moved back", from.export(t, 100), all)
+		wantSame(t, "moved back", from.export(t), all)
 	})
 }
 
-func TestRemoveLeavesNothing(t *testing.T) {
+func TestErasingAllLeavesNothing(t *testing.T) {
 	eachEngine(t, func(t *testing.T, d *database) {
 		i := d.start(t)
 		mixed(t, i)
-		var ids []int64
-		for _, n := range i.export(t, 100) {
-			ids = append(ids, n.ID)
-		}
-		if err := i.Remove(t.Context(), append(ids, 1<<40)); err != nil {
-			t.Fatal(err)
-		}
+		i.remove(t, i.export(t)...)
 		for _, table := range []string{"notification", "delivery", "attempt"} {
 			if n := d.count(t, table); n != 0 {
 				t.Errorf("%d rows of %s are left", n, table)
@@ -164,12 +150,12 @@ func TestRemoveLeavesNothing(t *testing.T) {
 	})
 }
 
-func TestDeliveriesThatAreDeliveringAreExportedAsReleased(t *testing.T) {
+func TestDeliveriesThatAreDeliveringAreMovedAsReleased(t *testing.T) {
 	eachPair(t, func(t *testing.T, i, to *instance) {
 		id := i.mustStore(t, note("workspace", "id"))[0]
 		want := func(state db.State, attempts, history int) {
 			t.Helper()
-			found := i.export(t, 10)
+			found := i.export(t)
 			if len(found) != 1 || len(found[0].Deliveries) != 1 {
 				t.Fatalf("exported %+v", found)
 			}
@@ -212,11 +198,11 @@ func TestNotificationsWithoutAnIDAreImportedOnce(t *testing.T) {
 			one.Body, one.ReceivedAt = []byte("one"), at
 			from.mustStore(t, one)
 		}
-		all := from.export(t, 100)
+		all := from.export(t)
 		to.wantImported(t, all[:2], 2)
 		to.wantImported(t, all, 5)
 		to.wantImported(t, all, 0)
-		wantSame(t, "moved", to.export(t, 100), all)
+		wantSame(t, "moved", to.export(t), all)
 	})
 }
 
@@ -225,7 +211,7 @@ func TestWhatIsThereIsNotChangedByAnImport(t *testing.T) {
 		from.mustStore(t, note("workspace", "id"), note("workspace", "new"))
 		there := to.mustStore(t, note("workspace", "id"))[0]
 		to.mustFinish(t, to.mustClaim(t, there).outcome(db.Delivered))
-		all := from.export(t, 10)
+		all := from.export(t)
 		to.wantImported(t, append(all, all...), 1)
 		to.wantState(t, there, db.Delivered, 1)
 		if s := to.store(t, note("workspace", "new"))[0]; !s.Duplicate {
@@ -261,15 +247,15 @@ func TestAnImportRunsBesideStores(t *testing.T) {
 			done <- fresh
 		}()
 		imported := 0
-		for some := range slices.Chunk(from.export(t, 50), 20) {
+		for some := range slices.Chunk(from.export(t), 20) {
 			n, err := to.Import(t.Context(), some)
 			if err != nil {
 				t.Errorf("importing: %v", err)
 			}
 			imported += n
 		}
-		if fresh := <-done; fresh+imported != 300 || len(to.export(t, 1000)) != 300 {
-			t.Errorf("%d were stored and %d imported, %d are there, want 300", fresh, imported, len(to.export(t, 1000)))
+		if fresh := <-done; fresh+imported != 300 || len(to.export(t)) != 300 {
+			t.Errorf("%d were stored and %d imported, %d are there, want 300", fresh, imported, len(to.export(t)))
 		}
 	})
 }

@@ -241,7 +241,7 @@ func TestANotificationIsADuplicateInWhateverStateTheFirstOneIs(t *testing.T) {
 		if got := len(i.listIDs(t, db.Filter{})); got != 2*len(db.States) {
 			t.Errorf("there are %d deliveries, want %d: copies of duplicates are not stored", got, 2*len(db.States))
 		}
-		if got := i.export(t, 100); len(got) != len(db.States) {
+		if got := i.export(t); len(got) != len(db.States) {
 			t.Errorf("there are %d notifications, want %d", len(got), len(db.States))
 		}
 	})

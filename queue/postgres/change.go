@@ -37,9 +37,9 @@ func newConditions(filter db.Filter, further ...any) *conditions {
 	}
 	if filter.Notification != "" {
 		q.add("d.id IN (SELECT n.id * 100 + place FROM {s}notification AS n, generate_series(0, 99) AS place WHERE n.endpoint = $1::text"+
-			" AND {indexed n.notification_id} = %s::text AND n.notification_id = %s::text"+
-			" UNION ALL SELECT n.id * 100 + place FROM {s}notification AS n, generate_series(0, 99) AS place WHERE n.endpoint = $1::text AND n.id = %s::bigint)",
-			indexed(filter.Notification), db.EncodeText(filter.Notification), rowID(filter.Notification))
+			" AND {key n.endpoint n.notification_id} = {key $1::text %[1]s::text} AND n.notification_id = %[1]s::text"+
+			" UNION ALL SELECT n.id * 100 + place FROM {s}notification AS n, generate_series(0, 99) AS place WHERE n.endpoint = $1::text AND n.id = %[2]s::bigint)",
+			db.EncodeText(filter.Notification), rowID(filter.Notification))
 	}
 	for _, at := range []struct {
 		condition string
@@ -106,7 +106,7 @@ func topicExpression(pattern string) string {
 
 const (
 	// anew gives a delivery its whole schedule again.
-	anew = `state = 'waiting', reason = NULL, attempts = 0, age_from = now(), due_at = now(), finished_at = NULL`
+	anew = `state = 'waiting', reason = NULL, attempts = 0, age_from = now(), finished_at = NULL`
 
 	retrySQL = `UPDATE {s}delivery SET ` + anew + ` WHERE id = ANY (ARRAY(
 		SELECT d.id FROM {s}delivery AS d{where} AND d.state NOT IN ('waiting', 'delivering') ORDER BY d.id FOR UPDATE)) RETURNING id`

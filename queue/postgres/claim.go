@@ -63,7 +63,7 @@ const claimSQL = `
 			WHERE id = ANY (ARRAY(SELECT delivery FROM sized WHERE place = 1 OR size <= $5::bigint)) AND state IN ('waiting', 'retrying')
 			ORDER BY id FOR UPDATE SKIP LOCKED
 		))
-		RETURNING id, fixed, attempts, (extract(epoch FROM now() - age_from) * 1000000)::bigint AS age
+		RETURNING id, fixed, attempts, (extract(epoch FROM now() - coalesce(age_from, stored_at)) * 1000000)::bigint AS age
 	)
 	SELECT coalesce((SELECT max(chosen.all) FROM chosen), 0), c.*
 	FROM (VALUES (1)) AS always LEFT JOIN (

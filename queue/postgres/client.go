@@ -111,17 +111,17 @@ const (
 
 	// durably returns from the commit when it is on the disk, and on a synchronous standby if
 	// there is one, whatever the server's settings are. It is set in the very transaction:
-	// behind PgBouncer, the next one may have another session.
+	// behind PgBouncer, the next one may have another session. A plan that the server keeps
+	// from when a table was empty must not read all of it later.
 	durably = `SELECT ` + settings + `, set_config('synchronous_commit', CASE
 		WHEN current_setting('synchronous_commit') IN ('off', 'local', 'remote_write') THEN 'on'
-		ELSE current_setting('synchronous_commit') END, true)`
+		ELSE current_setting('synchronous_commit') END, true), set_config('enable_seqscan', 'off', true)`
 
 	// lazily returns from the commit before it is on the disk. If the server crashes at that
 	// moment, claims and outcomes of the last half second are lost: what was delivered then is
 	// delivered again.
 	//
-	// It is for statements that look for rows by their keys. A plan that the server keeps from
-	// when a table was empty must not read all of it later.
+	// It is for statements that look for rows by their keys.
 	lazily = `SELECT ` + settings + `, set_config('synchronous_commit', 'off', true),
 		set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)`
 )
@@ -260,12 +260,16 @@ func (c *client) reset() {
 // inSchema puts the schema's name and what an index has of a text into a statement.
 func inSchema(text, schema string) string {
 	text = indexedPattern.ReplaceAllString(text, "CASE WHEN octet_length($1) <= 200 THEN $1 ELSE md5($1) END")
+	text = keyPattern.ReplaceAllString(text, "(md5($1 || ' ' || $2)::uuid)")
 	return strings.ReplaceAll(text, "{s}", schema+".")
 }
 
 // indexedPattern is what an index has of a text, which must not be longer than a third of a
 // page.
 var indexedPattern = regexp.MustCompile(`\{indexed ([a-z_.]+)\}`)
+
+// keyPattern is what the index of notifications has of an endpoint and a notification id.
+var keyPattern = regexp.MustCompile(`\{key (\S+) (\S+)\}`)
 
 // indexed returns what an index has of a text.
 func indexed(text string) string {

@@ -21,7 +21,7 @@ const (
 
 const (
 	findSQL = `
-		SELECT id FROM {s}notification WHERE {indexed notification_id} = $5::text AND notification_id = $2::text AND endpoint = $1::text
+		SELECT id FROM {s}notification WHERE {key endpoint notification_id} = {key $1::text $2::text} AND notification_id = $2::text AND endpoint = $1::text
 		UNION SELECT id FROM {s}notification WHERE id = $3::bigint AND endpoint = $1::text
 		ORDER BY id DESC LIMIT $4::bigint`
 
@@ -106,7 +106,7 @@ func (i inspector) areFew(ctx context.Context, filter db.Filter) (bool, error) {
 
 // Find implements db.Inspector.
 func (i inspector) Find(ctx context.Context, endpoint, id string, limit int) ([]db.Details, error) {
-	ids, err := i.ids(ctx, plainly, statement{sql: findSQL, args: []any{endpoint, db.EncodeText(id), rowID(id), limit, indexed(id)}})
+	ids, err := i.ids(ctx, plainly, statement{sql: findSQL, args: []any{endpoint, db.EncodeText(id), rowID(id), limit}})
 	if err != nil {
 		return nil, fmt.Errorf("finding a notification: %w", err)
 	}
@@ -211,26 +211,26 @@ func (w walk) sql(few bool, q *conditions) string {
 // id and its workspace.
 const selectDeliveries = `
 	SELECT d.id, d.notification, n.notification_id, d.endpoint, n.workspace, d.topic, d.lane, d.fixed, d.state, d.reason, d.attempts,
-		d.stored_at, d.age_from, d.due_at, d.finished_at, d.upstream, d.status, d.seconds, d.error
+		d.stored_at, coalesce(d.age_from, d.stored_at), d.due_at, d.finished_at, d.upstream, d.status, d.seconds, d.error
 	FROM (%s) AS d JOIN {s}notification AS n ON n.id = d.notification`
 
 func collectDeliveries(found *[]db.Delivery) func(pgx.Rows) error {
 	return func(rows pgx.Rows) (err error) {
 		*found, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (d db.Delivery, err error) {
 			var notificationID, reason, upstream, lastError *string
-			var finished *time.Time
+			var due, finished *time.Time
 			var status *int
 			var seconds *float32
 			err = row.Scan(&d.ID, &d.Notification, &notificationID, &d.Endpoint, &d.Workspace, &d.Topic, &d.Lane, &d.Fixed, &d.State, &reason,
-				&d.Attempts, &d.StoredAt, &d.AgeFrom, &d.DueAt, &finished, &upstream, &status, &seconds, &lastError)
+				&d.Attempts, &d.StoredAt, &d.AgeFrom, &due, &finished, &upstream, &status, &seconds, &lastError)
 			if err != nil {
 				return d, err
 			}
 			d.NotificationID, d.Workspace, d.Topic = decodeNull(notificationID), db.DecodeText(d.Workspace), db.DecodeText(d.Topic)
 			d.Reason, d.Upstream, d.Error = db.Reason(decodeNull(reason)), decodeNull(upstream), decodeNull(lastError)
-			d.StoredAt, d.AgeFrom, d.DueAt = d.StoredAt.UTC(), d.AgeFrom.UTC(), d.DueAt.UTC()
-			if d.State != db.Retrying {
-				d.DueAt = time.Time{}
+			d.StoredAt, d.AgeFrom = d.StoredAt.UTC(), d.AgeFrom.UTC()
+			if due != nil && d.State == db.Retrying {
+				d.DueAt = due.UTC()
 			}
 			if finished != nil {
 				d.FinishedAt = finished.UTC()

@@ -41,7 +41,7 @@ const (
 			INSERT INTO {s}delivery (id, notification, endpoint, lane, workspace, topic, fixed, state, reason, attempts, stored_at, age_from, due_at,
 				finished_at, upstream, status, seconds, error)
 			SELECT input.id * 100 + d.number, input.id, input.endpoint, d.lane, {indexed input.workspace}, input.topic, d.fixed, d.state, nullif(d.reason, ''), d.attempts,
-				d.stored_at, d.age_from, coalesce(d.due_at, now()), d.finished_at, nullif(d.upstream, ''), nullif(d.status, 0), d.seconds, nullif(d.error, '')
+				d.stored_at, nullif(d.age_from, d.stored_at), CASE WHEN d.state = 'retrying' THEN coalesce(d.due_at, now()) END, d.finished_at, nullif(d.upstream, ''), nullif(d.status, 0), d.seconds, nullif(d.error, '')
 			FROM unnest($8::bigint[], $9::bigint[], $10::text[], $11::boolean[], $12::text[], $13::text[], $14::int[], $15::timestamptz[], $16::timestamptz[],
 					$17::timestamptz[], $18::timestamptz[], $19::text[], $20::int[], $21::real[], $22::text[])
 				AS d(place, number, lane, fixed, state, reason, attempts, stored_at, age_from, due_at, finished_at, upstream, status, seconds, error)

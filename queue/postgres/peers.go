@@ -58,7 +58,7 @@ func newInstance() string {
 	if err != nil || host == "" {
 		host = "unknown"
 	}
-	suffix := "-" + strconv.FormatUint(rand.Uint64(), 36) //nolint:gosec // a name, not a secret
+	suffix := "-" + strconv.FormatUint(uint64(rand.Uint32()), 36) //nolint:gosec // a name, not a secret
 	return strings.ToValidUTF8(host[:min(len(host), 80)], "") + suffix
 }
 

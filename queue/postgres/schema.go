@@ -41,39 +41,41 @@ CREATE SEQUENCE {s}notification_id_seq;
 
 CREATE TABLE {s}notification (
 	id              bigint PRIMARY KEY DEFAULT nextval('{s}notification_id_seq'),
+	received_at     timestamptz NOT NULL,
 	endpoint        text NOT NULL,
 	workspace       text NOT NULL,
 	topic           text NOT NULL,
 	notification_id text,
-	received_at     timestamptz NOT NULL,
 	request         text NOT NULL,
 	body            bytea NOT NULL
 );
 ALTER SEQUENCE {s}notification_id_seq OWNED BY {s}notification.id;
-CREATE UNIQUE INDEX notification_once ON {s}notification (({indexed notification_id}), ({indexed workspace}), endpoint) WHERE notification_id IS NOT NULL;
+CREATE UNIQUE INDEX notification_once ON {s}notification ({key endpoint notification_id}, ({indexed workspace})) WHERE notification_id IS NOT NULL;
 CREATE INDEX notification_without_id ON {s}notification (received_at) WHERE notification_id IS NULL;
 
 CREATE TABLE {s}delivery (
 	id           bigint PRIMARY KEY CHECK (id / 100 = notification),
 	notification bigint NOT NULL,
+	stored_at    timestamptz NOT NULL DEFAULT now(),
+	fixed        boolean NOT NULL DEFAULT false,
 	endpoint     text NOT NULL,
 	lane         text NOT NULL,
 	workspace    text NOT NULL COLLATE "C", -- its md5 if it is longer than 200 bytes
 	topic        text NOT NULL,
-	fixed        boolean NOT NULL DEFAULT false,
-	state        text NOT NULL CHECK (state IN ('waiting', 'delivering', 'retrying', 'delivered', 'dead')),
-	reason       text CHECK (reason IN ('attempts', 'age', 'refused', 'unrouted', 'cancelled')),
-	attempts     integer NOT NULL DEFAULT 0 CHECK (attempts >= 0),
-	stored_at    timestamptz NOT NULL DEFAULT now(),
-	age_from     timestamptz NOT NULL DEFAULT now(),
-	due_at       timestamptz NOT NULL DEFAULT now(),
-	claim        bigint,
-	instance     text,
+	-- the write-ahead log has of an update only what follows the columns that stay as they are
+	age_from     timestamptz, -- NULL: stored_at
+	due_at       timestamptz,
 	finished_at  timestamptz,
-	upstream     text,
+	claim        bigint,
+	attempts     integer NOT NULL DEFAULT 0 CHECK (attempts >= 0),
 	status       integer,
 	seconds      real,
+	state        text NOT NULL CHECK (state IN ('waiting', 'delivering', 'retrying', 'delivered', 'dead')),
+	reason       text CHECK (reason IN ('attempts', 'age', 'refused', 'unrouted', 'cancelled')),
+	instance     text,
+	upstream     text,
 	error        text,
+	CONSTRAINT delivery_retrying_has_time CHECK (state <> 'retrying' OR due_at IS NOT NULL),
 	CONSTRAINT delivery_dead_has_reason CHECK ((state = 'dead') = (reason IS NOT NULL)),
 	CONSTRAINT delivery_delivering_has_claim CHECK ((state = 'delivering') = (claim IS NOT NULL) AND (claim IS NULL) = (instance IS NULL)),
 	CONSTRAINT delivery_finished_has_time CHECK ((state IN ('delivered', 'dead')) = (finished_at IS NOT NULL))
@@ -117,8 +119,12 @@ CREATE TABLE {s}instance (
 -- order in which they came.
 ALTER TABLE {s}delivery SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
 	autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 1);
-ALTER TABLE {s}notification SET (toast_tuple_target = 4080, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 5000,
+ALTER TABLE {s}notification SET (toast_tuple_target = 128, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 5000,
 	autovacuum_vacuum_insert_scale_factor = 0.2, autovacuum_vacuum_cost_delay = 1);
+
+-- Body and request are compressed, and stay in the row if it fits a page.
+ALTER TABLE {s}notification ALTER endpoint SET STORAGE MAIN, ALTER workspace SET STORAGE MAIN, ALTER topic SET STORAGE MAIN,
+	ALTER notification_id SET STORAGE MAIN, ALTER request SET STORAGE MAIN, ALTER body SET STORAGE MAIN;
 
 CREATE TABLE {s}schema_version (
 	program text NOT NULL PRIMARY KEY,
@@ -126,8 +132,8 @@ CREATE TABLE {s}schema_version (
 );
 INSERT INTO {s}schema_version VALUES ('` + program + `', 1)`
 
-// compression makes bodies cheaper to store, where the server has it.
-const compression = `ALTER TABLE {s}notification ALTER COLUMN body SET COMPRESSION lz4`
+// compression makes notifications cheaper to store, where the server has it.
+const compression = `ALTER TABLE {s}notification ALTER COLUMN body SET COMPRESSION lz4, ALTER COLUMN request SET COMPRESSION lz4`
 
 const (
 	serverState = `SELECT current_setting('server_encoding'), current_setting('fsync'), current_setting('transaction_isolation'), EXISTS (SELECT FROM pg_namespace WHERE nspname = $1::text),

@@ -62,8 +62,17 @@ func (b *Base) LaneLabel(lane string) string {
 	return worker.Label(db.Lane{Endpoint: b.endpoint.Name, Name: lane})
 }
 
-// Attach implements intercomwebhook.Queue.
+// Attach implements intercomwebhook.Queue. It refuses more copies than a notification can have.
 func (b *Base) Attach(endpoint intercomwebhook.Endpoint) error {
+	copies := 0
+	for _, lane := range endpoint.Lanes {
+		if lane.Copy {
+			copies++
+		}
+	}
+	if copies > worker.MaxCopies {
+		return fmt.Errorf("%d copies are given: a queue can make %d at most; remove some", copies, worker.MaxCopies)
+	}
 	b.endpoint.Handler = endpoint
 	b.app.queues = append(b.app.queues, b)
 	return nil

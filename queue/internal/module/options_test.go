@@ -154,3 +154,14 @@ func TestHandlersWithOneName(t *testing.T) {
 		})
 	}
 }
+
+// A notification with too many deliveries would be refused when it comes, for ever.
+func TestTooManyCopiesAreRefused(t *testing.T) {
+	var endpoint intercomwebhook.Endpoint
+	for i := range worker.MaxCopies + 1 {
+		endpoint.Lanes = append(endpoint.Lanes, intercomwebhook.Lane{Name: fmt.Sprint("copy-", i), Copy: true})
+	}
+	if err := new(Base).Attach(endpoint); err == nil || !strings.Contains(err.Error(), "49 at most") {
+		t.Errorf("error %v", err)
+	}
+}

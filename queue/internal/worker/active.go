@@ -2,6 +2,8 @@ package worker
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,64 +15,69 @@ import (
 
 // active is a worker whose database is open. It has the parts, and runs their tasks.
 type active struct {
-	db        db.DB
-	log       *zap.Logger
-	configs   *configs
-	book      *book
-	pacer     *pacer
-	store     *store
-	lanes     *lanes
-	finisher  *finisher
-	peers     *peers
-	snapshot  *snapshot
-	retention *retention
-	contact   contact
-	tracing   tracing
+	db       db.DB
+	log      *zap.Logger
+	config   func() Config // the current one
+	book     *book
+	pacer    *pacer
+	store    *store
+	lanes    *lanes
+	finisher *finisher
+	peers    *peers
+	counter  *counter
+	contact  atomic.Pointer[contact]
+	tracing  tracing
 
-	stopping  atomic.Bool
 	interrupt context.CancelCauseFunc // ends the context of all running deliveries
 
-	running      sync.WaitGroup // the tasks
-	cancel       context.CancelFunc
-	ctx          context.Context // ends the tasks
-	heartbeatNow chan struct{}   // makes the heartbeats' task send one at once
-	surveyNow    chan struct{}   // makes the lanes' task run at once
+	running sync.WaitGroup // the tasks
+	ctx     context.Context
+	cancel  context.CancelFunc // ends the tasks
 
-	failing   bool            // the last heartbeat has failed; only for heartbeat
-	announced bool            // only for survey
-	warned    map[string]bool // endpoints that a warning was logged for; only for survey
+	reconcileNow, surveyNow chan<- struct{} // make a task run at once
+
+	failing       bool // the last heartbeat has failed; only for heartbeat
+	expireFailing bool // only for expire
+	announced     bool // only for survey
 }
 
 const (
 	reconcileInterval = 2 * time.Second
 	pausesInterval    = time.Second
 	surveyInterval    = 10 * time.Second
+	retentionInterval = 10 * time.Second
 
 	// taskTimeout bounds each task that runs once per interval.
 	taskTimeout = 5 * time.Second
 
 	// interruptTimeout is how long deliveries may take to end after their context has ended.
 	interruptTimeout = 5 * time.Second
+
+	expiryTimeout = 10 * time.Second
+	expiryRows    = 500 // that are deleted at once
+
+	// A pause between two deletions is at least so many times as long as an answer takes.
+	answerTimes = 4
+
+	// contactAge is how old the last sign of the database may be while a notification could be stored.
+	contactAge = 10 * time.Second
 )
 
-func newActive(database db.DB, log *zap.Logger, configs *configs) *active {
-	a := &active{
-		db: database, log: log, configs: configs, book: newBook(), pacer: newPacer(),
-		heartbeatNow: make(chan struct{}, 1), surveyNow: make(chan struct{}, 1), warned: make(map[string]bool),
-	}
+var errNoContact = errors.New("the database has not answered for 10 s")
+
+func newActive(database db.DB, log *zap.Logger, config func() Config, endpoint func(string) *Endpoint) *active {
+	a := &active{db: database, log: log, config: config, book: newBook(), pacer: newPacer()}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	deliverCtx, interrupt := context.WithCancelCause(context.Background())
 	a.interrupt = interrupt
-	a.peers = &peers{db: database, config: configs.current, changed: func() { a.lanes.reconsider() }}
+	a.peers = &peers{db: database, config: config}
 	a.finisher = newFinisher(database, log, a.written)
-	deliverer := &deliverer{ctx: deliverCtx, instance: database.Instance(), endpoint: configs.endpoint, peers: a.peers, tracing: &a.tracing}
-	a.lanes = newLanes(&laneParts{
-		db: database, log: log, book: a.book, pacer: a.pacer, deliver: deliverer.deliver,
-		finish: a.finisher.finish, mayDeliver: a.mayDeliver, memoryFree: a.memoryFree,
-	})
-	a.store = newStore(database, a.book, a.pacer, a.lanes.get, a.contact.note)
-	a.snapshot = &snapshot{db: database, log: log}
-	a.retention = &retention{db: database, log: log, config: configs.current, answerTime: a.store.answerTime}
+	deliverer := &deliverer{ctx: deliverCtx, instance: database.Instance(), endpoint: endpoint, peers: a.peers, tracing: &a.tracing}
+	a.lanes = &lanes{byName: make(map[db.Lane]*lane), shared: &laneParts{
+		db: database, log: log, book: a.book, pacer: a.pacer, deliver: deliverer.deliver, finish: a.finisher.finish, mayDeliver: a.mayDeliver,
+	}}
+	a.store = newStore(database, a.book, a.pacer, a.lanes.get, a.noteContact)
+	a.counter = &counter{db: database, log: log}
 	return a
 }
 
@@ -81,23 +88,24 @@ func (a *active) start(ctx context.Context) error {
 		return err
 	}
 	a.heartbeat(ctx)
-	a.every(heartbeatInterval, a.heartbeatNow, a.heartbeat)
-	a.every(reconcileInterval, nil, func(ctx context.Context) { _ = a.reconcile(ctx) }) // heartbeat logs that the database is away
-	a.every(pausesInterval, nil, func(ctx context.Context) { _ = a.lanes.applyPauses(ctx) })
-	a.every(surveyInterval, a.surveyNow, a.survey)
-	a.every(retentionInterval, nil, func(context.Context) { a.retention.run(a.ctx) })
-	a.every(paceWindow, nil, func(context.Context) {
+	a.every(heartbeatInterval, a.heartbeat)
+	a.reconcileNow = a.every(reconcileInterval, func(ctx context.Context) { _ = a.reconcile(ctx) }) // heartbeat logs that the database is away
+	a.surveyNow = a.every(surveyInterval, a.survey)
+	a.every(pausesInterval, func(ctx context.Context) { _ = a.lanes.applyPauses(ctx) })
+	a.every(retentionInterval, func(context.Context) { a.expire() })
+	a.every(paceWindow, func(context.Context) {
 		if a.pacer.adjust(time.Now()) {
 			a.lanes.refill(false)
 		}
 	})
-	a.finisher.start()
+	a.finisher.ended.Go(a.finisher.writeAll)
 	a.store.start(committers)
 	return nil
 }
 
-// every runs a task once per interval, and each time it can read from now, until close.
-func (a *active) every(interval time.Duration, now <-chan struct{}, task func(context.Context)) {
+// every runs a task once per interval, and when now is woken, until close.
+func (a *active) every(interval time.Duration, task func(context.Context)) (now chan<- struct{}) {
+	woken := make(chan struct{}, 1)
 	a.running.Go(func() {
 		ticker := time.NewTicker(interval)
 		defer ticker.Stop()
@@ -106,35 +114,35 @@ func (a *active) every(interval time.Duration, now <-chan struct{}, task func(co
 			case <-a.ctx.Done():
 				return
 			case <-ticker.C:
-			case <-now:
+			case <-woken:
 			}
 			ctx, cancel := context.WithTimeout(a.ctx, taskTimeout)
 			task(ctx)
 			cancel()
 		}
 	})
+	return woken
 }
 
 // configChanged makes this instance work on the lanes of the current config. The others know of
 // the config before anything is stored with it, if they can.
 func (a *active) configChanged() {
-	if len(a.configs.current()) == 0 {
+	if len(a.config()) == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(a.ctx, taskTimeout)
 	defer cancel()
 	_ = a.peers.exchange(ctx) // if it fails, heartbeat logs it
-	a.update()
-	a.snapshot.expire()
+	a.updateLanes(nil)
 	wake(a.surveyNow) // takes over what no config has any more
 }
 
-// update makes this instance work on the lanes of the current config, and on the orphaned
-// ones that it takes over.
-func (a *active) update() {
-	config := a.configs.current()
+// updateLanes makes this instance work on the lanes of the current config, and on others of its
+// endpoints that it takes over.
+func (a *active) updateLanes(takeOver []db.Lane) {
+	config := a.config()
 	wanted := make(map[db.Lane]int)
-	for _, lane := range a.peers.orphaned(time.Now()) {
+	for _, lane := range takeOver {
 		if e := config[lane.Endpoint]; e != nil {
 			wanted[lane] = e.workers(lane.Name)
 		}
@@ -142,46 +150,33 @@ func (a *active) update() {
 	for _, lane := range config.lanes() {
 		wanted[lane.Lane] = lane.workers
 	}
-	if a.lanes.update(wanted) {
-		wake(a.heartbeatNow) // tells the other instances
-	}
+	a.lanes.update(wanted)
 }
 
 // mayDeliver reports whether deliveries may start. They may not while the heartbeat is late,
 // because other instances may take over what this one holds. They may not while outcomes
 // cannot be written, because they would be made again.
 func (a *active) mayDeliver() bool {
-	return !a.stopping.Load() && !a.peers.late() && !a.finisher.behind()
-}
-
-// memoryFree makes all lanes claim if one of them was refused memory.
-func (a *active) memoryFree() {
-	if a.book.takeRefused() {
-		a.lanes.refill(false)
-	}
+	return !a.lanes.stopped.Load() && !a.peers.late() && !a.finisher.behind()
 }
 
 // written removes deliveries whose outcomes are written from the book. Their lanes may go on,
 // and claim what was released.
-func (a *active) written(batch finished) {
-	a.book.remove(batch.deliveries)
-	more := make(map[db.Lane]bool)
-	for i, d := range batch.deliveries {
-		more[d.lane] = more[d.lane] || batch.outcomes[i].State == db.Waiting
+func (a *active) written(deliveries []*delivery) {
+	a.book.remove(deliveries)
+	released := make(map[*lane]bool)
+	for _, d := range deliveries {
+		released[d.lane] = released[d.lane] || d.outcome.State == db.Waiting
 	}
-	for name, more := range more {
-		if lane := a.lanes.get(name); lane != nil {
-			lane.refill(more)
-		}
+	for lane, more := range released {
+		lane.refill(more)
 	}
-	a.memoryFree()
 }
 
 // heartbeat sends one heartbeat. It logs when that begins to fail and when it succeeds again.
 // Then it takes over what instances that are gone have left.
 func (a *active) heartbeat(ctx context.Context) {
-	late := a.peers.late()
-	sent := time.Now()
+	late, sent := a.peers.late(), time.Now()
 	err := a.peers.exchange(ctx)
 	if err == nil && late {
 		err = a.reconcile(ctx) // others may have taken over what this instance held
@@ -196,20 +191,19 @@ func (a *active) heartbeat(ctx context.Context) {
 		a.log.Info("the queue's database can be reached again")
 	}
 	a.failing = err != nil
-	a.contact.note(err)
+	a.noteContact(err)
 	if err != nil {
 		return
 	}
-	a.peers.onTime(sent)
-	if late {
-		a.lanes.refill(true) // this also starts the deliveries that had to wait
-	}
+	a.peers.onTime.Store(&sent)
 	released, err := a.db.TakeOver(ctx)
 	if err != nil {
 		a.log.Debug("taking over from instances that are gone failed, and will be tried again", zap.Error(err))
 	} else if released > 0 {
 		a.log.Warn("took over the deliveries of an instance that is gone", zap.Int64("deliveries", released))
-		a.lanes.refill(true)
+	}
+	if late || released > 0 {
+		a.lanes.refill(true) // this also starts the deliveries that had to wait
 	}
 }
 
@@ -233,76 +227,85 @@ func (a *active) reconcile(ctx context.Context) error {
 	return err
 }
 
-// survey looks at what is in the whole database. It takes over lanes that no live instance
-// has, and warns of endpoints that none has.
+// survey looks at what is in the whole database, and logs it once. It takes over lanes that no live
+// instance has, and claims again what lanes have left to other instances.
 func (a *active) survey(ctx context.Context) {
-	config, counts := a.configs.current(), a.snapshot.get(ctx)
+	config, counts := a.config(), a.counter.count(ctx, true)
 	if len(config) == 0 || counts.taken.IsZero() {
 		return
 	}
-	a.announce(config, counts)
 	var unfinished []db.Lane
-	for lane := range counts.byLane {
-		if counts.unfinished(lane) > 0 {
+	var waiting, retrying int64
+	for lane, states := range counts.byLane {
+		waiting += states[db.Waiting].Count
+		retrying += states[db.Retrying].Count
+		if n, _ := counts.unfinished(lane); n > 0 {
 			unfinished = append(unfinished, lane)
 		}
 	}
-	for _, endpoint := range a.peers.noteUnfinished(unfinished, time.Now()) {
-		a.warnOfStranded(endpoint, unfinished, counts)
+	if !a.announced {
+		a.announced = true
+		var labels []string
+		for _, lane := range config.lanes() {
+			labels = append(labels, Label(lane.Lane))
+		}
+		a.log.Info("queue is open", zap.Strings("lanes", labels), zap.Int64("waiting", waiting), zap.Int64("retrying", retrying))
 	}
-	a.update()
-	a.lanes.reconsider()
+	a.updateLanes(a.peers.orphaned(unfinished, time.Now()))
 	for _, lane := range a.lanes.all() {
-		if e := config[lane.Endpoint]; e != nil && counts.unfinished(lane.Lane) == 0 {
+		lane.reconsider()
+		n, _ := counts.unfinished(lane.Lane)
+		if e := config[lane.Endpoint]; e != nil && n == 0 {
 			tellHealth(e, Label(lane.Lane), lane.health.idle(counts.taken), nil)
 		}
 	}
 }
 
-// announce logs, once, what there is to deliver.
-func (a *active) announce(config Config, counts counts) {
-	if a.announced {
-		return
-	}
-	a.announced = true
-	var lanes []string
-	var waiting, retrying int64
-	for _, lane := range config.lanes() {
-		lanes = append(lanes, Label(lane.Lane))
-	}
-	for _, states := range counts.byLane {
-		waiting += states[db.Waiting]
-		retrying += states[db.Retrying]
-	}
-	a.log.Info("queue is open", zap.Strings("lanes", lanes), zap.Int64("waiting", waiting), zap.Int64("retrying", retrying))
-}
-
-// warnOfStranded logs, once, that no live instance has an endpoint with unfinished
-// deliveries.
-func (a *active) warnOfStranded(endpoint string, unfinished []db.Lane, counts counts) {
-	if a.warned[endpoint] {
-		return
-	}
-	a.warned[endpoint] = true
-	var n int64
-	for _, lane := range unfinished {
-		if lane.Endpoint == endpoint {
-			n += counts.unfinished(lane)
+// expire deletes what is no longer kept of all endpoints. It logs when that begins to fail.
+func (a *active) expire() {
+	var err error
+	for name, e := range a.config() {
+		expiry := db.Expiry{Endpoint: name, KeepDelivered: e.Options.KeepDelivered, KeepDead: e.Options.KeepDead, Limit: expiryRows}
+		for more := true; more && err == nil; more = expiry.Cursor != 0 {
+			began := time.Now()
+			ctx, cancel := context.WithTimeout(a.ctx, expiryTimeout)
+			_, expiry.Cursor, err = a.db.Expire(ctx, expiry)
+			cancel()
+			select { // so that storing and delivering are not slowed down
+			case <-time.After(max(time.Since(began), answerTimes*a.pacer.answerTime())):
+			case <-a.ctx.Done():
+				return
+			}
 		}
 	}
-	a.log.Warn("deliveries belong to an endpoint that no config has: give the queue its old name with `name`, or rename the endpoint in the database as docs/queue.md shows",
-		zap.String("endpoint", endpoint), zap.Int64("deliveries", n))
+	if err != nil && !a.expireFailing {
+		a.log.Error("what is no longer kept could not be deleted; this will be tried again", zap.Error(err))
+	}
+	a.expireFailing = err != nil
 }
+
+// contact is the last commit or heartbeat, or its failure.
+type contact struct {
+	at  time.Time
+	err error
+}
+
+func (a *active) noteContact(err error) { a.contact.Store(&contact{time.Now(), err}) }
 
 // ready returns an error if no notification could be stored now.
 func (a *active) ready() error {
+	last := a.contact.Load()
 	switch {
-	case a.stopping.Load():
+	case a.lanes.stopped.Load():
 		return errStopping
 	case a.book.full():
 		return errNoMemory
+	case last.err != nil:
+		return fmt.Errorf("the database: %w", last.err)
+	case time.Since(last.at) > contactAge:
+		return errNoContact
 	default:
-		return a.contact.check(time.Now())
+		return nil
 	}
 }
 
@@ -310,7 +313,6 @@ func (a *active) ready() error {
 // running ones have ended. When the context ends it interrupts them; interrupted deliveries do
 // not count as attempts.
 func (a *active) stop(ctx context.Context) {
-	a.stopping.Store(true)
 	a.lanes.stop()
 	ended := make(chan struct{})
 	go func() {

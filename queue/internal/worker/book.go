@@ -7,193 +7,135 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 )
 
-// delivery is a delivery that this process has claimed and whose outcome is not written yet.
-type delivery struct {
-	id         int64
-	token      db.Token
-	lane       db.Lane
-	note       *db.Notification
-	fixed      bool // it goes to its lane whatever the routes say
-	attempts   int  // that have ended
-	claimed    time.Time
-	age        time.Duration // when it was claimed
-	fromMemory bool          // it was claimed when it was stored
-
-	state atomic.Int32
-}
-
-// The states of a delivery in this process.
+// The budget of bytes for all notifications under way has two parts, so that neither storing nor
+// delivering can keep out the other.
 const (
-	notBegun int32 = iota
-	begun
-	dropped // another instance has it, or its row is gone
+	storeMemory = 48 << 20 // for those that are being stored
+	laneMemory  = 64 << 20 // for those that lanes hold; beyond it, each lane may have one delivery or claim
+	claimMemory = 4 << 20  // for the deliveries of one claim
+
+	memoryTimeout = 2 * time.Second // after which a notification that waits for memory is refused
 )
 
-// begin reports whether the delivery may begin. It may not if it was dropped.
-func (d *delivery) begin() bool { return d.state.CompareAndSwap(notBegun, begun) }
+var errNoMemory = errors.New("too many bytes are being stored at once")
 
-// drop prevents the delivery. It returns false if it has begun.
-func (d *delivery) drop() bool { return d.state.CompareAndSwap(notBegun, dropped) }
+// delivery is a delivery that this process has claimed and whose outcome is not written yet.
+type delivery struct {
+	id       int64
+	token    db.Token
+	lane     *lane
+	note     *db.Notification
+	fixed    bool // it goes to its lane whatever the routes say
+	attempts int  // that have ended
+	claimed  time.Time
+	age      time.Duration // when it was claimed
+	outcome  db.Outcome    // to be written
+
+	begun atomic.Bool
+}
+
+// begin reports whether the delivery may begin: it may once, and not after the book has dropped it.
+func (d *delivery) begin() bool { return d.begun.CompareAndSwap(false, true) }
 
 // ageNow returns the time since the delivery was stored, or since a person retried it.
 func (d *delivery) ageNow() time.Duration { return d.age + time.Since(d.claimed) }
-
-// size returns the bytes that are counted for the delivery.
-func (d *delivery) size() int { return len(d.note.Body) }
 
 // book says what this process holds: the claims that wait for a reply of the database, the
 // deliveries, and the bytes. A row that is marked as delivering for this instance and is not
 // in the book was claimed in a transaction whose reply was lost.
 type book struct {
+	storing *semaphore.Weighted
+
 	mu         sync.Mutex
 	last       db.Token          // the newest one
 	pending    map[db.Token]bool // claims that wait for a reply
 	deliveries map[int64]*delivery
-	memory     memory
+	bytes      int // of all lanes, with what is reserved for deliveries to come
 }
-
-// memoryTimeout is how long a notification waits for memory before it is refused.
-const memoryTimeout = 2 * time.Second
-
-var errNoMemory = errors.New("too many bytes are being stored at once")
 
 func newBook() *book {
 	return &book{
+		storing:    semaphore.NewWeighted(storeMemory),
 		last:       db.Token(time.Now().UnixNano()), // so that the tokens of two processes differ
 		pending:    make(map[db.Token]bool),
 		deliveries: make(map[int64]*delivery),
-		memory:     newMemory(),
 	}
 }
 
-// newToken returns the token of a claim. The caller must call settled when the deliveries of
-// the claim are in the book, or when it has failed.
+// newToken returns the token of a claim. The caller must call claimed once its reply is known.
 func (b *book) newToken() db.Token {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.nextToken()
-}
-
-func (b *book) nextToken() db.Token {
 	b.last++
 	b.pending[b.last] = true
 	return b.last
 }
 
-// acquire waits until there is memory to store so many bytes. They must be given back to
-// release.
-func (b *book) acquire(ctx context.Context, bytes int) error {
-	b.mu.Lock()
-	granted := b.memory.acquire(bytes)
-	b.mu.Unlock()
-	if granted == nil {
+// acquire waits until there is memory to store so many bytes. They must be given back to storing.
+func (b *book) acquire(ctx context.Context, bytes int64) error {
+	if b.storing.TryAcquire(bytes) {
 		return nil
 	}
-	timer := time.NewTimer(memoryTimeout)
-	defer timer.Stop()
-	select {
-	case <-granted:
-		return nil
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.memory.giveUp(granted) {
+	ctx, cancel := context.WithTimeout(ctx, memoryTimeout)
+	defer cancel()
+	if b.storing.Acquire(ctx, bytes) != nil {
 		return errNoMemory
 	}
-	return nil // granted at the last moment
+	return nil
 }
 
 // full reports whether storing a notification would have to wait for memory.
 func (b *book) full() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return len(b.memory.waiting) > 0
+	if !b.storing.TryAcquire(1) {
+		return true
+	}
+	b.storing.Release(1)
+	return false
 }
 
-// reserve reserves bytes of a lane for a delivery that is being stored. If it does, it gives
-// back moved bytes that were acquired to store the notification, because they are counted for
-// the lane now. It returns false if the lane has no memory left.
-func (b *book) reserve(lane db.Lane, size, moved int) bool {
+// reserve reserves bytes for deliveries to come of a lane. A lane may have as many as it leaves
+// free, so one alone may have half, and two a third each: what a lane leaves free is there for the
+// others when its backend hangs. A lane that has nothing may have any number, so it always goes on.
+func (b *book) reserve(l *lane, bytes int) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.memory.reserve(lane, size) {
+	if l.bytes > 0 && bytes > laneMemory-b.bytes-l.bytes {
 		return false
 	}
-	b.memory.release(moved)
+	b.count(l, bytes)
 	return true
 }
 
-func (b *book) unreserve(lane db.Lane, size int) {
+// unreserve gives back bytes that were reserved.
+func (b *book) unreserve(l *lane, bytes int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.memory.add(lane, -size)
+	b.count(l, -bytes)
 }
 
-// reserveClaim fills in the token and the bytes of a claim, and reserves the bytes. It
-// returns false if the lane has no memory left. The caller must call claimed with the reply.
-func (b *book) reserveClaim(claim *db.Claim) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	bytes, ok := b.memory.reserveClaim(claim.Lane)
-	if ok {
-		claim.Token, claim.MaxBytes = b.nextToken(), bytes
-	}
-	return ok
+func (b *book) count(l *lane, bytes int) {
+	b.bytes += bytes
+	l.bytes += bytes
 }
 
-// claimed adds the deliveries of a claim, of which there are none if it has failed. Their
-// bytes replace those that reserveClaim has reserved.
-func (b *book) claimed(claim db.Claim, deliveries []*delivery) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.memory.add(claim.Lane, -claim.MaxBytes)
-	for _, d := range deliveries {
-		b.memory.add(d.lane, d.size())
-		b.put(d)
-	}
-	delete(b.pending, claim.Token)
-}
-
-// stored ends the claim of a batch that was stored, and gives back the bytes that are still
-// acquired for it. The bytes of the deliveries are reserved.
-func (b *book) stored(token db.Token, deliveries []*delivery, acquired int) {
+// claimed ends a claim: its deliveries, of which there are none if it has failed, are in the book.
+// Their bytes are reserved. An earlier claim of one is forgotten: a released delivery can be claimed
+// again before this process knows that its release is written.
+func (b *book) claimed(token db.Token, deliveries []*delivery) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, d := range deliveries {
-		b.put(d)
+		if earlier := b.deliveries[d.id]; earlier != nil {
+			b.forget(earlier)
+		}
+		b.deliveries[d.id] = d
 	}
 	delete(b.pending, token)
-	b.memory.release(acquired)
-}
-
-// release gives back bytes that were acquired.
-func (b *book) release(bytes int) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.memory.release(bytes)
-}
-
-// put adds a delivery whose bytes are counted. It forgets an earlier claim of it: a released
-// delivery can be claimed again before this process knows that its release is written.
-func (b *book) put(d *delivery) {
-	if earlier := b.deliveries[d.id]; earlier != nil {
-		b.forget(earlier)
-	}
-	b.deliveries[d.id] = d
-}
-
-// takeRefused reports whether a lane was refused memory since the last call.
-func (b *book) takeRefused() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	refused := b.memory.refused
-	b.memory.refused = false
-	return refused
 }
 
 // remove removes deliveries whose outcomes are written.
@@ -208,7 +150,7 @@ func (b *book) remove(deliveries []*delivery) {
 func (b *book) forget(d *delivery) {
 	if b.deliveries[d.id] == d {
 		delete(b.deliveries, d.id)
-		b.memory.add(d.lane, -d.size())
+		b.count(d.lane, -len(d.note.Body))
 	}
 }
 
@@ -228,7 +170,7 @@ func (b *book) reconcile(rows []db.Held, asked time.Time) (lost []db.Outcome) {
 		}
 	}
 	for id, d := range b.deliveries {
-		if held[id] != d.token && d.claimed.Before(asked) && d.drop() {
+		if held[id] != d.token && d.claimed.Before(asked) && d.begin() {
 			b.forget(d)
 		}
 	}

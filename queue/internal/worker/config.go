@@ -4,7 +4,6 @@ import (
 	"context"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -57,11 +56,9 @@ const UnroutedLane = "unrouted"
 // its lanes are their names.
 const DefaultEndpoint = "intercom"
 
-// The kinds of lanes.
-const (
-	kindRoute = "route"
-	kindCopy  = "copy"
-)
+// MaxCopies is how many copies an endpoint may have. The other half of a notification's deliveries
+// is for those that a person sends to other lanes.
+const MaxCopies = db.MaxDeliveries/2 - 1
 
 // Label returns the name of a lane in metrics and logs: endpoint|lane, or the lane alone for
 // the default endpoint.
@@ -83,36 +80,30 @@ func (e *Endpoint) workers(lane string) int {
 // configLane is a lane of a config.
 type configLane struct {
 	db.Lane
-	kind    string
+	kind    string // route or copy
 	workers int
 }
 
-// lanes returns the lanes of the endpoint: those of the routes, those of the copies, and
-// UnroutedLane.
-func (e *Endpoint) lanes() []configLane {
-	var lanes []configLane
-	for _, lane := range append(slices.Clip(e.Handler.Lanes), intercomwebhook.Lane{Name: UnroutedLane}) {
-		kind := kindRoute
-		if lane.Copy {
-			kind = kindCopy
-		}
-		lanes = append(lanes, configLane{db.Lane{Endpoint: e.Name, Name: lane.Name}, kind, e.workers(lane.Name)})
-	}
-	return lanes
-}
-
-// lanes returns the lanes of all endpoints, by the names of the endpoints.
+// lanes returns the lanes of all endpoints, by the names of the endpoints: those of the routes,
+// those of the copies, and UnroutedLane.
 func (c Config) lanes() []configLane {
 	var lanes []configLane
 	for _, name := range slices.Sorted(maps.Keys(c)) {
-		lanes = append(lanes, c[name].lanes()...)
+		for _, lane := range append(slices.Clip(c[name].Handler.Lanes), intercomwebhook.Lane{Name: UnroutedLane}) {
+			kind := "route"
+			if lane.Copy {
+				kind = "copy"
+			}
+			lanes = append(lanes, configLane{db.Lane{Endpoint: name, Name: lane.Name}, kind, c[name].workers(lane.Name)})
+		}
 	}
 	return lanes
 }
 
 // presence returns what an instance with this config tells the others.
 func (c Config) presence() db.Presence {
-	p := db.Presence{Version: version(), Configs: make(map[string]string, len(c))}
+	version, _ := caddy.Version()
+	p := db.Presence{Version: version, Configs: make(map[string]string, len(c))}
 	for _, lane := range c.lanes() {
 		p.Lanes = append(p.Lanes, lane.Lane)
 	}
@@ -121,57 +112,3 @@ func (c Config) presence() db.Presence {
 	}
 	return p
 }
-
-// configs are all configs that use the database. The last one is the current one; the
-// others are about to end.
-type configs struct {
-	mu  sync.RWMutex
-	all []Config
-}
-
-func (c *configs) add(config Config) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.all = append(c.all, config)
-}
-
-// remove removes a config. It keeps the last one, whose running deliveries still need it, and
-// reports that.
-func (c *configs) remove(config Config) (last bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.all) <= 1 {
-		return true
-	}
-	c.all = slices.DeleteFunc(c.all, func(other Config) bool { return maps.Equal(other, config) })
-	return false
-}
-
-// current returns the config that was added last; nil if there is none.
-func (c *configs) current() Config {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	if len(c.all) == 0 {
-		return nil
-	}
-	return c.all[len(c.all)-1]
-}
-
-// endpoint returns an endpoint of the current config or else of an older one; nil if no
-// config has it.
-func (c *configs) endpoint(name string) *Endpoint {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	for _, config := range slices.Backward(c.all) {
-		if e := config[name]; e != nil {
-			return e
-		}
-	}
-	return nil
-}
-
-// version returns the version of Caddy, which the program was built with.
-var version = sync.OnceValue(func() string {
-	short, _ := caddy.Version()
-	return short
-})

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"time"
 
 	"go.uber.org/zap"
@@ -14,9 +15,20 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 )
 
+// retryDelays are the delays after the first, the second and each further failed attempt.
+// The last one is used for all attempts after it.
+var retryDelays = [...]time.Duration{
+	time.Second, 5 * time.Second, 30 * time.Second, 2 * time.Minute, 10 * time.Minute, 30 * time.Minute, time.Hour,
+}
+
+// maxRetryAfter is the longest delay that a backend can ask for with Retry-After.
+const maxRetryAfter = time.Hour
+
 // errStopping is the cause for the end of deliveries that the end of this process
 // interrupts.
 var errStopping = errors.New("stopping")
+
+var released = db.Outcome{State: db.Waiting}
 
 // deliverer makes attempts to deliver.
 type deliverer struct {
@@ -27,21 +39,9 @@ type deliverer struct {
 	tracing  *tracing
 }
 
-// attempt is one attempt to deliver.
-type attempt struct {
-	*delivery
-	endpoint *Endpoint
-	lane     *lane
-	started  time.Time
-	took     time.Duration
-	result   intercomwebhook.Delivery
-}
-
-var released = db.Outcome{State: db.Waiting}
-
 // deliver makes one attempt, and returns the outcome to write. It returns false if this
 // instance does not hold the delivery any more: then there is nothing to write.
-func (v *deliverer) deliver(l *lane, d *delivery) (outcome db.Outcome, ok bool) {
+func (v *deliverer) deliver(d *delivery) (outcome db.Outcome, ok bool) {
 	if !d.begin() {
 		return db.Outcome{}, false
 	}
@@ -52,13 +52,13 @@ func (v *deliverer) deliver(l *lane, d *delivery) (outcome db.Outcome, ok bool) 
 	waited := d.ageNow()
 	ctx, cancel := context.WithTimeout(v.ctx, e.Options.DeliveryTimeout)
 	defer cancel()
-	a := &attempt{delivery: d, endpoint: e, lane: l, started: time.Now()}
+	a := &attempt{delivery: d, endpoint: e, label: Label(d.lane.Lane), started: time.Now()}
 	if !v.run(ctx, a) || a.result.Err != nil && errors.Is(context.Cause(ctx), errStopping) {
 		return released, true // it has not ended, so it does not count
 	}
 	a.took = time.Since(a.started)
 	if d.attempts == 0 {
-		waitSeconds.WithLabelValues(Label(l.Lane)).Observe(waited.Seconds())
+		waitSeconds.WithLabelValues(a.label).Observe(waited.Seconds())
 	}
 	outcome = decide(a.result, d.attempts, d.ageNow(), &e.Options)
 	outcome.Attempt = &db.Attempt{
@@ -82,17 +82,17 @@ func (v *deliverer) run(ctx context.Context, a *attempt) bool {
 	r, span := v.tracing.start(r)
 	to := ""
 	if a.fixed {
-		to = a.delivery.lane.Name
+		to = a.lane.Name
 	}
 	routed, run := a.endpoint.Handler.Route(r, a.note.Body, a.attempts+1, to)
-	if routed != a.delivery.lane.Name {
+	if routed != a.lane.Name {
 		if v.peers.refresh(ctx, a.claimed) != nil {
 			return false
 		}
 		// Two configs may leave a delivery to each other for as long as both live, unless it
 		// is fixed to its lane. So one over its age is left to nobody.
 		overdue := !a.fixed && a.ageNow() >= a.endpoint.Options.MaxAge
-		if !overdue && v.peers.belongsToOther(a.delivery.lane, routed, a.fixed) {
+		if !overdue && v.peers.belongsToOther(a.lane.Lane, routed, a.fixed) {
 			a.lane.leaveToOthers(a.id)
 			return false
 		}
@@ -103,9 +103,47 @@ func (v *deliverer) run(ctx context.Context, a *attempt) bool {
 	return true
 }
 
-// tell counts and logs what came of the attempt, and tells the health of the lane.
+// decide returns the outcome of an attempt that has ended: its state, the reason of a dead
+// one, and the delay of a retrying one. Before are the attempts that ended earlier; the age
+// is that at the end of the attempt.
+func decide(result intercomwebhook.Delivery, before int, age time.Duration, options *Options) db.Outcome {
+	switch {
+	case result.Err == nil:
+		return db.Outcome{State: db.Delivered}
+	case errors.Is(result.Err, intercomwebhook.ErrUnrouted):
+		return db.Outcome{State: db.Dead, Reason: db.Unrouted}
+	case options.MaxAttempts > 0 && before+1 >= options.MaxAttempts:
+		return db.Outcome{State: db.Dead, Reason: db.Attempts}
+	case age >= options.MaxAge:
+		return db.Outcome{State: db.Dead, Reason: db.Age}
+	default:
+		return db.Outcome{State: db.Retrying, Delay: retryDelay(before, result.RetryAfter)}
+	}
+}
+
+// retryDelay returns the delay after a failed attempt, given how many attempts have failed
+// before it. Jitter of 20 % spreads out the retries of those that failed at the same time.
+func retryDelay(failedBefore int, retryAfter time.Duration) time.Duration {
+	delay := retryDelays[min(failedBefore, len(retryDelays)-1)]
+	delay = time.Duration(float64(delay) * (0.8 + 0.4*rand.Float64())) //nolint:gosec // need not be unpredictable
+	return max(delay, min(retryAfter, maxRetryAfter))
+}
+
+// attempt is one attempt to deliver.
+type attempt struct {
+	*delivery
+	endpoint *Endpoint
+	label    string // of the lane
+	started  time.Time
+	took     time.Duration
+	result   intercomwebhook.Delivery
+}
+
+// tell counts and logs what came of the attempt, and tells the health of the lane. A failed attempt
+// is logged at INFO: the notification is kept, and what an operator must know about a lane or a dead
+// letter is a warning of its own.
 func (a *attempt) tell(outcome db.Outcome) {
-	label, result := Label(a.delivery.lane), string(outcome.State)
+	result, health := string(outcome.State), healthChange{}
 	switch outcome.State {
 	case db.Delivered:
 		level := zap.InfoLevel // so that each failure in the log has its end there, too
@@ -115,47 +153,40 @@ func (a *attempt) tell(outcome db.Outcome) {
 		if c := a.endpoint.Logger.Check(level, logging.Delivered); c != nil {
 			c.Write(a.logFields()...)
 		}
-		tellHealth(a.endpoint, label, a.lane.health.succeeded(time.Now()), nil)
+		health = a.lane.health.succeeded(time.Now())
 	case db.Retrying:
 		result = resultFailed
-		a.logFailure(zap.Duration("retry_in", outcome.Delay))
+		a.endpoint.Logger.Info(logging.NotDelivered, append(a.logFields(), zap.Duration("retry_in", outcome.Delay))...)
 	default:
 		result = string(outcome.Reason)
-		a.logFailure()
-		a.deadLetter(label, outcome.Reason)
+		a.endpoint.Logger.Info(logging.NotDelivered, a.logFields()...)
+		a.deadLetter(outcome.Reason)
 	}
 	if outcome.State != db.Delivered && outcome.Reason != db.Unrouted {
-		tellHealth(a.endpoint, label, a.lane.health.failed(time.Now(), a.started), a.result.Err)
+		health = a.lane.health.failed(time.Now(), a.started)
 	}
-	attemptsTotal.WithLabelValues(label, result).Inc()
+	tellHealth(a.endpoint, a.label, health, a.result.Err)
+	attemptsTotal.WithLabelValues(a.label, result).Inc()
 }
 
 // deadLetter tells that the delivery will not be tried again unless a person retries it.
-func (a *attempt) deadLetter(label string, reason db.Reason) {
-	deadLettersTotal.WithLabelValues(label, intercom.Label(a.note.Topic)).Inc()
+func (a *attempt) deadLetter(reason db.Reason) {
+	deadLettersTotal.WithLabelValues(a.label, intercom.Label(a.note.Topic)).Inc()
 	a.lane.deadLetterLog(a.endpoint).Warn("notification is a dead letter: it is kept, and can be retried",
 		append(a.logFields(), zap.String("reason", string(reason)))...)
 	a.endpoint.Events.Emit(events.DeadLetter, func() map[string]any {
 		return map[string]any{
-			"id": a.note.NotificationID, "topic": a.note.Topic, "app_id": a.note.Workspace, "lane": label,
+			"id": a.note.NotificationID, "topic": a.note.Topic, "app_id": a.note.Workspace, "lane": a.label,
 			"delivery": a.id, "attempt": a.attempts + 1, "reason": string(reason),
 			"upstream": a.result.Upstream, "status": a.result.Status, "error": a.result.Err.Error(),
 		}
 	})
 }
 
-// logFailure logs a failed attempt at INFO: the notification is kept, and what an operator
-// must know about a lane or a dead letter is a warning of its own.
-func (a *attempt) logFailure(more ...zap.Field) {
-	if c := a.endpoint.Logger.Check(zap.InfoLevel, logging.NotDelivered); c != nil {
-		c.Write(append(a.logFields(), more...)...)
-	}
-}
-
 func (a *attempt) logFields() []zap.Field {
 	return []zap.Field{zap.Inline(logging.Attempt{
 		ID: a.note.NotificationID, Topic: a.note.Topic, AppID: a.note.Workspace,
-		Lane: Label(a.delivery.lane), Number: a.attempts + 1,
+		Lane: a.label, Number: a.attempts + 1,
 		Upstream: a.result.Upstream, Status: a.result.Status, Duration: a.took, Err: a.result.Err,
 	}), zap.Int64("delivery", a.id)}
 }

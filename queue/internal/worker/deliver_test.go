@@ -84,9 +84,9 @@ func TestDeadLettersAreLoggedOnceASecondForEachLane(t *testing.T) {
 		e := &Endpoint{Logger: zap.New(core)}
 		die := func(l *lane, ids ...int64) {
 			for _, id := range ids {
-				a := &attempt{delivery: &delivery{id: id, note: new(db.Notification), lane: l.Lane}, endpoint: e, lane: l}
+				a := &attempt{delivery: &delivery{id: id, note: new(db.Notification), lane: l}, endpoint: e, label: Label(l.Lane)}
 				a.result.Err = errBackend
-				a.deadLetter(Label(l.Lane), db.Attempts)
+				a.deadLetter(db.Attempts)
 			}
 		}
 		expect := func(when string, want ...int64) {

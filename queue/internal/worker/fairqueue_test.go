@@ -38,7 +38,7 @@ func TestWorkspacesTakeTurns(t *testing.T) {
 			if got := popN(&q, q.waiting); got != c.want {
 				t.Errorf("the order is %s, want %s", got, c.want)
 			}
-			if q.len() != 0 || len(q.workspaces) != 0 || len(q.next) != 0 {
+			if q.waiting != 0 || len(q.byWorkspace) != 0 || len(q.next) != 0 {
 				t.Errorf("%+v is left", q)
 			}
 		})
@@ -52,55 +52,5 @@ func TestTurnsGoOnWithWhatComesLater(t *testing.T) {
 	addTo(&q, 4, "b,b,a,c")
 	if got += " " + popN(&q, 6); got != "a1 a2 b4 c7 a3 b5 a6" {
 		t.Errorf("the order is %s", got)
-	}
-}
-
-func TestABurstLeavesPlacesForOtherWorkspaces(t *testing.T) {
-	const room = 100
-	var q fairQueue
-	fill := func(workspace string) (n int) {
-		for ; q.reserve(workspace, room); n++ {
-		}
-		return n
-	}
-	if n := fill("burst"); n != room {
-		t.Errorf("the burst has %d places, want the room of %d", n, room)
-	}
-	if n := fill("second"); n != room/2 {
-		t.Errorf("the second has %d places, want half of the room", n)
-	}
-	for n := range 50 {
-		if workspace := fmt.Sprint("small", n); !q.reserve(workspace, room) {
-			t.Errorf("%s has no place", workspace)
-		}
-	}
-	if q.len() != 2*room {
-		t.Errorf("%d places are taken, want %d", q.len(), 2*room)
-	}
-	if q.reserve("another", room) {
-		t.Error("the places are not bounded")
-	}
-}
-
-func TestHandOverLeavesRoomForClaims(t *testing.T) {
-	const room = 100
-	var q fairQueue
-	for n := range 80 {
-		q.reserve(fmt.Sprint(n), room)
-	}
-	if got := q.claimed(room); got != room/2 {
-		t.Errorf("%d of %d places are taken for a claim, want half", got, room)
-	}
-	for n := range 80 {
-		q.unreserve(fmt.Sprint(n))
-		q.add(&delivery{fromMemory: true, note: &db.Notification{Workspace: fmt.Sprint(n)}})
-	}
-	addTo(&q, 1, "a,b,c")
-	if got := q.claimed(room); got != room/2+3 {
-		t.Errorf("%d of %d places are taken for a claim, want half and those of the last claim", got, room)
-	}
-	q.popAll()
-	if got := q.claimed(room); got != 0 || q.handedOver != 0 {
-		t.Errorf("%d places are taken of nothing", got)
 	}
 }

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,69 +16,52 @@ import (
 type finisher struct {
 	db      db.DB
 	log     *zap.Logger
-	written func(finished) // is called after each batch
+	written func([]*delivery) // is called after each batch
 
-	mu      sync.Mutex
-	pending finished
-	oldest  time.Time // since when the oldest outcome that is not written waits; zero if there is none
-	writing bool
+	mu        sync.Mutex
+	unwritten []*delivery
+	since     time.Time // when the oldest of them came, or the last batch was written
 
 	wake    chan struct{}
 	stopped chan struct{}
 	ended   sync.WaitGroup
 }
 
-// finished are deliveries with their outcomes, in the same order.
-type finished struct {
-	deliveries []*delivery
-	outcomes   []db.Outcome
-}
-
 const (
 	// finishInterval is the shortest pause between two batches. If the process is killed
 	// in the pause, what was delivered in it is delivered again.
 	finishInterval = 10 * time.Millisecond
+	finishRetry    = 200 * time.Millisecond // the pause after a failure
 	finishTimeout  = 10 * time.Second
-	finishRetry    = 200 * time.Millisecond
+	flushTimeout   = 5 * time.Second // for the last batch
 
-	// flushTimeout bounds how long stop waits until the last outcomes are written.
-	flushTimeout = 5 * time.Second
-
-	// No delivery starts while more outcomes than maxUnwritten wait to be written, or one
-	// waits for longer than maxUnwrittenAge.
-	maxUnwritten    = 5000
+	// No delivery starts while an outcome waits for longer to be written: it would be made again
+	// if the process ended.
 	maxUnwrittenAge = 2 * time.Second
 )
 
-func newFinisher(database db.DB, log *zap.Logger, written func(finished)) *finisher {
+func newFinisher(database db.DB, log *zap.Logger, written func([]*delivery)) *finisher {
 	return &finisher{db: database, log: log, written: written, wake: make(chan struct{}, 1), stopped: make(chan struct{})}
 }
 
-func (f *finisher) start() { f.ended.Go(f.writeAll) }
-
-// finish queues an outcome to be written. It fills in the id of the delivery and the token of
-// its claim.
+// finish writes the outcome of a delivery soon, with its id and the token of its claim.
 func (f *finisher) finish(d *delivery, outcome db.Outcome) {
 	outcome.ID, outcome.Token = d.id, d.token
+	d.outcome = outcome
 	f.mu.Lock()
-	first := len(f.pending.outcomes) == 0
-	if first && !f.writing {
-		f.oldest = time.Now()
+	if len(f.unwritten) == 0 {
+		f.since = time.Now()
 	}
-	f.pending.deliveries = append(f.pending.deliveries, d)
-	f.pending.outcomes = append(f.pending.outcomes, outcome)
+	f.unwritten = append(f.unwritten, d)
 	f.mu.Unlock()
-	if first {
-		wake(f.wake)
-	}
+	wake(f.wake)
 }
 
-// behind reports whether no delivery should start, because too many outcomes wait to be
-// written, or wait for too long.
+// behind reports whether no delivery should start, because outcomes are not written in time.
 func (f *finisher) behind() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return len(f.pending.outcomes) > maxUnwritten || !f.oldest.IsZero() && time.Since(f.oldest) > maxUnwrittenAge
+	return len(f.unwritten) > 0 && time.Since(f.since) > maxUnwrittenAge
 }
 
 // stop tries once more to write the outcomes that wait, and returns when that is done.
@@ -87,6 +71,7 @@ func (f *finisher) stop() {
 	f.ended.Wait()
 }
 
+// writeAll writes until stop.
 func (f *finisher) writeAll() {
 	for {
 		select {
@@ -106,35 +91,28 @@ func (f *finisher) writeAll() {
 	}
 }
 
-// write writes all pending outcomes. It reports whether that succeeded. If it failed, the
-// outcomes are pending again.
+// write writes all outcomes that wait. It reports whether that succeeded.
 func (f *finisher) write(timeout time.Duration) bool {
 	f.mu.Lock()
-	batch := f.pending
-	f.pending, f.writing = finished{}, len(batch.outcomes) > 0
+	batch := f.unwritten
 	f.mu.Unlock()
-	if len(batch.outcomes) == 0 {
+	if len(batch) == 0 {
 		return true
+	}
+	outcomes := make([]db.Outcome, len(batch))
+	for i, d := range batch {
+		outcomes[i] = d.outcome
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	_, err := f.db.Finish(ctx, batch.outcomes)
-	f.mu.Lock()
-	f.writing = false
-	switch {
-	case err != nil:
-		f.pending = finished{append(batch.deliveries, f.pending.deliveries...), append(batch.outcomes, f.pending.outcomes...)}
-	case len(f.pending.outcomes) > 0:
-		f.oldest = time.Now()
-	default:
-		f.oldest = time.Time{}
-	}
-	f.mu.Unlock()
-	if err != nil {
+	if _, err := f.db.Finish(ctx, outcomes); err != nil {
 		f.log.Debug("writing the outcomes of deliveries failed, and will be tried again", zap.Error(err))
 		wake(f.wake)
 		return false
 	}
+	f.mu.Lock()
+	f.unwritten, f.since = slices.Clone(f.unwritten[len(batch):]), time.Now()
+	f.mu.Unlock()
 	f.written(batch)
 	return true
 }

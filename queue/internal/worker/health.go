@@ -37,13 +37,11 @@ type health struct {
 	lastSuccess time.Time
 	failures    int       // since the last success
 	since       time.Time // of the first of them
-	buckets     [healthBuckets]attemptCount
-}
 
-// attemptCount counts the attempts that ended in a part of time.
-type attemptCount struct {
-	number        int64 // of the part, since the epoch
-	ended, failed int
+	buckets [healthBuckets]struct {
+		number        int64 // of the part of time, since the epoch
+		ended, failed int   // attempts
+	}
 }
 
 // healthChange says that a lane has gone down, or is no longer down.
@@ -58,9 +56,9 @@ type healthChange struct {
 func (h *health) succeeded(now time.Time) healthChange {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.bucket(now).ended++
+	h.count(now, 0)
 	h.lastSuccess = now
-	return h.reset(now)
+	return h.up(now)
 }
 
 // failed records a failed attempt. One that started before the last success says nothing of
@@ -68,9 +66,7 @@ func (h *health) succeeded(now time.Time) healthChange {
 func (h *health) failed(now, started time.Time) healthChange {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	bucket := h.bucket(now)
-	bucket.ended++
-	bucket.failed++
+	h.count(now, 1)
 	if started.Before(h.lastSuccess) {
 		return healthChange{}
 	}
@@ -93,43 +89,43 @@ func (h *health) idle(asOf time.Time) healthChange {
 	if asOf.Before(h.since) { // a failure since then shows that there was more
 		return healthChange{}
 	}
-	return h.reset(asOf)
+	return h.up(asOf)
 }
 
-func (h *health) reset(now time.Time) healthChange {
+func (h *health) up(now time.Time) healthChange {
 	change := healthChange{h.down, false, h.failures, now.Sub(h.since)}
 	h.down, h.failures = false, 0
 	return change
+}
+
+// count counts an attempt that ended now.
+func (h *health) count(now time.Time, failed int) {
+	number := now.UnixNano() / int64(healthBucket)
+	bucket := &h.buckets[number%healthBuckets]
+	if bucket.number != number {
+		bucket.number, bucket.ended, bucket.failed = number, 0, 0
+	}
+	bucket.ended++
+	bucket.failed += failed
 }
 
 // state returns LaneDown, LaneFailing or LaneActive.
 func (h *health) state(now time.Time) LaneState {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.down {
-		return LaneDown
-	}
-	oldest, ended, failed := bucketNumber(now)-healthBuckets, 0, 0
+	ended, failed := 0, 0
 	for _, bucket := range h.buckets {
-		if bucket.number > oldest {
+		if bucket.number > now.UnixNano()/int64(healthBucket)-healthBuckets {
 			ended += bucket.ended
 			failed += bucket.failed
 		}
 	}
-	if failed > 0 && failed*failingPart >= ended {
+	switch {
+	case h.down:
+		return LaneDown
+	case failed > 0 && failed*failingPart >= ended:
 		return LaneFailing
+	default:
+		return LaneActive
 	}
-	return LaneActive
 }
-
-// bucket returns the count of the part of time that now is in.
-func (h *health) bucket(now time.Time) *attemptCount {
-	number := bucketNumber(now)
-	bucket := &h.buckets[number%healthBuckets]
-	if bucket.number != number {
-		*bucket = attemptCount{number: number}
-	}
-	return bucket
-}
-
-func bucketNumber(t time.Time) int64 { return t.UnixNano() / int64(healthBucket) }

@@ -2,7 +2,10 @@ package worker
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -18,16 +21,20 @@ type lane struct {
 	shared *laneParts
 	health health
 
+	workers         atomic.Int64 // how many deliveries may run at the same time
+	paused, retired atomic.Bool
+
 	mu           sync.Mutex
-	workers      int // how many deliveries may run at the same time
-	paused       bool
-	retired      bool
-	ready        fairQueue // deliveries that wait for a worker, and places for those that are being stored
+	ready        fairQueue // deliveries that wait for a worker
+	reserved     int       // places for deliveries that are being stored
 	running      int       // deliveries
 	mayHaveMore  bool      // the database may have deliveries to claim
 	after        string    // the workspace of the last waiting delivery that was claimed
 	leftToOthers map[int64]bool
-	ended        rateMeter // deliveries that have ended
+	ended        int // deliveries since the last tick of claimInterval
+	endedBefore  int // deliveries between the two ticks before
+
+	bytes int // that the lane holds; changed by the book alone
 
 	floodOf  *Endpoint   // whose logger deadLetterLog has
 	floodLog *zap.Logger // writes each message once a second
@@ -42,18 +49,16 @@ type laneParts struct {
 	log        *zap.Logger
 	book       *book
 	pacer      *pacer
-	deliver    func(*lane, *delivery) (outcome db.Outcome, ended bool)
+	deliver    func(*delivery) (outcome db.Outcome, ok bool)
 	finish     func(*delivery, db.Outcome)
 	mayDeliver func() bool
-	memoryFree func() // makes lanes that were refused memory try again
 
 	claiming   sync.WaitGroup // the goroutines in which lanes claim
 	delivering sync.WaitGroup // the goroutines that deliver
 }
 
 const (
-	// maxPrefetch bounds how many deliveries a lane holds besides those that run.
-	maxPrefetch = 300
+	maxPrefetch = 300 // deliveries that a lane holds besides those that run
 
 	// claimInterval is how often a lane looks for deliveries that became available without
 	// its knowing: stored by another instance, due for another attempt, or retried by a person.
@@ -69,54 +74,34 @@ const (
 func newLane(shared *laneParts, name db.Lane, workers int, paused bool) *lane {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &lane{
-		Lane: name, shared: shared, workers: workers, paused: paused, mayHaveMore: true,
+		Lane: name, shared: shared, mayHaveMore: true, leftToOthers: make(map[int64]bool),
 		claimNow: make(chan struct{}, 1), stopClaiming: cancel,
 	}
+	l.workers.Store(int64(workers))
+	l.paused.Store(paused)
 	wake(l.claimNow)
 	shared.claiming.Go(func() { l.claimAll(ctx) })
 	return l
 }
 
-// resize changes how many deliveries may run at the same time. It interrupts none.
-func (l *lane) resize(workers int) {
-	l.mu.Lock()
-	l.workers = workers
-	l.mu.Unlock()
-	l.deliverReady()
-}
-
-// size returns how many deliveries may run at the same time.
-func (l *lane) size() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.workers
-}
-
-// pause sets whether the lane is paused. A paused lane starts no deliveries and holds none;
-// it does not interrupt those that run.
-func (l *lane) pause(paused bool) {
-	l.mu.Lock()
-	changed := l.paused != paused
-	l.paused = paused
+// changed must be called when workers, paused or retired has changed. A lane that is paused or
+// retired releases what has not begun. What runs goes on.
+func (l *lane) changed() {
 	var released []*delivery
-	if paused {
+	l.mu.Lock()
+	if l.paused.Load() || l.retired.Load() {
 		released = l.ready.popAll()
 	}
 	l.mu.Unlock()
 	l.release(released)
-	if changed && !paused {
-		l.refill(true)
-	}
+	l.refill(true)
 }
 
 // retire stops the lane for good. It does not wait for the deliveries that run.
 func (l *lane) retire() {
 	l.stopClaiming()
-	l.mu.Lock()
-	l.retired = true
-	released := l.ready.popAll()
-	l.mu.Unlock()
-	l.release(released)
+	l.retired.Store(true)
+	l.changed()
 }
 
 // release makes deliveries available again that have not begun.
@@ -129,13 +114,20 @@ func (l *lane) release(deliveries []*delivery) {
 // prefetch returns how many deliveries to hold that do not run yet: about as many as are
 // made in half a second. With a slow backend these are few, and other instances can claim the
 // rest.
-func (l *lane) prefetch() int { return min(maxPrefetch, l.workers+l.ended.perSecond()/2) }
+func (l *lane) prefetch() int {
+	return min(maxPrefetch, int(l.workers.Load())+max(l.ended, l.endedBefore)/2)
+}
 
-// reserve reserves a place and memory for a delivery that is being stored, and gives back the
-// moved bytes that were acquired for it. It returns false if there is no room. If the database
-// may have older deliveries, half of the room is kept for them. While deliveries are limited,
-// there is room only for what may start soon.
-func (l *lane) reserve(workspace string, size, moved int) bool {
+// held returns how many deliveries do not run yet, with those that are being stored.
+func (l *lane) held() int { return l.ready.waiting + l.reserved }
+
+// idle returns how many further deliveries may run at the same time.
+func (l *lane) idle() int { return max(0, int(l.workers.Load())-l.running) }
+
+// reserve reserves a place and memory for a delivery that is being stored. It returns false if
+// there is no room. If the database may have older deliveries, half of the room is kept for them.
+// While deliveries are limited, there is room only for what may start soon.
+func (l *lane) reserve(size int) bool {
 	if !l.shared.mayDeliver() {
 		return false
 	}
@@ -145,36 +137,30 @@ func (l *lane) reserve(workspace string, size, moved int) bool {
 	if l.mayHaveMore {
 		room /= 2
 	}
-	room += max(0, l.workers-l.running)
-	room = min(room, l.shared.pacer.soon())
-	if l.paused || l.retired || !l.ready.reserve(workspace, room) {
+	room = min(room+l.idle(), l.shared.pacer.soon())
+	if l.paused.Load() || l.retired.Load() || l.held() >= room || !l.shared.book.reserve(l, size) {
 		return false
 	}
-	if !l.shared.book.reserve(l.Lane, size, moved) {
-		l.ready.unreserve(workspace)
-		return false
-	}
+	l.reserved++
 	return true
 }
 
 // unreserve gives back the place and the memory of a delivery that was not stored.
-func (l *lane) unreserve(workspace string, size int) {
-	l.shared.book.unreserve(l.Lane, size)
+func (l *lane) unreserve(size int) {
+	l.shared.book.unreserve(l, size)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.ready.unreserve(workspace)
+	l.reserved--
 }
 
-// accept adds deliveries to those that are ready. Those from memory have reserved places. If
-// the lane is paused or retired, it releases them.
-func (l *lane) accept(deliveries []*delivery) {
+// accept adds deliveries to those that are ready, and gives back so many reserved places. If the
+// lane is paused or retired, it releases them.
+func (l *lane) accept(deliveries []*delivery, reserved int) {
 	l.mu.Lock()
-	refused := l.paused || l.retired
-	for _, d := range deliveries {
-		if d.fromMemory {
-			l.ready.unreserve(d.note.Workspace)
-		}
-		if !refused {
+	l.reserved -= reserved
+	refused := l.paused.Load() || l.retired.Load()
+	if !refused {
+		for _, d := range deliveries {
 			l.ready.add(d)
 		}
 	}
@@ -203,12 +189,12 @@ func (l *lane) deliverReady() {
 // work makes a delivery, and then others as long as there are any.
 func (l *lane) work(d *delivery) {
 	for d != nil {
-		if outcome, ended := l.shared.deliver(l, d); ended {
+		if outcome, ok := l.shared.deliver(d); ok {
 			l.shared.finish(d, outcome)
 		}
 		l.mu.Lock()
 		l.running--
-		l.ended.add()
+		l.ended++
 		d = l.next()
 		l.mu.Unlock()
 	}
@@ -217,12 +203,10 @@ func (l *lane) work(d *delivery) {
 // next returns a delivery to begin, and counts it as running; nil if none may begin now. It
 // makes the lane claim when few are left. The caller must hold mu.
 func (l *lane) next() *delivery {
-	if l.mayHaveMore {
-		if prefetch := l.prefetch(); l.ready.claimed(prefetch)*2 <= prefetch {
-			wake(l.claimNow)
-		}
+	if l.mayHaveMore && l.held()*2 <= l.prefetch() {
+		wake(l.claimNow)
 	}
-	if l.ready.waiting == 0 || l.running >= l.workers || !l.shared.mayDeliver() || !l.shared.pacer.mayStart() {
+	if l.ready.waiting == 0 || l.idle() == 0 || !l.shared.mayDeliver() || !l.shared.pacer.mayStart() {
 		return nil
 	}
 	l.running++
@@ -252,48 +236,49 @@ func (l *lane) claimAll(ctx context.Context) {
 			return
 		case <-l.claimNow:
 		case <-ticker.C:
+			l.mu.Lock()
+			l.ended, l.endedBefore = 0, l.ended
+			l.mu.Unlock()
 			l.refill(true)
 		}
-		for again := true; again && ctx.Err() == nil; {
-			again = l.claimOnce()
-		}
+		l.claimOnce()
 	}
 }
 
-// claimOnce claims as many deliveries as there is room for. It reports whether the database
-// may have more, so that it should be called again at once.
-func (l *lane) claimOnce() (again bool) {
+// claimOnce claims as many deliveries as there is room for. If the database may have more and few
+// are held, the lane claims again.
+func (l *lane) claimOnce() {
 	claim, wanted := l.nextClaim()
 	if !wanted {
-		return false
+		return
 	}
 	// The end of the lane does not interrupt a claim: rows would be claimed that nobody holds.
 	ctx, cancel := context.WithTimeout(context.Background(), claimTimeout)
 	defer cancel()
 	rows, more, err := l.shared.db.Claim(ctx, claim)
 	deliveries := make([]*delivery, len(rows))
-	after := claim.After
+	after, bytes := claim.After, 0
 	for i, row := range rows {
 		deliveries[i] = &delivery{
-			id: row.ID, token: claim.Token, lane: l.Lane, note: row.Notification, fixed: row.Fixed,
+			id: row.ID, token: claim.Token, lane: l, note: row.Notification, fixed: row.Fixed,
 			attempts: row.Attempts, claimed: time.Now(), age: row.Age,
 		}
+		bytes += len(row.Notification.Body)
 		if row.Attempts == 0 {
 			after = row.Notification.Workspace
 		}
 	}
-	l.shared.book.claimed(claim, deliveries)
-	l.shared.memoryFree()
+	l.shared.book.unreserve(l, claimMemory-bytes)
+	l.shared.book.claimed(claim.Token, deliveries)
 	if err != nil {
 		l.shared.log.Debug("claiming deliveries failed, and will be tried again", zap.String("lane", Label(l.Lane)), zap.Error(err))
-		return false
+		return
 	}
 	l.mu.Lock()
 	l.after = after
 	l.mayHaveMore = l.mayHaveMore || more
 	l.mu.Unlock()
-	l.accept(deliveries)
-	return more
+	l.accept(deliveries, 0)
 }
 
 // nextClaim returns what to claim now, if anything, and reserves memory for it. It resets
@@ -305,19 +290,18 @@ func (l *lane) nextClaim() (claim db.Claim, wanted bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	prefetch := l.prefetch()
-	missing := prefetch + max(0, l.workers-l.running) - l.ready.claimed(prefetch)
-	if !l.mayHaveMore || l.paused || l.retired || len(l.leftToOthers) >= maxLeftToOthers || missing*2 < prefetch || missing <= 0 {
+	missing := prefetch + l.idle() - l.held()
+	if !l.mayHaveMore || l.paused.Load() || l.retired.Load() || len(l.leftToOthers) >= maxLeftToOthers || missing*2 < prefetch || missing <= 0 {
 		return db.Claim{}, false
 	}
-	claim = db.Claim{Lane: l.Lane, Limit: missing, After: l.after}
-	if !l.shared.book.reserveClaim(&claim) {
+	if !l.shared.book.reserve(l, claimMemory) {
 		return db.Claim{}, false
 	}
 	l.mayHaveMore = false
-	for id := range l.leftToOthers {
-		claim.Except = append(claim.Except, id)
-	}
-	return claim, true
+	return db.Claim{
+		Lane: l.Lane, Token: l.shared.book.newToken(), Limit: missing, MaxBytes: claimMemory,
+		After: l.after, Except: slices.Collect(maps.Keys(l.leftToOthers)),
+	}, true
 }
 
 // leaveToOthers excludes a delivery from further claims: an instance with another config is
@@ -325,21 +309,14 @@ func (l *lane) nextClaim() (claim db.Claim, wanted bool) {
 func (l *lane) leaveToOthers(id int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.leftToOthers == nil {
-		l.leftToOthers = make(map[int64]bool)
-	}
 	l.leftToOthers[id] = true
 }
 
-// reconsider claims again what was left to other instances.
+// reconsider makes the lane claim again what was left to other instances.
 func (l *lane) reconsider() {
 	l.mu.Lock()
-	left := len(l.leftToOthers)
-	l.leftToOthers = nil
-	l.mu.Unlock()
-	if left > 0 {
-		l.refill(true)
-	}
+	defer l.mu.Unlock()
+	clear(l.leftToOthers)
 }
 
 // deadLetterLog returns the endpoint's logger, limited for this lane.

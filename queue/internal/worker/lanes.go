@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
@@ -14,16 +15,13 @@ import (
 type lanes struct {
 	shared *laneParts
 
-	mu      sync.RWMutex
-	byName  map[db.Lane]*lane
-	paused  map[db.Lane]bool // of the whole database
-	stopped bool
+	stopped atomic.Bool // no lane is made any more: it would claim for ever
+
+	mu     sync.RWMutex
+	byName map[db.Lane]*lane
+	paused map[db.Lane]bool // of the whole database
 
 	pausing sync.Mutex // for applyPauses
-}
-
-func newLanes(shared *laneParts) *lanes {
-	return &lanes{shared: shared, byName: make(map[db.Lane]*lane)}
 }
 
 // get returns a lane, or nil if this instance does not work on it.
@@ -39,62 +37,40 @@ func (s *lanes) all() []*lane {
 	return slices.Collect(maps.Values(s.byName))
 }
 
-// refill makes all lanes claim and deliver. With more the database may have deliveries that
-// they do not know of.
+// refill makes all lanes claim and deliver, as lane.refill does.
 func (s *lanes) refill(more bool) {
 	for _, lane := range s.all() {
 		lane.refill(more)
 	}
 }
 
-// reconsider claims again what the lanes have left to other instances.
-func (s *lanes) reconsider() {
-	for _, lane := range s.all() {
-		lane.reconsider()
-	}
-}
-
 // update starts, resizes and retires lanes, so that this instance works on those that are
-// wanted, each with its number of workers. It reports whether one was started or retired. It
-// does not wait for deliveries.
-func (s *lanes) update(wanted map[db.Lane]int) (changed bool) {
+// wanted, each with its number of workers. It does not wait for deliveries.
+func (s *lanes) update(wanted map[db.Lane]int) {
 	s.mu.Lock()
-	if s.stopped {
-		s.mu.Unlock()
-		return false
+	defer s.mu.Unlock()
+	if s.stopped.Load() {
+		wanted = nil
 	}
-	var retired, resized []*lane
 	for name, lane := range s.byName {
 		if _, ok := wanted[name]; !ok {
-			retired = append(retired, lane)
 			delete(s.byName, name)
+			lane.retire()
 		}
 	}
 	for name, workers := range wanted {
-		if lane := s.byName[name]; lane != nil {
-			resized = append(resized, lane)
-		} else {
+		if lane := s.byName[name]; lane == nil {
 			s.byName[name] = newLane(s.shared, name, workers, s.paused[name])
+		} else if n := int64(workers); lane.workers.Swap(n) != n {
+			lane.changed()
 		}
 	}
-	s.mu.Unlock()
-	for _, lane := range resized {
-		lane.resize(wanted[lane.Lane])
-	}
-	for _, lane := range retired {
-		lane.retire()
-	}
-	return len(retired) > 0 || len(resized) < len(wanted)
 }
 
-// stop retires all lanes. No lane is made afterwards: it would claim for ever.
+// stop retires all lanes for good.
 func (s *lanes) stop() {
-	s.mu.Lock()
-	s.stopped = true
-	s.mu.Unlock()
-	for _, lane := range s.all() {
-		lane.retire()
-	}
+	s.stopped.Store(true)
+	s.update(nil)
 }
 
 // applyPauses pauses and resumes the lanes as the database says.
@@ -110,29 +86,30 @@ func (s *lanes) applyPauses(ctx context.Context) error {
 		paused[name] = true
 	}
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.paused = paused
-	s.mu.Unlock()
-	for _, lane := range s.all() {
-		lane.pause(paused[lane.Lane])
+	for name, lane := range s.byName {
+		if now := paused[name]; lane.paused.Swap(now) != now {
+			lane.changed()
+		}
 	}
 	return nil
 }
 
-// state returns the state of a lane, and how many workers it has here. It is orphaned if no
-// live instance works on it.
+// state returns the state of a lane, and how many workers it has here. If nobody works on it, it
+// is orphaned.
 func (s *lanes) state(name db.Lane, worked bool) (state LaneState, workers int) {
 	s.mu.RLock()
 	lane, paused := s.byName[name], s.paused[name]
 	s.mu.RUnlock()
 	state = LaneActive
 	if lane != nil {
-		state, workers = lane.health.state(time.Now()), lane.size()
-	}
-	switch {
-	case paused:
-		state = LanePaused
-	case !worked:
+		state, workers = lane.health.state(time.Now()), int(lane.workers.Load())
+	} else if !worked {
 		state = LaneOrphaned
+	}
+	if paused {
+		state = LanePaused
 	}
 	return state, workers
 }

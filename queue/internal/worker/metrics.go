@@ -75,35 +75,33 @@ type laneCollector struct{ paused, deliveries, oldest *prometheus.Desc }
 
 // Describe sends the descriptions of all metrics.
 func (c laneCollector) Describe(descs chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{c.paused, c.deliveries, c.oldest} {
-		descs <- desc
-	}
+	descs <- c.paused
+	descs <- c.deliveries
+	descs <- c.oldest
 }
 
 // Collect sends the metrics of all lanes. For a lane that is in several databases, it sends
 // the sum of the deliveries and the greatest age.
 func (c laneCollector) Collect(metrics chan<- prometheus.Metric) {
-	byLabel := make(map[string]LaneStatus)
-	var all []LaneStatus
+	byLabel := make(map[string]*LaneStatus)
 	sources.Range(func(_, lanes any) bool {
-		all = append(all, lanes.(func() []LaneStatus)()...)
+		for _, status := range lanes.(func() []LaneStatus)() {
+			label := Label(status.Lane)
+			sum := byLabel[label]
+			if sum == nil {
+				byLabel[label] = &status
+				continue
+			}
+			for state, n := range status.Counts {
+				sum.Counts[state] += n
+			}
+			sum.Oldest = max(sum.Oldest, status.Oldest)
+			if status.State == LanePaused {
+				sum.State = LanePaused
+			}
+		}
 		return true
 	})
-	for _, status := range all {
-		label := Label(status.Lane)
-		sum, known := byLabel[label]
-		if !known {
-			sum = LaneStatus{State: status.State, Counts: make(map[db.State]int64)}
-		}
-		for state, n := range status.Counts {
-			sum.Counts[state] += n
-		}
-		sum.Oldest = max(sum.Oldest, status.Oldest)
-		if status.State == LanePaused {
-			sum.State = LanePaused
-		}
-		byLabel[label] = sum
-	}
 	gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
 		metrics <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
 	}

@@ -1,179 +1,146 @@
 package worker
 
 import (
+	"container/list"
 	"math"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
+// The constants of the controller that limits deliveries while answers are slow.
 const (
-	// paceWindow is how often the pace is set anew.
-	paceWindow = 50 * time.Millisecond
-
-	// answerTarget is how long storing may take while deliveries have the processors, too. It
-	// leaves room to the 500 ms after which Intercom lowers an endpoint's priority.
-	answerTarget = 40 * time.Millisecond
+	paceWindow   = 50 * time.Millisecond // how often the limit is set anew
+	answerTarget = 50 * time.Millisecond // how long an answer may take while deliveries have the processors, too
 
 	// While no more than fewWaiting notifications are being stored at the same time, answers
 	// are slow for another reason than deliveries, such as a slow disk.
 	fewWaiting = 72
 
-	slowestPace  = 20 // deliveries a second: no lane starves
-	patientLimit = 2  // windows that must be slow before deliveries are limited
+	slowestPace = 20  // deliveries a second: no lane starves
+	mostCut     = 0.5 // of the limit in a window
+	mostRise    = 1.1 // likewise
+	quickRise   = 1.5 // likewise, while few are waiting
+
+	// If answers take at least twice the target for helpTime at the slowest pace, or less for
+	// accordingly longer, limiting does not help, and ends for noHelpPause.
+	helpTime    = 2 * time.Second
+	noHelpPause = 10 * time.Second
 )
 
-// pace is how many deliveries may start in a second, so that answers are given in time. It
-// is a value: next returns the pace after a window of time.
-type pace struct {
-	rate  float64 // 0: without limit
-	usual float64 // deliveries a second without a limit, a moving average
-	slow  int     // windows in a row
-}
-
-// paceWindowCounts is what happened in a window of time.
-type paceWindowCounts struct {
-	length  time.Duration
-	answers int
-	mean    time.Duration // of the answers' times
-	waiting int           // the most notifications that were being stored at the same time
-	started int           // deliveries
-}
-
-// next returns the pace after a window. While answers are slow, it lowers the rate by 30 % a
-// window. While they are quick, it raises it, until it is no limit any more.
-func (p pace) next(w paceWindowCounts) pace {
-	started := float64(w.started) / w.length.Seconds()
-	if p.rate == 0 {
-		p.usual += (started - p.usual) / 16
-	}
-	switch {
-	case w.waiting <= fewWaiting:
-		p.rate, p.slow = 0, 0
-	case w.answers == 0: // a long commit: nothing new is known
-	case w.mean <= answerTarget:
-		p.slow = 0
-		p.rate *= 1.1
-		if p.rate > 2*started+slowestPace { // it does not limit any more
-			p.rate = 0
-		}
-	default:
-		p.slow++
-		if p.slow < patientLimit {
-			break
-		}
-		if p.rate == 0 {
-			p.rate = p.usual
-		}
-		p.rate = max(slowestPace, p.rate*0.7)
-	}
-	return p
-}
-
-// pacer limits how many deliveries of all lanes start, by a pace.
+// pacer limits how many deliveries of all lanes start, so that storing has the processors and the
+// database while answers are slow. Once per window, it changes the limit by how far the time of
+// answers is from answerTarget.
 type pacer struct {
-	limited atomic.Bool
-	tokens  atomic.Int64 // deliveries that may start now, while limited
+	mu         sync.Mutex
+	waiting    list.List // when those notifications came that are being stored
+	mostInUse  int       // the most of them at the same time, in this window
+	answers    int       // in this window
+	total      time.Duration
+	started    int // deliveries, in this window
+	lastAdjust time.Time
 
-	answers, answerNanos, waiting, mostWaiting, started atomic.Int64
-
-	mu   sync.Mutex
-	pace pace
-	rest float64 // of a token
-	last time.Time
+	answerAvg  time.Duration // a moving average of about the last half second
+	startedAvg float64       // deliveries a second, likewise
+	limit      float64       // deliveries a second; 0: there is no limit
+	tokens     float64       // deliveries that may start now, while there is a limit
+	noHelp     time.Duration // how long answers have exceeded the target at the slowest pace
+	pausedTo   time.Time     // there is no limit before
 }
 
-func newPacer() *pacer { return &pacer{last: time.Now()} }
+func newPacer() *pacer { return &pacer{lastAdjust: time.Now()} }
 
-// storing counts a notification that is being stored. The caller must call answered.
-func (p *pacer) storing() {
-	waiting := p.waiting.Add(1)
-	for most := p.mostWaiting.Load(); waiting > most; most = p.mostWaiting.Load() {
-		if p.mostWaiting.CompareAndSwap(most, waiting) {
-			return
-		}
+// storing records that a notification comes to be stored. The caller must call the returned
+// function when it is answered.
+func (p *pacer) storing() (answered func()) {
+	came := time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	element := p.waiting.PushBack(came)
+	p.mostInUse = max(p.mostInUse, p.waiting.Len())
+	return func() {
+		took := time.Since(came)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.waiting.Remove(element)
+		p.answers++
+		p.total += took
 	}
-}
-
-// answered records how long storing a notification took.
-func (p *pacer) answered(took time.Duration) {
-	p.waiting.Add(-1)
-	p.answers.Add(1)
-	p.answerNanos.Add(int64(took))
 }
 
 // mayStart reports whether a delivery may start, and counts it.
 func (p *pacer) mayStart() bool {
-	if p.limited.Load() && p.tokens.Add(-1) < 0 {
-		return false
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.limit > 0 {
+		if p.tokens < 1 {
+			return false
+		}
+		p.tokens--
 	}
-	p.started.Add(1)
+	p.started++
 	return true
 }
 
 // soon returns about how many deliveries may start in the next tenth of a second.
 func (p *pacer) soon() int {
-	if !p.limited.Load() {
-		return math.MaxInt
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return int(p.pace.rate/10) + 1
+	if p.limit == 0 {
+		return math.MaxInt
+	}
+	return int(p.limit/10) + 1
 }
 
-// adjust sets the pace for the next window. It reports whether deliveries that had to wait
-// may start.
+// answerTime returns about how long answers take now; near 0 if none is given.
+func (p *pacer) answerTime() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.answerAvg
+}
+
+// adjust ends a window, and sets the limit for the next one. It reports whether deliveries that
+// had to wait may start.
 func (p *pacer) adjust(now time.Time) (mayStart bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	w := paceWindowCounts{
-		length: max(now.Sub(p.last), time.Millisecond), answers: int(p.answers.Swap(0)),
-		waiting: int(p.mostWaiting.Swap(p.waiting.Load())), started: int(p.started.Swap(0)),
+	length := max(now.Sub(p.lastAdjust), time.Millisecond)
+	answer := p.total / time.Duration(max(1, p.answers))
+	if oldest := p.waiting.Front(); oldest != nil {
+		answer = max(answer, now.Sub(oldest.Value.(time.Time)))
 	}
-	p.last = now
-	if total := p.answerNanos.Swap(0); w.answers > 0 {
-		w.mean = time.Duration(total / int64(w.answers))
+	started := float64(p.started) / length.Seconds()
+	p.answerAvg += (answer - p.answerAvg) / 8
+	p.startedAvg += (started - p.startedAvg) / 8
+	was := p.limit
+	p.setLimit(now, length, answer, p.mostInUse <= fewWaiting)
+	if p.limit > 0 { // what was not used is not saved up
+		p.tokens = p.tokens - math.Floor(p.tokens) + p.limit*length.Seconds()
 	}
-	was := p.pace.rate
-	p.pace = p.pace.next(w)
-	if p.pace.rate == 0 {
-		p.rest = 0
-		p.limited.Store(false)
-		return was > 0
-	}
-	tokens := p.pace.rate*w.length.Seconds() + p.rest
-	p.rest = tokens - math.Floor(tokens)
-	p.tokens.Store(int64(tokens)) // what was not used is not saved up
-	p.limited.Store(true)
-	return true
+	p.mostInUse, p.answers, p.total, p.started, p.lastAdjust = p.waiting.Len(), 0, 0, 0, now
+	return was > 0
 }
 
-// rateMeter counts events per second of the clock.
-type rateMeter struct {
-	second      int64
-	count, last int
-}
-
-func (m *rateMeter) add() {
-	m.advance()
-	m.count++
-}
-
-// perSecond returns the count of the last full second, or of the current one if that is
-// greater already.
-func (m *rateMeter) perSecond() int {
-	m.advance()
-	return max(m.last, m.count)
-}
-
-func (m *rateMeter) advance() {
-	now := time.Now().Unix()
-	if now == m.second {
+// setLimit sets the limit after a window in which answers took so long. The caller must hold mu.
+func (p *pacer) setLimit(now time.Time, length, answer time.Duration, few bool) {
+	over := float64(answer) / float64(answerTarget)
+	slow := over > 1 && !few
+	switch {
+	case p.limit == 0 && (!slow || now.Before(p.pausedTo)):
 		return
+	case p.limit == 0:
+		p.limit, p.tokens, p.noHelp = mostCut*p.startedAvg, 0, 0
+	case few:
+		p.limit, p.noHelp = quickRise*p.limit, 0
+	case slow && p.limit == slowestPace:
+		p.noHelp += time.Duration(float64(length) * min(1, over-1))
+	default:
+		p.limit, p.noHelp = p.limit*min(mostRise, max(mostCut, 1/over)), 0
 	}
-	m.last = 0
-	if now == m.second+1 {
-		m.last = m.count
+	p.limit = max(slowestPace, p.limit)
+	switch {
+	case p.noHelp > helpTime:
+		p.limit, p.pausedTo = 0, now.Add(noHelpPause)
+	case p.limit > 2*p.startedAvg+slowestPace: // it does not limit any more
+		p.limit = 0
 	}
-	m.second, m.count = now, 0
 }

@@ -5,81 +5,120 @@ import (
 	"time"
 )
 
-func TestPace(t *testing.T) {
+// paceTest simulates windows of a pacer.
+type paceTest struct {
+	*pacer
+	now time.Time
+}
+
+func newPaceTest() *paceTest {
+	p := &paceTest{newPacer(), time.Now()}
+	p.lastAdjust = p.now
+	return p
+}
+
+// windows are windows in which so many notifications are stored at the same time, which takes so
+// long, and in which deliveries start that want to. It returns how many started in the last one.
+func (p *paceTest) windows(n, stored int, answer time.Duration, want int) (started int) {
+	for range n {
+		p.mu.Lock()
+		p.mostInUse, p.answers, p.total = stored, stored, time.Duration(stored)*answer
+		p.mu.Unlock()
+		for started = 0; started < want && p.mayStart(); {
+			started++
+		}
+		p.now = p.now.Add(paceWindow)
+		p.adjust(p.now)
+	}
+	return started
+}
+
+func TestDeliveriesAreLimitedWhileAnswersAreSlow(t *testing.T) {
 	const ms = time.Millisecond
-	quick := paceWindowCounts{paceWindow, 200, 10 * ms, 100, 50} // 1,000 deliveries a second
-	slow := paceWindowCounts{paceWindow, 200, 100 * ms, 300, 50}
-	for _, c := range []struct {
-		name    string
-		start   pace
-		windows int
-		window  paceWindowCounts
-		least   float64 // of the rate
-		most    float64
-	}{
-		{"quick answers limit nothing", pace{usual: 1000}, 100, quick, 0, 0},
-		{"one slow window limits nothing", pace{usual: 1000}, patientLimit - 1, slow, 0, 0},
-		{"slow windows limit to a part of what was usual", pace{usual: 1000}, patientLimit, slow, 650, 750},
-		{"the rate falls by 30 % a window", pace{rate: 1000, slow: patientLimit}, 3, slow, 340, 345},
-		{"no lane starves", pace{rate: 1000, slow: patientLimit}, 40, slow, slowestPace, slowestPace},
-		{"quick windows raise it", pace{rate: 500}, 3, quick, 660, 670},
-		{"a limit that nothing needs is ended", pace{rate: 500}, 20, quick, 0, 0},
-		{"a window without answers changes nothing", pace{rate: 500}, 10, paceWindowCounts{paceWindow, 0, 0, 300, 20}, 500, 500},
-		{"few notifications at once need no limit, however slow the disk is", pace{usual: 40}, 100, paceWindowCounts{paceWindow, 40, 80 * ms, 64, 30}, 0, 0},
-		{"few notifications at once end it", pace{rate: 500}, 1, paceWindowCounts{paceWindow, 0, 0, 3, 20}, 0, 0},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			p := c.start
-			for range c.windows {
-				p = p.next(c.window)
-			}
-			if p.rate < c.least || p.rate > c.most {
-				t.Errorf("the rate is %.1f, want %.0f to %.0f", p.rate, c.least, c.most)
-			}
-		})
+	const inWindow = int(slowestPace * paceWindow / time.Second)
+	windows := func(d time.Duration) int { return int(d / paceWindow) }
+	usual := func() *paceTest {
+		p := newPaceTest()
+		p.windows(100, 300, answerTarget/2, 100) // 2,000 deliveries a second
+		return p
+	}
+
+	p := usual()
+	if n := p.windows(100, 300, answerTarget, 100); n != 100 {
+		t.Errorf("%d started while answers were quick, want all", n)
+	}
+	if p.windows(1, 300, 4*answerTarget, 100); p.limit == 0 {
+		t.Error("no limit after a slow window")
+	}
+	if n := p.windows(windows(100*ms), 300, 4*answerTarget, 100); n > 50 {
+		t.Errorf("%d of 100 started 100 ms later", n)
+	}
+	if n := p.windows(windows(500*ms), 300, 4*answerTarget, 100); n > inWindow+1 {
+		t.Errorf("%d started after more slow windows, want the slowest pace", n)
+	}
+	if p.limit < slowestPace || p.soon() > slowestPace/10+1 {
+		t.Errorf("the limit is %.1f, with room for %d", p.limit, p.soon())
+	}
+	if p.windows(windows(time.Second), 300, answerTarget/2, 100); p.limit < 100 {
+		t.Errorf("the limit is %.1f after a second of quick answers", p.limit)
+	}
+	if n := p.windows(windows(time.Second), 3, answerTarget/2, 100); n != 100 || p.limit != 0 {
+		t.Errorf("%d of 100 started a second after the burst, and the limit is %.1f, want none", n, p.limit)
+	}
+
+	p = usual()
+	if n := p.windows(100, fewWaiting, 10*answerTarget, 100); n != 100 {
+		t.Errorf("%d of 100 started with few waiting, want all, however slow the disk is", n)
 	}
 }
 
-func TestThePacerStartsWhatThePaceAllows(t *testing.T) {
-	now := time.Now()
+// A disk that is slow alone must not keep deliveries slow for ever.
+func TestLimitingEndsIfItDoesNotHelp(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		answer time.Duration
+		within time.Duration
+	}{
+		{"very slow answers", 20 * answerTarget, 3 * time.Second},
+		{"slow answers", 2 * answerTarget, 3 * time.Second},
+		{"rather slow answers", answerTarget * 3 / 2, 6 * time.Second},
+	} {
+		p := newPaceTest()
+		p.windows(100, 300, answerTarget/2, 100)
+		p.windows(1, 300, c.answer, 100)
+		began := p.now
+		for p.limit > 0 && p.now.Sub(began) < time.Minute {
+			p.windows(1, 300, c.answer, 100)
+		}
+		if took := p.now.Sub(began); took < helpTime || took > c.within {
+			t.Errorf("%s: limiting ended after %s, want %s to %s", c.name, took, helpTime, c.within)
+		}
+		if p.windows(int(noHelpPause/paceWindow)-1, 300, c.answer, 100); p.limit != 0 {
+			t.Errorf("%s: limited again too early", c.name)
+		}
+		if p.windows(2, 300, c.answer, 100); p.limit == 0 {
+			t.Errorf("%s: not limited any more", c.name)
+		}
+	}
+}
+
+// Those that wait count before they are answered: a long commit gives no answers.
+func TestWhatWaitsCountsAsAnAnswer(t *testing.T) {
 	p := newPacer()
-	p.last = now
-	starts := func() (n int) {
-		for n < 10_000 && p.mayStart() {
-			n++
-		}
-		return n
+	var answered []func()
+	for range fewWaiting + 1 {
+		answered = append(answered, p.storing())
 	}
-	slowWindow := func() {
-		for range 100 {
-			p.storing()
-		}
-		for range 100 {
-			p.answered(time.Second)
-		}
-		now = now.Add(paceWindow)
-		p.adjust(now)
+	if p.adjust(time.Now()); p.limit != 0 {
+		t.Error("limited at once")
 	}
-	if starts() != 10_000 {
-		t.Error("deliveries are limited from the start")
+	if p.adjust(time.Now().Add(2 * answerTarget)); p.limit == 0 || p.answerTime() == 0 {
+		t.Error("not limited although the answers are late")
 	}
-	slowWindow()
-	if starts() != 10_000 {
-		t.Error("deliveries are limited after one slow window")
+	for _, f := range answered {
+		f()
 	}
-	slowWindow()
-	limit := starts()
-	for range 40 {
-		slowWindow()
-	}
-	if slowest := starts(); limit == 10_000 || limit <= slowest || slowest != int(slowestPace*paceWindow.Seconds()) {
-		t.Errorf("%d may start in the first window, and %d in the last", limit, slowest)
-	}
-	if soon := p.soon(); soon > slowestPace/10+1 {
-		t.Errorf("room for %d", soon)
-	}
-	now = now.Add(paceWindow)
-	if p.adjust(now); starts() != 10_000 {
-		t.Error("deliveries are still limited when nothing is stored any more")
+	if p.waiting.Len() != 0 || p.answers != fewWaiting+1 {
+		t.Errorf("%d wait, and %d have an answer in the end", p.waiting.Len(), p.answers)
 	}
 }

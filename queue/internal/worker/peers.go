@@ -2,9 +2,9 @@ package worker
 
 import (
 	"context"
-	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
@@ -25,31 +25,23 @@ const (
 
 // peers are the other instances that share the database, as this one knows them.
 type peers struct {
-	db      db.DB
-	config  func() Config // the current one
-	changed func()        // is called when an instance has come, gone or got another config
+	db     db.DB
+	config func() Config // the current one
 
 	asking sync.Mutex // for refresh
+
+	onTime atomic.Pointer[time.Time] // when the last good heartbeat was sent; nil before the first
 
 	mu      sync.RWMutex
 	known   db.Peers
 	asked   time.Time             // when they were asked for
-	sent    time.Time             // the last successful heartbeat; zero before the first
 	orphans map[db.Lane]time.Time // lanes of own endpoints, since when no live instance has them
 }
 
 // late reports whether others may take over what this instance holds.
 func (p *peers) late() bool {
-	p.mu.RLock()
-	defer p.mu.RUnlock()
-	return p.sent.IsZero() || time.Since(p.sent) > lateAfter
-}
-
-// onTime records a successful heartbeat that was sent at a time.
-func (p *peers) onTime(sent time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.sent = sent
+	sent := p.onTime.Load()
+	return sent == nil || time.Since(*sent) > lateAfter
 }
 
 // exchange tells the others of this instance, and stores what it learns of them.
@@ -60,17 +52,9 @@ func (p *peers) exchange(ctx context.Context) error {
 		return err
 	}
 	p.mu.Lock()
-	if asked.Before(p.asked) {
-		p.mu.Unlock()
-		return nil
-	}
-	changed := !slices.EqualFunc(p.known.Others, known.Others, func(a, b db.Presence) bool {
-		return a.Instance == b.Instance && slices.Equal(a.Lanes, b.Lanes) && maps.Equal(a.Configs, b.Configs)
-	})
-	p.known, p.asked = known, asked
-	p.mu.Unlock()
-	if changed {
-		p.changed()
+	defer p.mu.Unlock()
+	if asked.After(p.asked) {
+		p.known, p.asked = known, asked
 	}
 	return nil
 }
@@ -111,22 +95,10 @@ func (p *peers) lanes() []db.Lane {
 	return lanes
 }
 
-// haveEndpoint reports whether a live instance has a config for the endpoint.
-func (p *peers) haveEndpoint(name string) bool {
-	p.mu.RLock()
-	defer p.mu.RUnlock()
-	return slices.ContainsFunc(p.known.Others, func(other db.Presence) bool {
-		_, has := other.Configs[name]
-		return has
-	})
-}
-
-// belongsToOther reports whether a delivery should be left to another live instance. Its
-// lane is that to which the instance that stored it would route it. This config would route
-// it to the lane routed; empty if no route fits. If they differ, this config may be the
-// older one. Then a live instance with another config for the endpoint should deliver it:
-// any if no route fits here, or else one that works on its lane. A delivery that is fixed to
-// its lane can be made only by an instance that works on the lane. One of UnroutedLane for
+// belongsToOther reports whether a delivery should be left to another live instance, because this
+// config, which may be the older one, would route it to another lane; routed is empty if no route fits.
+// A live instance with another config for the endpoint should deliver it: any if no route fits here,
+// or else, and always if it is fixed to its lane, one that works on the lane. One of UnroutedLane for
 // which this config has a route is not left.
 func (p *peers) belongsToOther(lane db.Lane, routed string, fixed bool) bool {
 	if routed == lane.Name {
@@ -145,41 +117,27 @@ func (p *peers) belongsToOther(lane db.Lane, routed string, fixed bool) bool {
 	})
 }
 
-// noteUnfinished is told which lanes have deliveries that are not finished. It remembers
-// those of the own endpoints that no live instance has, and returns the endpoints that none
-// has.
-func (p *peers) noteUnfinished(unfinished []db.Lane, now time.Time) (stranded []string) {
+// orphaned is told which lanes have deliveries that are not finished. It returns those that this
+// instance should take over: of its own endpoints, and without a live instance for long enough.
+func (p *peers) orphaned(unfinished []db.Lane, now time.Time) (takeOver []db.Lane) {
 	config := p.config()
 	worked := append(config.presence().Lanes, p.lanes()...)
-	orphans := make(map[db.Lane]time.Time)
 	p.mu.Lock()
+	defer p.mu.Unlock()
+	orphans := make(map[db.Lane]time.Time)
 	for _, lane := range unfinished {
-		switch {
-		case slices.Contains(worked, lane):
-		case config[lane.Endpoint] == nil:
-			stranded = append(stranded, lane.Endpoint)
-		default:
-			orphans[lane] = now
-			if since, known := p.orphans[lane]; known {
-				orphans[lane] = since
-			}
+		if config[lane.Endpoint] == nil || slices.Contains(worked, lane) {
+			continue
+		}
+		since, known := p.orphans[lane]
+		if !known {
+			since = now
+		}
+		orphans[lane] = since
+		if p.known.Exclusive || now.Sub(since) >= orphanedAfter {
+			takeOver = append(takeOver, lane)
 		}
 	}
 	p.orphans = orphans
-	p.mu.Unlock()
-	slices.Sort(stranded)
-	return slices.DeleteFunc(slices.Compact(stranded), p.haveEndpoint)
-}
-
-// orphaned returns the lanes that this instance should take over.
-func (p *peers) orphaned(now time.Time) []db.Lane {
-	p.mu.RLock()
-	defer p.mu.RUnlock()
-	var lanes []db.Lane
-	for lane, since := range p.orphans {
-		if p.known.Exclusive || now.Sub(since) >= orphanedAfter {
-			lanes = append(lanes, lane)
-		}
-	}
-	return lanes
+	return takeOver
 }

@@ -14,7 +14,7 @@ import (
 func newTestPeers(e *Endpoint, others ...db.Presence) *peers {
 	config := Config{e.Name: e}
 	return &peers{
-		db: newFakeDB(), config: func() Config { return config }, changed: func() {},
+		db: newFakeDB(), config: func() Config { return config },
 		known: db.Peers{Others: others}, asked: time.Now().Add(time.Hour),
 	}
 }
@@ -66,12 +66,12 @@ func TestWhatFitsNoRouteOfAnyConfigIsADeadLetterInTheEnd(t *testing.T) {
 		{"an old one is a dead letter", UnroutedLane, false, testOptions.MaxAge, db.Dead},
 		{"an old one for a lane of the other is left to it", "staging", true, testOptions.MaxAge, db.Waiting},
 	} {
+		l := laneNamed(c.lane)
 		d := &delivery{
-			id: 1, lane: named(c.lane), fixed: c.fixed, claimed: time.Now(), age: c.age,
+			id: 1, lane: l, fixed: c.fixed, claimed: time.Now(), age: c.age,
 			note: &db.Notification{Request: db.Request{Method: "POST", URI: "/"}},
 		}
-		l := &lane{Lane: d.lane}
-		if got, ok := v.deliver(l, d); !ok || got.State != c.want || l.leftToOthers[1] != (c.want == db.Waiting) {
+		if got, ok := v.deliver(d); !ok || got.State != c.want || l.leftToOthers[1] != (c.want == db.Waiting) {
 			t.Errorf("%s: %s, want %s", c.name, got.State, c.want)
 		}
 	}
@@ -83,23 +83,21 @@ func TestLanesThatNoInstanceHasAreTakenOver(t *testing.T) {
 	p := newTestPeers(e, other)
 	lanes := []db.Lane{named("support"), named("billing"), named("old"), {Endpoint: "crm", Name: "a"}, {Endpoint: "crm", Name: "b"}, {Endpoint: "shop", Name: "a"}}
 	now := time.Now()
-	if stranded := p.noteUnfinished(lanes, now); !slices.Equal(stranded, []string{"crm"}) {
-		t.Errorf("nobody has the endpoints %q, want crm", stranded)
+	if got := p.orphaned(lanes, now); len(got) != 0 {
+		t.Errorf("taken over %v at once", got)
 	}
-	if got := p.orphaned(now.Add(orphanedAfter - time.Second)); len(got) != 0 {
+	if got := p.orphaned(lanes, now.Add(orphanedAfter-time.Second)); len(got) != 0 {
 		t.Errorf("taken over %v within a minute", got)
 	}
-	p.noteUnfinished(lanes, now.Add(orphanedAfter/2))
-	if got := p.orphaned(now.Add(orphanedAfter)); !slices.Equal(got, []db.Lane{named("old")}) {
+	if got := p.orphaned(lanes, now.Add(orphanedAfter)); !slices.Equal(got, []db.Lane{named("old")}) {
 		t.Errorf("taken over %v, want old", got)
 	}
-	p.noteUnfinished(lanes[:2], now.Add(orphanedAfter))
-	p.noteUnfinished(lanes, now.Add(orphanedAfter))
-	if got := p.orphaned(now.Add(orphanedAfter)); len(got) != 0 {
+	p.orphaned(lanes[:2], now.Add(orphanedAfter))
+	if got := p.orphaned(lanes, now.Add(orphanedAfter)); len(got) != 0 {
 		t.Errorf("taken over %v, which somebody had again", got)
 	}
 	p.known.Exclusive = true
-	if got := p.orphaned(now.Add(orphanedAfter)); !slices.Equal(got, []db.Lane{named("old")}) {
+	if got := p.orphaned(lanes, now.Add(orphanedAfter)); !slices.Equal(got, []db.Lane{named("old")}) {
 		t.Errorf("taken over %v, want old at once where nobody else can have the database", got)
 	}
 }

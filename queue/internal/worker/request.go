@@ -19,13 +19,8 @@ import (
 // newRequest returns the request as it is stored, without its body.
 func newRequest(r *http.Request) db.Request {
 	stored := db.Request{
-		Method:     r.Method,
-		URI:        r.URL.RequestURI(),
-		Proto:      r.Proto,
-		HTTPS:      r.TLS != nil,
-		Host:       r.Host,
-		RemoteAddr: r.RemoteAddr,
-		Header:     r.Header.Clone(),
+		Method: r.Method, URI: r.URL.RequestURI(), Proto: r.Proto, HTTPS: r.TLS != nil, Host: r.Host,
+		RemoteAddr: r.RemoteAddr, Header: r.Header.Clone(),
 	}
 	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
 		stored.LocalNet, stored.LocalAddr = local.Network(), local.String()
@@ -48,21 +43,15 @@ func restoreRequest(ctx context.Context, stored *db.Request) (*http.Request, err
 		return nil, errStoredURI
 	}
 	r := &http.Request{
-		Method:     stored.Method,
-		URL:        target,
-		RequestURI: stored.URI,
-		Proto:      stored.Proto,
-		Host:       stored.Host,
-		RemoteAddr: stored.RemoteAddr,
-		Header:     restoreHeader(stored.Header),
-		Body:       http.NoBody,
+		Method: stored.Method, URL: target, RequestURI: stored.URI, Proto: stored.Proto, Host: stored.Host,
+		RemoteAddr: stored.RemoteAddr, Header: restoreHeader(stored.Header), Body: http.NoBody,
 	}
 	r.ProtoMajor, r.ProtoMinor, _ = http.ParseHTTPVersion(stored.Proto)
 	if stored.HTTPS {
 		r.TLS = &tls.ConnectionState{HandshakeComplete: true}
 	}
-	// Caddy's placeholders panic without a local address.
-	ctx = context.WithValue(ctx, http.LocalAddrContextKey, net.Addr(address{stored.LocalNet, stored.LocalAddr}))
+	// Caddy's placeholders panic without a local address. This type has any network and text.
+	ctx = context.WithValue(ctx, http.LocalAddrContextKey, net.Addr(&net.UnixAddr{Net: stored.LocalNet, Name: stored.LocalAddr}))
 	if stored.OriginalURI != "" {
 		original := http.Request{Method: stored.OriginalMethod, RequestURI: stored.OriginalURI, RemoteAddr: stored.RemoteAddr}
 		if original.URL, err = url.ParseRequestURI(stored.OriginalURI); err != nil {
@@ -84,38 +73,17 @@ var framing = map[string]bool{
 // can write to the database, so it has only valid headers, under their canonical names, and
 // none that frames a message: a second Content-Length would make two requests of one.
 func restoreHeader(stored map[string][]string) http.Header {
-	n := 0
-	for _, values := range stored {
-		n += len(values)
-	}
-	header, all := make(http.Header, len(stored)), make([]string, 0, n) // one array for all values
+	header := make(http.Header, len(stored))
 	for name, values := range stored {
-		canonical := textproto.CanonicalMIMEHeaderKey(name)
-		if !httpguts.ValidHeaderFieldName(name) || framing[canonical] {
+		name = textproto.CanonicalMIMEHeaderKey(name)
+		if !httpguts.ValidHeaderFieldName(name) || framing[name] {
 			continue
 		}
-		first := len(all)
 		for _, value := range values {
 			if httpguts.ValidHeaderFieldValue(value) {
-				all = append(all, value)
+				header[name] = append(header[name], value)
 			}
-		}
-		switch added := all[first:len(all):len(all)]; {
-		case len(added) == 0:
-		case header[canonical] == nil:
-			header[canonical] = added
-		default: // a person has stored it in two spellings
-			header[canonical] = append(header[canonical], added...)
 		}
 	}
 	return header
 }
-
-// address is one end of a connection.
-type address struct{ network, text string }
-
-// Network implements net.Addr.
-func (a address) Network() string { return a.network }
-
-// String implements net.Addr.
-func (a address) String() string { return a.text }

@@ -13,10 +13,10 @@ import (
 )
 
 const (
-	// Counts are valid for snapshotValidity, and for snapshotPart times as long as counting
-	// took: so counting takes at most 5 % of the time.
-	snapshotValidity = 2 * time.Second
-	snapshotPart     = 20
+	// A snapshot is used for snapshotValidity, or snapshotPart times as long as counting took, so
+	// that many who look take at most a part of the database.
+	snapshotValidity = 100 * time.Millisecond
+	snapshotPart     = 5
 
 	snapshotTimeout = 3 * time.Second
 )
@@ -24,78 +24,61 @@ const (
 // countedStates are the states of deliveries that are counted.
 var countedStates = []db.State{db.Waiting, db.Delivering, db.Retrying, db.Dead}
 
-// counts are the numbers of deliveries in the whole database, as of some time.
-type counts struct {
-	byLane map[db.Lane]map[db.State]int64
-	oldest map[db.Lane]time.Duration // of those that are neither delivered nor dead
-	taken  time.Time                 // zero if nothing is known
+// snapshot has the numbers of deliveries in the whole database, as of some time.
+type snapshot struct {
+	byLane map[db.Lane]map[db.State]db.LaneCount
+	taken  time.Time // zero if nothing is known
 }
 
-// unfinished returns how many deliveries of a lane are neither delivered nor dead.
-func (c counts) unfinished(lane db.Lane) (n int64) {
-	for state, count := range c.byLane[lane] {
+// unfinished returns how many deliveries of a lane are neither delivered nor dead, and the age of
+// the oldest one now.
+func (s snapshot) unfinished(lane db.Lane) (n int64, oldest time.Duration) {
+	for state, row := range s.byLane[lane] {
 		if state != db.Dead {
-			n += count
+			n += row.Count
+			oldest = max(oldest, row.Oldest+time.Since(s.taken))
 		}
 	}
-	return n
+	return n, oldest
 }
 
-// oldestNow returns the age of the oldest unfinished delivery of a lane; 0 if there is none.
-func (c counts) oldestNow(lane db.Lane) time.Duration {
-	if age, ok := c.oldest[lane]; ok {
-		return age + time.Since(c.taken)
-	}
-	return 0
-}
-
-// snapshot counts the deliveries, no more often than it must.
-type snapshot struct {
+// counter counts the deliveries, for all who want to know at the same time.
+type counter struct {
 	db  db.DB
 	log *zap.Logger
 
 	mu    sync.Mutex
-	last  counts
-	asked time.Time
-	cost  time.Duration // how long counting took
+	last  snapshot
+	ended time.Time // when it was last counted
+	cost  time.Duration
 }
 
-// expire makes the next get count anew.
-func (s *snapshot) expire() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.asked = time.Time{}
-}
-
-// get returns the counts. If the database does not answer in time, it returns the last known
-// ones.
-func (s *snapshot) get(ctx context.Context) counts {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.asked.IsZero() && time.Since(s.asked) < max(snapshotValidity, snapshotPart*s.cost) {
-		return s.last
+// count returns the last snapshot if it is still used and the caller does not want a new one, or if
+// the database does not answer in time.
+func (c *counter) count(ctx context.Context, anew bool) snapshot {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !anew && !c.ended.IsZero() && time.Since(c.ended) < max(snapshotValidity, snapshotPart*c.cost) {
+		return c.last
 	}
 	ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
 	defer cancel()
 	began := time.Now()
-	rows, err := s.db.Backlog(ctx)
-	s.asked, s.cost = time.Now(), 0
+	rows, err := c.db.Backlog(ctx)
+	c.ended = time.Now()
+	c.cost = c.ended.Sub(began)
 	if err != nil {
-		s.log.Debug("counting deliveries failed, and will be tried again", zap.Error(err))
-		return s.last
+		c.log.Debug("counting deliveries failed, and will be tried again", zap.Error(err))
+		return c.last
 	}
-	s.cost = s.asked.Sub(began)
-	s.last = counts{byLane: make(map[db.Lane]map[db.State]int64), oldest: make(map[db.Lane]time.Duration), taken: began}
+	c.last = snapshot{byLane: make(map[db.Lane]map[db.State]db.LaneCount), taken: began}
 	for _, row := range rows {
-		if s.last.byLane[row.Lane] == nil {
-			s.last.byLane[row.Lane] = make(map[db.State]int64)
+		if c.last.byLane[row.Lane] == nil {
+			c.last.byLane[row.Lane] = make(map[db.State]db.LaneCount)
 		}
-		s.last.byLane[row.Lane][row.State] = row.Count
-		if row.State != db.Dead {
-			s.last.oldest[row.Lane] = max(s.last.oldest[row.Lane], row.Oldest)
-		}
+		c.last.byLane[row.Lane][row.State] = row
 	}
-	return s.last
+	return c.last
 }
 
 // LaneStatus is how a lane is doing.
@@ -110,7 +93,7 @@ type LaneStatus struct {
 
 // statuses returns the status of all lanes of an endpoint, or of all endpoints for an empty
 // name: first those of the config, and then those that others work on or that have deliveries.
-func statuses(endpoint string, config Config, counts counts, own *lanes, others []db.Lane) []LaneStatus {
+func statuses(endpoint string, config Config, counts snapshot, own *lanes, others []db.Lane) []LaneStatus {
 	all := config.lanes()
 	rest := slices.Clone(others)
 	for lane := range counts.byLane {
@@ -129,12 +112,12 @@ func statuses(endpoint string, config Config, counts counts, own *lanes, others 
 			continue
 		}
 		seen[lane.Lane] = true
-		status := LaneStatus{Lane: lane.Lane, Kind: lane.kind, Counts: make(map[db.State]int64), Oldest: counts.oldestNow(lane.Lane)}
+		status := LaneStatus{Lane: lane.Lane, Kind: lane.kind, Counts: make(map[db.State]int64)}
+		_, status.Oldest = counts.unfinished(lane.Lane)
 		for _, state := range countedStates {
-			status.Counts[state] = counts.byLane[lane.Lane][state]
+			status.Counts[state] = counts.byLane[lane.Lane][state].Count
 		}
-		worked := lane.kind != "" || slices.Contains(others, lane.Lane)
-		status.State, status.Workers = own.state(lane.Lane, worked)
+		status.State, status.Workers = own.state(lane.Lane, lane.kind != "" || slices.Contains(others, lane.Lane))
 		found = append(found, status)
 	}
 	return found

@@ -23,26 +23,30 @@ func TestCountingTakesLittleOfTheTime(t *testing.T) {
 		}
 		database.deliveries[1] = &fakeRow{lane: named("support"), state: db.Retrying, stored: time.Now()}
 		database.deliveries[2] = &fakeRow{lane: named("support"), state: db.Dead, stored: time.Now().Add(-time.Hour)}
-		s := &snapshot{db: database, log: zap.NewNop()}
-		counts := s.get(t.Context())
-		if counts.unfinished(named("support")) != 1 || counts.byLane[named("support")][db.Dead] != 1 {
+		c := &counter{db: database, log: zap.NewNop()}
+		counts := c.count(t.Context(), false)
+		if n, _ := counts.unfinished(named("support")); n != 1 || counts.byLane[named("support")][db.Dead].Count != 1 {
 			t.Errorf("counts %v", counts.byLane)
 		}
 		delete(database.deliveries, 1)
-		time.Sleep(19 * time.Second)
-		if counts = s.get(t.Context()); asked != 1 {
-			t.Errorf("counted %d times within 20 times as long as it took", asked)
+		time.Sleep(4 * time.Second)
+		if counts = c.count(t.Context(), false); asked != 1 {
+			t.Errorf("counted %d times within 5 times as long as it took", asked)
 		}
-		if age := counts.oldestNow(named("support")); age < 19*time.Second || age > 22*time.Second {
-			t.Errorf("the oldest is %s old, want about 20 s, as it grows older while it is not counted", age)
+		if _, age := counts.unfinished(named("support")); age < 4*time.Second || age > 7*time.Second {
+			t.Errorf("the oldest is %s old, want about 5 s, as it grows older while it is not counted", age)
 		}
 		time.Sleep(2 * time.Second)
-		if counts = s.get(t.Context()); asked != 2 || counts.oldestNow(named("support")) != 0 {
-			t.Errorf("counted %d times, and the oldest is %s old, want 2 and none", asked, counts.oldestNow(named("support")))
+		counts = c.count(t.Context(), false)
+		if n, age := counts.unfinished(named("support")); asked != 2 || n != 0 || age != 0 {
+			t.Errorf("counted %d times, and the oldest is %s old, want 2 and none", asked, age)
+		}
+		if counts = c.count(t.Context(), true); asked != 3 {
+			t.Error("not counted anew")
 		}
 		fails = errors.New("connection refused")
 		time.Sleep(time.Minute)
-		if counts = s.get(t.Context()); counts.byLane[named("support")][db.Dead] != 1 {
+		if counts = c.count(t.Context(), false); counts.byLane[named("support")][db.Dead].Count != 1 {
 			t.Errorf("counts %v, want the last known", counts.byLane)
 		}
 	})

@@ -62,25 +62,20 @@ func endSpan(span trace.Span, d *delivery, result intercomwebhook.Delivery) {
 	if !span.IsRecording() {
 		return
 	}
-	label := Label(d.lane)
-	attributes := []attribute.KeyValue{
-		attribute.String("intercom_webhook.lane", label),
-		attribute.Int("intercom_webhook.attempt", d.attempts+1),
-	}
-	addString := func(name, value string) {
+	label := Label(d.lane.Lane)
+	span.SetName("deliver " + label)
+	span.SetAttributes(attribute.String("intercom_webhook.lane", label), attribute.Int("intercom_webhook.attempt", d.attempts+1))
+	for name, value := range map[string]string{
+		"intercom_webhook.id": d.note.NotificationID, "intercom_webhook.topic": d.note.Topic,
+		"intercom_webhook.app_id": d.note.Workspace, "intercom_webhook.upstream": result.Upstream,
+	} {
 		if value != "" {
-			attributes = append(attributes, attribute.String(name, value))
+			span.SetAttributes(attribute.String(name, value))
 		}
 	}
-	span.SetName("deliver " + label)
-	addString("intercom_webhook.id", d.note.NotificationID)
-	addString("intercom_webhook.topic", d.note.Topic)
-	addString("intercom_webhook.app_id", d.note.Workspace)
-	addString("intercom_webhook.upstream", result.Upstream)
 	if result.Status != 0 {
-		attributes = append(attributes, attribute.Int("http.response.status_code", result.Status))
+		span.SetAttributes(attribute.Int("http.response.status_code", result.Status))
 	}
-	span.SetAttributes(attributes...)
 	if result.Err != nil {
 		span.SetStatus(codes.Error, result.Err.Error())
 	}

@@ -5,7 +5,9 @@ package worker
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -25,31 +27,23 @@ import (
 type Worker struct {
 	database Database
 	log      *zap.Logger
-	configs  configs
 
 	active  atomic.Pointer[active] // nil while the database is not open
 	openErr atomic.Pointer[error]  // why it is not
 
-	ctx    context.Context // ends reopen
+	ctx    context.Context // ends opening, and looking for the metrics
 	cancel context.CancelFunc
 	opener sync.WaitGroup
 
-	mu       sync.Mutex // for stopping
-	stopping bool
+	mu      sync.RWMutex
+	configs []Config // all that use the database: the last is the current one, the others are about to end
 }
 
 const (
-	// openTimeout bounds how long a config waits for its database. If the database cannot
-	// be reached in this time, the config starts without it.
-	openTimeout = 5 * time.Second
-
-	// How often to try again to open a database that could not be reached, and how long
-	// each try may take.
-	reopenInterval = time.Second
-	reopenTimeout  = 2 * time.Minute
-
-	// destructTimeout bounds how long deliveries may run on that Detach has not waited for.
-	destructTimeout = 10 * time.Second
+	openTimeout     = 5 * time.Second // after which a config starts without its database
+	reopenInterval  = time.Second
+	reopenTimeout   = 2 * time.Minute
+	destructTimeout = 10 * time.Second // for deliveries that Detach has not waited for
 )
 
 // New opens the database. It returns only errors that a person must fix. If the database
@@ -79,25 +73,18 @@ func (w *Worker) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a := newActive(database, w.log, &w.configs)
+	a := newActive(database, w.log, w.Config, w.endpoint)
 	if err := a.start(ctx); err != nil {
-		_ = a.db.Close()
-		return err
-	}
-	w.mu.Lock()
-	if w.stopping {
-		a.stop(ctx)
+		return errors.Join(err, database.Close())
 	}
 	w.active.Store(a)
-	w.mu.Unlock()
 	a.configChanged()
 	return nil
 }
 
 // reopen opens a database that could not be reached before, as soon as it can be reached.
 func (w *Worker) reopen() {
-	logged := ""
-	for {
+	for logged := ""; ; {
 		select {
 		case <-w.ctx.Done():
 			return
@@ -129,30 +116,37 @@ func (w *Worker) opened() (*active, error) {
 // Attach delivers to the handlers of a config from now on.
 func (w *Worker) Attach(config Config) {
 	config.startCounters()
-	w.configs.add(config)
+	w.mu.Lock()
+	w.configs = append(w.configs, config)
+	w.mu.Unlock()
 	if a := w.active.Load(); a != nil {
 		a.configChanged()
 	}
 }
 
 // Detach removes the handlers of a config. If no other config uses the database, no further
-// delivery starts, and Detach waits for the running ones until the context ends.
+// delivery starts, and Detach waits for the running ones, which still need the config, until the
+// context ends.
 func (w *Worker) Detach(ctx context.Context, config Config) {
-	if last := w.configs.remove(config); last {
+	w.mu.Lock()
+	last := len(w.configs) <= 1
+	if !last {
+		w.configs = slices.DeleteFunc(w.configs, func(other Config) bool { return maps.Equal(other, config) })
+	}
+	w.mu.Unlock()
+	if last {
 		w.stop(ctx)
-	} else if a := w.active.Load(); a != nil {
-		a.update()
-		wake(a.heartbeatNow)
+	} else if a := w.active.Load(); a != nil { // the config before is the current one again if a start has failed
+		a.updateLanes(nil)
+		wake(a.surveyNow)
 	}
 }
 
-// stop stops delivering.
+// stop stops delivering. A database that is not open is not opened any more.
 func (w *Worker) stop(ctx context.Context) {
-	w.mu.Lock()
-	w.stopping = true
-	a := w.active.Load()
-	w.mu.Unlock()
-	if a != nil {
+	w.cancel()
+	w.opener.Wait()
+	if a := w.active.Load(); a != nil {
 		a.stop(ctx)
 	}
 }
@@ -161,8 +155,6 @@ func (w *Worker) stop(ctx context.Context) {
 // outcomes, and closes the database.
 func (w *Worker) Destruct() error {
 	sources.Delete(w)
-	w.cancel()
-	w.opener.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), destructTimeout)
 	defer cancel()
 	w.stop(ctx)
@@ -178,9 +170,9 @@ func (w *Worker) Store(r *http.Request, e *Endpoint, n intercomwebhook.Notificat
 	if err != nil {
 		return false, err
 	}
-	deliveries, err := newDeliveries(n)
-	if err != nil || len(deliveries) == 0 {
-		return false, err
+	deliveries := newDeliveries(n)
+	if len(deliveries) == 0 {
+		return false, nil
 	}
 	a.tracing.arrived(r.Context())
 	return a.store.insert(r.Context(), &db.NewNotification{
@@ -192,13 +184,9 @@ func (w *Worker) Store(r *http.Request, e *Endpoint, n intercomwebhook.Notificat
 	})
 }
 
-// maxStoredDeliveries is how many deliveries a notification can have when it is stored. The
-// rest of db.MaxDeliveries is for those that a person sends to other lanes.
-const maxStoredDeliveries = db.MaxDeliveries / 2
-
 // newDeliveries returns the deliveries of a notification. A ping that fits no route has only
 // those of its copies; anything else that fits none goes to UnroutedLane.
-func newDeliveries(n intercomwebhook.Notification) ([]db.NewDelivery, error) {
+func newDeliveries(n intercomwebhook.Notification) []db.NewDelivery {
 	deliveries := make([]db.NewDelivery, 0, 1+len(n.Copies))
 	if n.Lane != "" || n.Topic != "ping" {
 		deliveries = append(deliveries, db.NewDelivery{Lane: cmp.Or(n.Lane, UnroutedLane)})
@@ -206,10 +194,7 @@ func newDeliveries(n intercomwebhook.Notification) ([]db.NewDelivery, error) {
 	for _, lane := range n.Copies {
 		deliveries = append(deliveries, db.NewDelivery{Lane: lane, Fixed: true})
 	}
-	if len(deliveries) > maxStoredDeliveries {
-		return nil, fmt.Errorf("%d copies fit the notification: a queue can make %d at most; remove some", len(n.Copies), maxStoredDeliveries-1)
-	}
-	return deliveries, nil
+	return deliveries
 }
 
 // Ready returns an error that says why no notification could be stored now: the last
@@ -222,6 +207,9 @@ func (w *Worker) Ready() error {
 	return a.ready()
 }
 
+// Database returns where the database is.
+func (w *Worker) Database() Database { return w.database }
+
 // DB returns the database, or an error while it is not open.
 func (w *Worker) DB() (db.DB, error) {
 	a, err := w.opened()
@@ -231,29 +219,38 @@ func (w *Worker) DB() (db.DB, error) {
 	return a.db, nil
 }
 
-// Database returns where the database is.
-func (w *Worker) Database() Database { return w.database }
-
 // Config returns the config that was attached last; nil if there is none.
 func (w *Worker) Config() Config {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.stopping {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	if len(w.configs) == 0 {
 		return nil
 	}
-	return w.configs.current()
+	return w.configs[len(w.configs)-1]
 }
 
-// Lanes returns the status of all lanes of an endpoint: those of the config, in the order of
-// the routes, and all others that have deliveries, or that another live instance works on.
-// For an empty endpoint, it returns those of all endpoints in the database. It returns the
-// last known numbers if the database does not answer in time.
+// endpoint returns an endpoint of the current config or else of an older one; nil if no
+// config has it.
+func (w *Worker) endpoint(name string) (e *Endpoint) {
+	w.mu.RLock()
+	defer w.mu.RUnlock()
+	for _, config := range w.configs {
+		if config[name] != nil {
+			e = config[name]
+		}
+	}
+	return e
+}
+
+// Lanes returns the status of all lanes of an endpoint, or of all endpoints for an empty name: those
+// of the config, in the order of the routes, and all others that have deliveries, or that another
+// live instance works on. The numbers are the last known ones if the database does not answer in time.
 func (w *Worker) Lanes(ctx context.Context, endpoint string) ([]LaneStatus, error) {
 	a, err := w.opened()
 	if err != nil {
 		return nil, err
 	}
-	return statuses(endpoint, w.Config(), a.snapshot.get(ctx), a.lanes, a.peers.lanes()), nil
+	return statuses(endpoint, w.Config(), a.counter.count(ctx, false), a.lanes, a.peers.lanes()), nil
 }
 
 // collect returns the lanes of the config's endpoints, for the metrics.
@@ -277,23 +274,20 @@ func (w *Worker) SetPaused(ctx context.Context, lanes []db.Lane, paused bool) er
 	return a.lanes.applyPauses(ctx)
 }
 
-// Changed must be called when a person has changed deliveries: what was put back is
-// claimed, and what was deleted is not delivered any more.
+// Changed must be called when a person has changed deliveries: it makes this instance claim what
+// was put back, and drop what was deleted, soon. It does not wait.
 func (w *Worker) Changed() {
 	if a := w.active.Load(); a != nil {
-		ctx, cancel := context.WithTimeout(w.ctx, taskTimeout)
-		defer cancel()
-		_ = a.reconcile(ctx) // it is repeated every two seconds
+		wake(a.reconcileNow)
 		a.lanes.refill(true)
 	}
 }
 
-// AnswerTime returns about how long Intercom waits for answers now; 0 if none was given in
-// the last second. Whoever loads the database for other reasons pauses for longer while it
-// is high.
+// AnswerTime returns about how long Intercom waits for answers now; near 0 if none is given.
+// Whoever loads the database for other reasons pauses for longer while it is high.
 func (w *Worker) AnswerTime() time.Duration {
 	if a := w.active.Load(); a != nil {
-		return a.store.answerTime()
+		return a.pacer.answerTime()
 	}
 	return 0
 }

@@ -14,46 +14,50 @@ const mebibyte = 1 << 20
 
 func named(lane string) db.Lane { return db.Lane{Endpoint: "intercom", Name: lane} }
 
+func laneNamed(name string) *lane {
+	return &lane{Lane: named(name), leftToOthers: make(map[int64]bool)}
+}
+
 // fill reserves deliveries of a size for a lane until it may have no more, and returns its
 // bytes.
-func (m *memory) fill(lane string, size int) int {
-	for m.reserve(named(lane), size) {
+func (b *book) fill(l *lane, size int) int {
+	for b.reserve(l, size) {
 	}
-	return m.byLane[named(lane)]
+	return l.bytes
 }
 
 func TestALaneLeavesMemoryForTheOthers(t *testing.T) {
-	m := newMemory()
+	b := newBook()
+	support, sales, billing := laneNamed("support"), laneNamed("sales"), laneNamed("billing")
 	for _, c := range []struct {
-		lane string
+		lane *lane
 		want int
-	}{{"support", 32 * mebibyte}, {"sales", 16 * mebibyte}, {"billing", 8 * mebibyte}} {
-		if got := m.fill(c.lane, mebibyte); got != c.want {
-			t.Errorf("%s has %d bytes, want %d", c.lane, got, c.want)
+	}{{support, 32 * mebibyte}, {sales, 16 * mebibyte}, {billing, 8 * mebibyte}} {
+		if got := b.fill(c.lane, mebibyte); got != c.want {
+			t.Errorf("%s has %d bytes, want %d", c.lane.Name, got, c.want)
 		}
 	}
-	m.add(named("support"), -mebibyte)
-	if m.reserve(named("support"), mebibyte) {
+	b.unreserve(support, mebibyte)
+	if b.reserve(support, mebibyte) {
 		t.Error("a lane that had most took what it gave back before the others did")
 	}
-	if !m.reserve(named("billing"), mebibyte) {
+	if !b.reserve(billing, mebibyte) {
 		t.Error("another lane did not get what became free")
 	}
 }
 
 func TestEachLaneMayHaveOneDelivery(t *testing.T) {
-	m := newMemory()
+	b := newBook()
 	const lanes, largest = 50, 4 * mebibyte
 	for i := range lanes {
-		lane := fmt.Sprint("lane", i)
-		if m.fill(lane, largest) == 0 {
-			t.Fatalf("%s may have no delivery", lane)
+		if l := laneNamed(fmt.Sprint("lane", i)); b.fill(l, largest) == 0 {
+			t.Fatalf("%s may have no delivery", l.Name)
 		}
 	}
-	if most := laneMemory + lanes*largest; m.lanes > most {
-		t.Errorf("%d bytes are held, want %d at most", m.lanes, most)
+	if most := laneMemory + lanes*largest; b.bytes > most {
+		t.Errorf("%d bytes are held, want %d at most", b.bytes, most)
 	}
-	if granted := m.acquire(maxInsert); granted != nil {
+	if b.full() || b.acquire(t.Context(), storeMemory) != nil {
 		t.Error("lanes that hold all that they may leave nothing to storing")
 	}
 }
@@ -61,52 +65,42 @@ func TestEachLaneMayHaveOneDelivery(t *testing.T) {
 func TestClaimsAtTheSameTimeShareTheMemory(t *testing.T) {
 	b := newBook()
 	const lanes = 50
-	claims := make([]db.Claim, lanes)
-	promised := 0
-	for i := range claims {
-		claims[i].Lane = named(fmt.Sprint("lane", i))
-		if !b.reserveClaim(&claims[i]) {
-			t.Fatalf("%s may claim nothing", claims[i].Lane)
+	for i := range lanes {
+		l := laneNamed(fmt.Sprint("lane", i))
+		if b.fill(l, claimMemory) == 0 {
+			t.Fatalf("%s may claim nothing", l.Name)
 		}
-		promised += claims[i].MaxBytes
 	}
-	if promised > laneMemory+lanes {
-		t.Errorf("all claims may have %d bytes, want %d at most", promised, laneMemory+lanes)
-	}
-	b.claimed(claims[0], []*delivery{{id: 1, lane: named("lane0"), note: &db.Notification{Body: make([]byte, 100)}}})
-	for _, claim := range claims[1:] {
-		b.claimed(claim, nil)
-	}
-	if b.memory.lanes != 100 || len(b.pending) != 0 {
-		t.Errorf("%d bytes are held and %d claims wait, want the 100 of the one delivery and none", b.memory.lanes, len(b.pending))
+	if b.bytes > laneMemory+lanes*claimMemory {
+		t.Errorf("all claims may have %d bytes, want %d at most", b.bytes, laneMemory+lanes*claimMemory)
 	}
 }
 
 func TestStoringWaitsForMemoryInTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBook()
-		for range totalMemory / mebibyte {
+		for range storeMemory / mebibyte {
+			if b.full() {
+				t.Error("full although there is room")
+			}
 			if err := b.acquire(t.Context(), mebibyte); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if b.full() {
-			t.Error("full although nobody waits")
-		}
 		errs := make(chan error, 3)
-		for _, size := range []int{2 * mebibyte, mebibyte, mebibyte} {
+		for _, size := range []int64{2 * mebibyte, mebibyte, mebibyte} {
 			go func() { errs <- b.acquire(t.Context(), size) }()
 			synctest.Wait()
 		}
-		if !b.full() {
-			t.Error("not full although some wait")
-		}
-		b.release(mebibyte) // too little for the first one, so the others wait behind it
+		b.storing.Release(mebibyte) // too little for the first one, so the others wait behind it
 		synctest.Wait()
 		if len(errs) != 0 {
 			t.Error("one went ahead of the first")
 		}
-		b.release(2 * mebibyte)
+		if !b.full() {
+			t.Error("not full although some wait")
+		}
+		b.storing.Release(2 * mebibyte)
 		synctest.Wait()
 		if len(errs) != 2 {
 			t.Errorf("%d of 3 have memory, want the first two", len(errs))
@@ -118,25 +112,28 @@ func TestStoringWaitsForMemoryInTurn(t *testing.T) {
 				refused++
 			}
 		}
-		if refused != 1 || b.full() || b.memory.storing != totalMemory {
-			t.Errorf("%d were refused, and %d bytes are taken, want 1 and %d", refused, b.memory.storing, totalMemory)
+		if refused != 1 {
+			t.Errorf("%d were refused, want 1", refused)
 		}
+		b.storing.Release(storeMemory) // panics if that is more than what is taken
 	})
 }
 
 func TestADeliveryThatIsClaimedAgainIsCountedOnce(t *testing.T) {
-	b := newBook()
+	b, l := newBook(), laneNamed("support")
 	note := &db.Notification{Body: make([]byte, 100)}
-	first, again := &delivery{id: 1, token: 1, note: note}, &delivery{id: 1, token: 2, note: note}
-	b.claimed(db.Claim{}, []*delivery{first})
-	b.claimed(db.Claim{}, []*delivery{again}) // before it is known that the release of the first claim is written
+	first, again := &delivery{id: 1, token: 1, lane: l, note: note}, &delivery{id: 1, token: 2, lane: l, note: note}
+	for _, d := range []*delivery{first, again} { // again before it is known that the release of the first is written
+		b.reserve(l, 100)
+		b.claimed(d.token, []*delivery{d})
+	}
 	b.remove([]*delivery{first})
-	if b.memory.lanes != 100 {
-		t.Errorf("%d bytes are held with the second claim, want 100", b.memory.lanes)
+	if b.bytes != 100 {
+		t.Errorf("%d bytes are held with the second claim, want 100", b.bytes)
 	}
 	b.remove([]*delivery{again})
-	if b.memory.lanes != 0 {
-		t.Errorf("%d bytes are held in the end, want 0", b.memory.lanes)
+	if b.bytes != 0 || l.bytes != 0 {
+		t.Errorf("%d bytes are held in the end, want 0", b.bytes)
 	}
 }
 
@@ -145,8 +142,8 @@ func TestTheBookAndTheDatabaseAreReconciled(t *testing.T) {
 	b := newBook()
 	pending := b.newToken()
 	held := func(id int64, token db.Token, claimed time.Time) *delivery {
-		d := &delivery{id: id, token: token, claimed: claimed, note: new(db.Notification)}
-		b.put(d)
+		d := &delivery{id: id, token: token, lane: new(lane), claimed: claimed, note: new(db.Notification)}
+		b.claimed(token, []*delivery{d})
 		return d
 	}
 	before := asked.Add(-time.Second)

@@ -1,12 +1,12 @@
 package intercomwebhook
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"math"
-	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -112,7 +112,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 		return nil, h.WrapErr(secrets.ErrMissing)
 	}
 
-	parser := routeParser{Helper: h, maxSize: handler.MaxSize, lanes: make(laneSet)}
+	parser := routeParser{Helper: h, maxSize: cmp.Or(handler.MaxSize, defaultMaxSize), lanes: make(laneSet)}
 	for _, segment := range slices.Concat(routes, copies) {
 		isCopy := segment[0].Text == "copy"
 		if isCopy && len(queue) == 0 {
@@ -154,39 +154,6 @@ func parseSecrets(d *caddyfile.Dispenser) ([]string, error) {
 	return given, nil
 }
 
-// parseSource parses what follows `allow`.
-func parseSource(d *caddyfile.Dispenser) (json.RawMessage, error) {
-	if !d.NextArg() {
-		return nil, d.Err("allow: the IP source is missing, as in `allow static 192.0.2.0/24`")
-	}
-	name := d.Val()
-	if name == "static" && d.CountRemainingArgs() == 0 {
-		return nil, d.WrapErr(errNoRange)
-	}
-	id := sourceNamespace + "." + name
-	if _, err := caddy.GetModule(id); err != nil {
-		if isRange(name) {
-			return nil, d.Errf("allow: an address range is not an IP source; did you mean `allow static %s`?",
-				strings.Join(append([]string{name}, d.RemainingArgs()...), " "))
-		}
-		return nil, d.Errf("allow: this Caddy has no IP source %q: it has %s", name, option.Choices(name, modulesIn(sourceNamespace)))
-	}
-	module, err := caddyfile.UnmarshalModule(d, id)
-	if err != nil {
-		return nil, err
-	}
-	return caddyconfig.JSONModuleObject(module, "source", name, nil), nil
-}
-
-// isRange reports whether the IP source static accepts s as a range.
-func isRange(s string) bool {
-	if _, err := netip.ParseAddr(s); err == nil {
-		return true
-	}
-	_, err := netip.ParsePrefix(s)
-	return err == nil || s == "private_ranges"
-}
-
 func parseSize(d *caddyfile.Dispenser) (int64, error) {
 	var text string
 	if !d.AllArgs(&text) {
@@ -199,10 +166,7 @@ func parseSize(d *caddyfile.Dispenser) (int64, error) {
 	return int64(size), nil
 }
 
-const (
-	sourceNamespace = "http.ip_sources"
-	queueNamespace  = "http.intercom_webhook.queues"
-)
+const queueNamespace = "http.intercom_webhook.queues"
 
 // UnmarshalQueue parses `queue [<engine>] ...`. Its first token must be the current one.
 func UnmarshalQueue(d *caddyfile.Dispenser) (queue caddyfile.Unmarshaler, engine string, err error) {
@@ -255,13 +219,4 @@ func parseQueue(segment caddyfile.Segment, lanes laneSet, routed bool) (json.Raw
 		return nil, d.WrapErr(err)
 	}
 	return caddyconfig.JSONModuleObject(module, "engine", engine, nil), nil
-}
-
-// modulesIn returns the names of all modules in a namespace.
-func modulesIn(namespace string) []string {
-	var names []string
-	for _, module := range caddy.GetModules(namespace) {
-		names = append(names, module.ID.Name())
-	}
-	return names
 }

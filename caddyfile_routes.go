@@ -138,7 +138,7 @@ func (p *routeParser) parseProxy(segment caddyfile.Segment) (*reverseproxy.Handl
 	if err := proxy.FinalizeUnmarshalCaddyfile(p.Helper); err != nil {
 		return nil, err
 	}
-	if err := failover.SetDefaults(proxy, cmp.Or(p.maxSize, defaultMaxSize)); err != nil {
+	if err := failover.SetDefaults(proxy, p.maxSize); err != nil {
 		return nil, d.WrapErr(err)
 	}
 	return proxy, nil

@@ -23,53 +23,36 @@ import (
 // The metrics live as long as the process, so that counters do not start over when Caddy
 // makes a new registry for each config.
 var (
-	notificationsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: metrics.Namespace, Subsystem: metrics.Subsystem,
-		Name: "notifications_total",
-		Help: "Verified notifications by topic (known ones, and other) and by what came of them.",
-	}, []string{"topic", "outcome"})
+	notificationsTotal = prometheus.NewCounterVec(prometheus.CounterOpts(metrics.Opts("notifications_total",
+		"Verified notifications by topic (known ones, and other) and by what came of them.")), []string{"topic", "outcome"})
 
-	refusedTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: metrics.Namespace, Subsystem: metrics.Subsystem,
-		Name: "refused_total",
-		Help: "Requests that were not let in, by reason.",
-	}, []string{"reason"})
+	refusedTotal = prometheus.NewCounterVec(prometheus.CounterOpts(metrics.Opts("refused_total",
+		"Requests that were not let in, by reason.")), []string{"reason"})
 
 	answerSeconds = prometheus.NewHistogram(prometheus.HistogramOpts{
-		Namespace: metrics.Namespace, Subsystem: metrics.Subsystem,
-		Name: "answer_seconds",
+		Namespace: metrics.Namespace, Subsystem: metrics.Subsystem, Name: "answer_seconds",
 		Help: "How long Intercom waited for the answer to a notification: over 0.5 s costs priority, after 5 s it gives up.",
 		// Both limits of Intercom, 0.5 and 5, are bounds, and so is a value below each.
 		Buckets: []float64{.005, .01, .025, .05, .1, .25, .4, .5, .75, 1, 2.5, 4.5, 5, 10},
 	})
 
-	backendResponsesTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: metrics.Namespace, Subsystem: metrics.Subsystem,
-		Name: "backend_responses_total",
-		Help: "What the backends really answered to notifications, by lane and status code; error if no answer came.",
-	}, []string{"lane", "code"})
+	backendResponsesTotal = prometheus.NewCounterVec(prometheus.CounterOpts(metrics.Opts("backend_responses_total",
+		"What the backends really answered to notifications, by lane and status code; error if no answer came.")), []string{"lane", "code"})
 
 	backendSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
-		Namespace: metrics.Namespace, Subsystem: metrics.Subsystem,
-		Name: "backend_seconds",
+		Namespace: metrics.Namespace, Subsystem: metrics.Subsystem, Name: "backend_seconds",
 		Help: "How long each attempt to deliver to a backend took, with and without a queue, by lane.",
 		// 4.5 and 30 are the default time limits, without and with a queue.
 		Buckets: []float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 4.5, 10, 20, 30, 60, 300},
 	}, []string{"lane"})
 
-	consecutiveErrors = prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Namespace: metrics.Namespace, Subsystem: metrics.Subsystem,
-		Name: "consecutive_errors",
-		Help: "Error answers to Intercom since the last good one. At 1,000 within 15 minutes Intercom pauses all notifications.",
-	}, func() float64 { return float64(errorStreak.Load()) })
+	consecutiveErrors = prometheus.NewGaugeFunc(prometheus.GaugeOpts(metrics.Opts("consecutive_errors",
+		"Error answers to Intercom since the last good one. At 1,000 within 15 minutes Intercom pauses all notifications.")), func() float64 { return float64(errorStreak.Load()) })
 
 	lastVerified = newLastVerified()
 
-	secretMatchesTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: metrics.Namespace, Subsystem: metrics.Subsystem,
-		Name: "secret_matches_total",
-		Help: "Verified requests by the place in client_secret, from 1, of the secret that signed them.",
-	}, []string{"secret"})
+	secretMatchesTotal = prometheus.NewCounterVec(prometheus.CounterOpts(metrics.Opts("secret_matches_total",
+		"Verified requests by the place in client_secret, from 1, of the secret that signed them.")), []string{"secret"})
 )
 
 // The outcomes of a verified notification, as the outcome label.
@@ -92,11 +75,8 @@ func registerMetrics(registry *prometheus.Registry) error {
 // newLastVerified returns a gauge that has the time of the start. Without that, alerts would
 // take each restart for a long silence, or would miss a silence that began before it.
 func newLastVerified() prometheus.Gauge {
-	gauge := prometheus.NewGauge(prometheus.GaugeOpts{
-		Namespace: metrics.Namespace, Subsystem: metrics.Subsystem,
-		Name: "last_verified_timestamp_seconds",
-		Help: "When the last verified notification came, pings too, in Unix seconds; before the first one, when Caddy started. Intercom sends nothing to a suspended subscription.",
-	})
+	gauge := prometheus.NewGauge(prometheus.GaugeOpts(metrics.Opts("last_verified_timestamp_seconds",
+		"When the last verified notification came, pings too, in Unix seconds; before the first one, when Caddy started. Intercom sends nothing to a suspended subscription.")))
 	gauge.SetToCurrentTime()
 	return gauge
 }

@@ -279,10 +279,10 @@ func (a *router) ofLane(lane string) (*route, error) {
 
 // run runs a route that was found, or returns why none was found.
 func (a *router) run(r *http.Request, t *tag, route *route, err error) result {
-	ran := result{Delivery: Delivery{Err: err}}
+	ran := result{Outcome: shield.Outcome{Err: err}}
 	if route != nil {
 		start := time.Now()
-		ran = result{lane: route.lane, label: a.label(route.lane), Delivery: Delivery(shield.Run(route.handler, r))}
+		ran = result{lane: route.lane, label: a.label(route.lane), Outcome: shield.Run(route.handler, r)}
 		ran.duration = time.Since(start)
 		if errors.Is(ran.Err, shield.ErrUnanswered) {
 			ran.Err = fmt.Errorf("%w: %w", ErrUnrouted, ran.Err)
@@ -305,16 +305,24 @@ func (a *router) deliver(r *http.Request, t *tag) (outcome string, status int) {
 	if errors.Is(t.result.Err, ErrUnrouted) {
 		// An error answer would count against the whole subscription.
 		a.logger.Warn("notification is lost: no route answers it; add a route, such as route *, or an answer to the route that fits",
-			zap.Inline(t.onlyAttempt()))
+			zap.Inline(onlyAttempt(t)))
 		return outcomeUnrouted, http.StatusOK
 	}
 	status = shield.Status(t.result.Status, t.result.Err)
 	if status != http.StatusOK {
-		a.logger.Warn(logging.NotDelivered, zap.Inline(t.onlyAttempt()), zap.Int("answered", status))
+		a.logger.Warn(logging.NotDelivered, zap.Inline(onlyAttempt(t)), zap.Int("answered", status))
 	} else if c := a.logger.Check(zap.DebugLevel, logging.Delivered); c != nil {
-		c.Write(zap.Inline(t.onlyAttempt()))
+		c.Write(zap.Inline(onlyAttempt(t)))
 	}
 	return outcomeOf(status), status
+}
+
+// onlyAttempt returns the attempt to deliver a notification without a queue, for logs.
+func onlyAttempt(t *tag) logging.Attempt {
+	return logging.Attempt{
+		ID: t.ID, Topic: t.Topic, AppID: t.AppID, Lane: t.result.label, Number: 1,
+		Upstream: t.result.Upstream, Status: t.result.Status, Duration: t.result.duration, Err: t.result.Err,
+	}
 }
 
 // takesPing reports whether a ping goes to a route or is copied.

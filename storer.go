@@ -93,7 +93,7 @@ func (s *storer) prepareDelivery(r *http.Request, content []byte, attempt int, t
 		lane = found.lane
 		found.resign(r.Header, content)
 	}
-	return lane, func() Delivery { return s.router.run(r, t, found, err).Delivery }
+	return lane, func() Delivery { return Delivery(s.router.run(r, t, found, err).Outcome) }
 }
 
 // prepare makes a request look as it did when it first came to this handler: prepared by

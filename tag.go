@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/envelope"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/logging"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/shield"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/stream"
 )
 
@@ -160,20 +161,12 @@ func (t *tag) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	return t.result.MarshalLogObject(enc)
 }
 
-// onlyAttempt returns the attempt to deliver a notification without a queue, for logs.
-func (t *tag) onlyAttempt() logging.Attempt {
-	return logging.Attempt{
-		ID: t.ID, Topic: t.Topic, AppID: t.AppID, Lane: t.result.label, Number: 1,
-		Upstream: t.result.Upstream, Status: t.result.Status, Duration: t.result.duration, Err: t.result.Err,
-	}
-}
-
 // result is what came of running a route.
 type result struct {
 	lane     string // empty if no route fits
 	label    string // of the lane in metrics and logs
 	duration time.Duration
-	Delivery
+	shield.Outcome
 }
 
 // MarshalLogObject writes the result to the logs.

@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/envelope"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/shield"
 )
 
 func TestSpoofedHeadersAreTakenOff(t *testing.T) {
@@ -96,7 +97,7 @@ func TestTagHasPlaceholders(t *testing.T) {
 func TestTagIsLogged(t *testing.T) {
 	enc := zapcore.NewMapObjectEncoder()
 	tag := &tag{
-		kind: kindNotification, result: result{lane: "crm", label: "crm", Delivery: Delivery{Status: 410}},
+		kind: kindNotification, result: result{lane: "crm", label: "crm", Outcome: shield.Outcome{Status: 410}},
 		Envelope: envelope.Envelope{Topic: "user.created", ID: "notif_1", AppID: "a1", CreatedAt: 1768031794, DeliveryAttempts: 2},
 	}
 	if err := tag.MarshalLogObject(enc); err != nil {

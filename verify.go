@@ -7,12 +7,10 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/body"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/signature"
-	"github.com/caddy-intercom/caddy-intercom-webhook/ipranges"
 )
 
 // The reasons for a refusal, as they are in logs, in metrics and in
@@ -176,23 +174,4 @@ func (v *verifier) refusalOf(err error) *refusal {
 
 func (v *verifier) tooLarge() *refusal {
 	return newRefusal(http.StatusRequestEntityTooLarge, reasonTooLarge, "body is larger than %d bytes", v.maxSize)
-}
-
-var errNoRange = errors.New("allow static: no address range given, as in `allow static 192.0.2.0/24`")
-
-// loadSources loads the IP sources in the handler's field AllowRaw.
-func loadSources(ctx caddy.Context, handler any) (sources []caddyhttp.IPRangeSource, intercoms bool, err error) {
-	modules, err := ctx.LoadModule(handler, "AllowRaw")
-	if err != nil {
-		return nil, false, fmt.Errorf("loading allow: %w", err)
-	}
-	for _, module := range modules.([]any) {
-		if static, ok := module.(*caddyhttp.StaticIPRange); ok && len(static.Ranges) == 0 {
-			return nil, false, errNoRange
-		}
-		_, isIntercom := module.(*ipranges.Source)
-		intercoms = intercoms || isIntercom
-		sources = append(sources, module.(caddyhttp.IPRangeSource))
-	}
-	return sources, intercoms, nil
 }

@@ -2,7 +2,6 @@ package intercomwebhook
 
 import (
 	"fmt"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -36,21 +35,6 @@ func warnOfSources(logger *zap.Logger, intercoms bool, server *caddyhttp.Server)
 		logger.Warn("allow does not have intercom: Intercom's addresses change, and only the IP source intercom follows them",
 			zap.String("do", "add `allow intercom`"))
 	}
-}
-
-// forgeable reports whether a server reads the client's address from a part of
-// X-Forwarded-For that anybody can write.
-func forgeable(server *caddyhttp.Server) bool {
-	return server != nil && server.TrustedProxiesStrict == 0 && (server.TrustedProxiesUnix || hasTrustedProxies(server))
-}
-
-// hasTrustedProxies reports whether a caddyhttp.Server trusts proxies. It reads the
-// unexported field trustedProxies, because Caddy clears TrustedProxiesRaw before it
-// provisions handlers. In another version of Caddy, the field may be missing or have
-// another type.
-func hasTrustedProxies(server any) bool {
-	trusted := reflect.ValueOf(server).Elem().FieldByName("trustedProxies")
-	return trusted.Kind() == reflect.Interface && !trusted.IsNil()
 }
 
 func warnOfRoutes(logger *zap.Logger, routes []route, queued bool) {

@@ -9,11 +9,8 @@ import (
 )
 
 var (
-	refreshTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Namespace: metrics.Namespace, Subsystem: metrics.Subsystem,
-		Name: "ip_ranges_refresh_total",
-		Help: "Attempts to refresh the list of Intercom's addresses, by region and by what came of them.",
-	}, []string{"region", "result"})
+	refreshTotal = prometheus.NewCounterVec(prometheus.CounterOpts(metrics.Opts("ip_ranges_refresh_total",
+		"Attempts to refresh the list of Intercom's addresses, by region and by what came of them.")), []string{"region", "result"})
 
 	listsCollected = listCollector{
 		age: prometheus.NewDesc(prometheus.BuildFQName(metrics.Namespace, metrics.Subsystem, "ip_ranges_age_seconds"),

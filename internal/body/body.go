@@ -12,15 +12,24 @@ import (
 	"strings"
 	"time"
 
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/bodymemory"
+	"golang.org/x/sync/semaphore"
 )
 
-// preallocated is the most memory that is allocated because of a Content-Length alone,
-// in bytes. The largest known notification has 17 KB.
-const preallocated = 64 << 10
+const (
+	// preallocated is the most memory that is allocated because of a Content-Length alone,
+	// in bytes. The largest known notification has 17 KB.
+	preallocated = 64 << 10
 
-// memoryTimeout is how long a large body waits for memory.
-const memoryTimeout = 2 * time.Second
+	// memory bounds the large bodies of all requests together, in bytes. A body that is larger
+	// than maxReserved counts as one of this size.
+	memory      = 112 << 20
+	maxReserved = 48 << 20
+
+	// memoryTimeout is how long a large body waits for memory.
+	memoryTimeout = 2 * time.Second
+)
+
+var free = semaphore.NewWeighted(memory)
 
 var (
 	// ErrTooLarge is the error for a body that is larger than the limit.
@@ -34,10 +43,10 @@ var (
 func reserve(ctx context.Context, size int64) bool {
 	waiting, cancel := context.WithTimeout(ctx, memoryTimeout)
 	defer cancel()
-	if err := bodymemory.Acquire(waiting, size); err != nil {
+	if err := free.Acquire(waiting, size); err != nil {
 		return false
 	}
-	context.AfterFunc(ctx, func() { bodymemory.Release(size) })
+	context.AfterFunc(ctx, func() { free.Release(size) })
 	return true
 }
 
@@ -57,7 +66,7 @@ func Read(w http.ResponseWriter, r *http.Request, maxSize int64, deadline time.T
 	// Memory for a large one is reserved as it arrives, not as it is announced.
 	reserved := int64(0)
 	for step := int64(preallocated); err == nil; step *= 2 {
-		more := min(step, bodymemory.MaxBody-reserved)
+		more := min(step, maxReserved-reserved)
 		if !reserve(r.Context(), more) {
 			return nil, ErrNoMemory
 		}
@@ -99,10 +108,8 @@ func Abandon(w http.ResponseWriter, r *http.Request) {
 	}
 	CloseConnection(w, r)
 	_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) // in the past: reads fail immediately
-	// After a body over its limit, net/http ends its side of the connection immediately,
-	// and closes the socket a little later. If it closed the socket immediately, the kernel
-	// could reset the connection because of unread data, and the sender would not get the
-	// answer.
+	// After a body over its limit, net/http closes the socket a little later than its side of
+	// the connection, so that the kernel does not reset it before the sender has the answer.
 	overLimit := http.MaxBytesReader(innermost(w), io.NopCloser(strings.NewReader("x")), 0)
 	_, _ = overLimit.Read(make([]byte, 1))
 }

@@ -9,8 +9,6 @@ import (
 	"net/http/httptest"
 	"testing"
 	"time"
-
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/bodymemory"
 )
 
 func TestRestoredBodyCanBeReadAgain(t *testing.T) {
@@ -63,10 +61,10 @@ func TestMemoryIsReservedAsTheBodyArrives(t *testing.T) {
 		go Read(httptest.NewRecorder(), r.WithContext(t.Context()), 64<<20, time.Time{})
 		<-body.stopped
 	}
-	if err := bodymemory.Acquire(t.Context(), bodymemory.MaxBody); err != nil {
+	if err := free.Acquire(t.Context(), maxReserved); err != nil {
 		t.Fatal(err)
 	}
-	bodymemory.Release(bodymemory.MaxBody)
+	free.Release(maxReserved)
 }
 
 func TestABodyOfAnySizeIsReadWhole(t *testing.T) {

@@ -76,29 +76,11 @@ func Parse(body []byte) (Envelope, error) {
 	return e, nil
 }
 
-// envelopeFields has the keys of the fields that set reads.
-var envelopeFields = [][]byte{
-	[]byte("topic"), []byte("id"), []byte("app_id"), []byte("created_at"), []byte("delivery_attempts"),
-}
+// fields has the keys of the fields that set reads.
+var fields = [][]byte{[]byte("topic"), []byte("id"), []byte("app_id"), []byte("created_at"), []byte("delivery_attempts")}
 
-// fieldSet is the set of the fields that were found.
-type fieldSet uint8
-
-const (
-	fieldTopic fieldSet = 1 << iota
-	fieldID
-	fieldAppID
-	fieldCreatedAt
-	fieldDeliveryAttempts
-)
-
-func (s *fieldSet) add(field fieldSet) error {
-	if *s&field != 0 {
-		return errFieldRepeated
-	}
-	*s |= field
-	return nil
-}
+// fieldSet tells which of fields were found.
+type fieldSet [5]bool
 
 // set reads the current member of the top level, if it is a field of the envelope. It
 // refuses a repeated field, and a field that differs from another only in case. Parsers
@@ -110,32 +92,30 @@ func (e *Envelope) set(i *jscan.Iterator[[]byte], seen *fieldSet) (err error) {
 	if bytes.IndexByte(name, '\\') >= 0 {
 		name = []byte(unquote(key))
 	}
+	// As encoding/json, which ignores case: in Unicode, ſ (U+017F) is s, and K (U+212A) is k.
+	field := slices.IndexFunc(fields, func(field []byte) bool { return bytes.EqualFold(name, field) })
+	switch {
+	case field < 0:
+		return nil
+	case !bytes.Equal(name, fields[field]):
+		return errFieldCase
+	case seen[field]:
+		return errFieldRepeated
+	}
+	seen[field] = true
 	switch string(name) {
 	case "topic":
-		if err = seen.add(fieldTopic); err == nil {
-			e.Topic, err = topicValue(i)
-		}
+		e.Topic, err = topicValue(i)
 	case "id":
-		e.ID, err = idValue(i), seen.add(fieldID)
+		e.ID = idValue(i)
 	case "app_id":
-		e.AppID, err = idValue(i), seen.add(fieldAppID)
+		e.AppID = idValue(i)
 	case "created_at":
-		e.CreatedAt, err = intValue(i), seen.add(fieldCreatedAt)
+		e.CreatedAt = intValue(i)
 	case "delivery_attempts":
-		e.DeliveryAttempts, err = intValue(i), seen.add(fieldDeliveryAttempts)
-	default:
-		if foldsToField(name) {
-			err = errFieldCase
-		}
+		e.DeliveryAttempts = intValue(i)
 	}
 	return err
-}
-
-// foldsToField reports whether encoding/json, which ignores case, would read the key as a
-// field of the envelope. In Unicode, ſ (U+017F) and s are equal but for case, and so are
-// K (U+212A) and k.
-func foldsToField(key []byte) bool {
-	return slices.ContainsFunc(envelopeFields, func(field []byte) bool { return bytes.EqualFold(key, field) })
 }
 
 func topicValue(i *jscan.Iterator[[]byte]) (string, error) {

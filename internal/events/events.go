@@ -63,9 +63,8 @@ var (
 )
 
 // Emit emits an event through the config that runs now. It calls data only if somebody may
-// want the event, and returns at once: Caddy's handlers run synchronously, and a slow one
-// must not hold up what has emitted. If too many events wait for slow handlers, Emit drops
-// the event, and logs how many it has dropped.
+// want the event, and does not wait for the handlers. If too many events wait for slow
+// handlers, Emit drops the event, and logs how many it has dropped.
 func (e *Emitter) Emit(name string, data func() map[string]any) {
 	if e == nil {
 		return
@@ -74,19 +73,18 @@ func (e *Emitter) Emit(name string, data func() map[string]any) {
 		return
 	}
 	values := data()
-	start.Do(func() { go handleAll() })
+	start.Do(func() {
+		go func() {
+			for handle := range handling { // one at a time, in their order
+				handle()
+			}
+		}()
+	})
 	select {
 	case handling <- func() { e.handle(name, values) }:
 	default:
 		logger().Warn("event is dropped: the handlers of events are too slow",
 			zap.String("event", name), zap.Int64("dropped", dropped.Add(1)))
-	}
-}
-
-// handleAll handles one event at a time, in their order, as long as the process lives.
-func handleAll() {
-	for handle := range handling {
-		handle()
 	}
 }
 

@@ -14,6 +14,11 @@ const (
 	Subsystem = "intercom_webhook"
 )
 
+// Opts returns the options of a metric.
+func Opts(name, help string) prometheus.Opts {
+	return prometheus.Opts{Namespace: Namespace, Subsystem: Subsystem, Name: name, Help: help}
+}
+
 // Register registers collectors that live as long as the process. Caddy makes a new
 // registry at every load of a config, so every Provision must call Register. Collectors
 // that the registry already has are no error.
@@ -30,11 +35,8 @@ func Register(registry *prometheus.Registry, collectors ...prometheus.Collector)
 // Lanes has the lanes of the configs that are in use.
 var Lanes = &laneCounter{
 	count: make(map[Lane]int),
-	info: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Namespace: Namespace, Subsystem: Subsystem,
-		Name: "lane_info",
-		Help: "The lanes of the config, by kind: route or copy. The value is 1.",
-	}, []string{"lane", "kind"}),
+	info: prometheus.NewGaugeVec(prometheus.GaugeOpts(Opts("lane_info",
+		"The lanes of the config, by kind: route or copy. The value is 1.")), []string{"lane", "kind"}),
 }
 
 // Lane is the lane of a route or a copy.

@@ -1,0 +1,96 @@
+package intercomwebhook
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
+	"github.com/caddy-intercom/caddy-intercom-webhook/ipranges"
+)
+
+const sourceNamespace = "http.ip_sources"
+
+var errNoRange = errors.New("allow static: no address range given, as in `allow static 192.0.2.0/24`")
+
+// loadSources loads the IP sources in the handler's field AllowRaw.
+func loadSources(ctx caddy.Context, handler any) (sources []caddyhttp.IPRangeSource, intercoms bool, err error) {
+	modules, err := ctx.LoadModule(handler, "AllowRaw")
+	if err != nil {
+		return nil, false, fmt.Errorf("loading allow: %w", err)
+	}
+	for _, module := range modules.([]any) {
+		if static, ok := module.(*caddyhttp.StaticIPRange); ok && len(static.Ranges) == 0 {
+			return nil, false, errNoRange
+		}
+		_, isIntercom := module.(*ipranges.Source)
+		intercoms = intercoms || isIntercom
+		sources = append(sources, module.(caddyhttp.IPRangeSource))
+	}
+	return sources, intercoms, nil
+}
+
+// forgeable reports whether a server reads the client's address from a part of
+// X-Forwarded-For that anybody can write.
+func forgeable(server *caddyhttp.Server) bool {
+	return server != nil && server.TrustedProxiesStrict == 0 && (server.TrustedProxiesUnix || hasTrustedProxies(server))
+}
+
+// hasTrustedProxies reports whether a caddyhttp.Server trusts proxies. It reads the
+// unexported field trustedProxies, because Caddy clears TrustedProxiesRaw before it
+// provisions handlers. In another version of Caddy, the field may be missing or have
+// another type.
+func hasTrustedProxies(server any) bool {
+	trusted := reflect.ValueOf(server).Elem().FieldByName("trustedProxies")
+	return trusted.Kind() == reflect.Interface && !trusted.IsNil()
+}
+
+// parseSource parses what follows `allow`.
+func parseSource(d *caddyfile.Dispenser) (json.RawMessage, error) {
+	if !d.NextArg() {
+		return nil, d.Err("allow: the IP source is missing, as in `allow static 192.0.2.0/24`")
+	}
+	name := d.Val()
+	if name == "static" && d.CountRemainingArgs() == 0 {
+		return nil, d.WrapErr(errNoRange)
+	}
+	id := sourceNamespace + "." + name
+	if _, err := caddy.GetModule(id); err != nil {
+		if isRange(name) {
+			return nil, d.Errf("allow: an address range is not an IP source; did you mean `allow static %s`?",
+				strings.Join(append([]string{name}, d.RemainingArgs()...), " "))
+		}
+		return nil, d.Errf("allow: this Caddy has no IP source %q: it has %s", name, option.Choices(name, modulesIn(sourceNamespace)))
+	}
+	module, err := caddyfile.UnmarshalModule(d, id)
+	if err != nil {
+		return nil, err
+	}
+	return caddyconfig.JSONModuleObject(module, "source", name, nil), nil
+}
+
+// isRange reports whether the IP source static accepts s as a range.
+func isRange(s string) bool {
+	if _, err := netip.ParseAddr(s); err == nil {
+		return true
+	}
+	_, err := netip.ParsePrefix(s)
+	return err == nil || s == "private_ranges"
+}
+
+// modulesIn returns the names of all modules in a namespace.
+func modulesIn(namespace string) []string {
+	var names []string
+	for _, module := range caddy.GetModules(namespace) {
+		names = append(names, module.ID.Name())
+	}
+	return names
+}

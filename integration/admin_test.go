@@ -275,7 +275,7 @@ func TestAdminAPIWithSeveralQueues(t *testing.T) {
 	})
 	g.expect(200, signed(notification(topic, "notif_intercom")))
 	g.expect(200, signed(notification(topic, "notif_crm")).to("/crm"))
-	if status, lines := g.adminAsk("GET", "/deliveries"); status != 400 || !strings.Contains(fmt.Sprint(lines), "they are crm and intercom") {
+	if status, lines := g.adminAsk("GET", "/deliveries"); status != 400 || !strings.Contains(fmt.Sprint(lines), "the names are crm and intercom") {
 		t.Errorf("without a name: %d %v", status, lines)
 	}
 	g.awaitListed("endpoint=crm&state=dead", "notif_crm")

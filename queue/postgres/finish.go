@@ -41,11 +41,11 @@ const finishSQL = `
 			error = CASE WHEN o.attempted THEN nullif(o.error, '') ELSE d.error END
 		FROM outcome AS o
 		WHERE d.id = o.id AND d.instance = $14::text AND d.claim = o.claim
-		RETURNING d.id
+		RETURNING d.id, o.claim
 	), logged AS (
 		INSERT INTO {s}attempt (delivery, at, instance, upstream, status, seconds, error, answer)
 		SELECT o.id, greatest(o.at, (SELECT max(at) + interval '1 microsecond' FROM {s}attempt WHERE delivery = o.id)), o.instance, nullif(o.upstream, ''), nullif(o.status, 0), o.seconds, o.error, o.answer
-		FROM outcome AS o JOIN finished ON finished.id = o.id WHERE o.error <> ''
+		FROM outcome AS o JOIN finished USING (id, claim) WHERE o.error <> ''
 		ON CONFLICT DO NOTHING
 	)
 	SELECT id FROM finished`

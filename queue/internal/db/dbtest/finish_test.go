@@ -160,6 +160,23 @@ func TestOnlyTheHolderOfAClaimCanEndIt(t *testing.T) {
 	}
 }
 
+// The outcome of the claim before is written once more when its reply was lost, with that of
+// the claim that followed.
+func TestABatchWithTwoOutcomesOfADelivery(t *testing.T) {
+	eachDB(t, func(t *testing.T, i *instance) {
+		id := i.mustStore(t, note("workspace", ""))[0]
+		first := i.mustClaim(t, id).outcome(db.Retrying)
+		first.Attempt = failure(0)
+		i.mustFinish(t, first)
+		second := i.mustClaim(t, id).outcome(db.Delivered)
+		if applied := i.finish(t, first, second); !slices.Equal(applied, []int64{id}) {
+			t.Errorf("applied: %v, want only that of the claim", applied)
+		}
+		i.wantState(t, id, db.Delivered, 2)
+		wantHistory(t, i.details(t, id), []db.Attempt{*first.Attempt})
+	})
+}
+
 func TestABatchAppliesThoseOutcomesThatCount(t *testing.T) {
 	eachDB(t, func(t *testing.T, i *instance) {
 		i.mustStore(t, notes(8)...)

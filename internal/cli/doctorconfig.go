@@ -119,11 +119,12 @@ func (f *findings) addWarnings(lines []byte) {
 
 // copyAddressLists copies the stored lists of Intercom's addresses, of whose age the module warns.
 func copyAddressLists(ctx context.Context, f *findings, adapted []byte, dir string) {
-	storage, release, err := storageOf(adapted)
+	ofStorage, cancel := caddy.NewContext(caddy.Context{Context: ctx})
+	defer cancel()
+	storage, err := storageOf(ofStorage, adapted)
 	if err != nil {
 		return // the config does not load
 	}
-	defer release()
 	to := &certmagic.FileStorage{Path: dir}
 	keys, _ := storage.List(ctx, "intercom_webhook/ip_ranges", false) // none are stored yet, or none can be read
 	for _, key := range keys {

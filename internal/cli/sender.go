@@ -44,12 +44,13 @@ type sender struct {
 
 // sendResult is the answer to one request.
 type sendResult struct {
-	Name    string  `json:"sent"`         // the topic, or the kind of app request
-	ID      string  `json:"id,omitempty"` // of the notification
-	Bytes   int     `json:"bytes"`        // the size of the body sent
-	Status  int     `json:"status"`
+	Name    string  `json:"sent,omitempty"`  // the topic, or the kind of app request
+	ID      string  `json:"id,omitempty"`    // of the notification
+	Bytes   int     `json:"bytes,omitempty"` // the size of the body sent
+	Status  int     `json:"status,omitempty"`
 	Seconds float64 `json:"seconds"`
 	Answer  string  `json:"answer,omitempty"` // the beginning of the answer's body
+	Error   string  `json:"error,omitempty"`  // of a notification that was sent on
 	body    []byte  // more of it, as it is
 	err     error   // set if there was no complete answer
 }

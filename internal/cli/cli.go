@@ -66,21 +66,8 @@ const (
 // usageError is the error of a command that was used wrongly.
 type usageError struct{ error }
 
-// Unwrap returns the error that tells what is wrong.
-func (e usageError) Unwrap() error { return e.error }
-
 // usagef makes a usageError.
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
-
-// safeError is an error whose text is safe to print on a terminal: errors quote files, servers
-// and other programs.
-type safeError struct{ error }
-
-// Error returns the text, in which only line breaks are left as they are.
-func (e *safeError) Error() string { return escapeLines(e.error.Error()) }
-
-// Unwrap returns the error as it was.
-func (e *safeError) Unwrap() error { return e.error }
 
 // run is one run of a command.
 type run struct {
@@ -128,20 +115,21 @@ func runE(do func(ctx context.Context, r *run, args []string) error) func(*cobra
 	})
 }
 
-// withExitCode has an error of do printed once, by Caddy's logger. The exit code is 2 for a
+// withExitCode has an error of do printed once, by Caddy's logger, so that a terminal takes no
+// part of it for a command. The exit code is 2 for a
 // usageError, and 1 for other errors.
 func withExitCode(do func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) {
 			err := do(cmd, args)
-			switch {
-			case err == nil:
+			if err == nil {
 				return exitFine, nil
-			case errors.As(err, new(usageError)):
-				return exitUsage, &safeError{err}
-			default:
-				return exitFailed, &safeError{err}
 			}
+			code := exitFailed
+			if errors.As(err, new(usageError)) {
+				code = exitUsage
+			}
+			return code, errors.New(escapeLines(err.Error())) // it quotes files, servers and other programs
 		})(cmd, args)
 	}
 }

@@ -70,7 +70,7 @@ func (d *urlDoctor) checkHead(ctx context.Context) bool {
 		return false
 	}
 	if err != nil {
-		d.broken("reach", "there is no answer: "+d.explain(err).Error(), "Intercom cannot send anything", "start the server, and check name, port and firewall")
+		d.broken("reach", "there is no answer: "+d.explain(err), "Intercom cannot send anything", "start the server, and check name, port and firewall")
 		return false
 	}
 	d.checkTLS(head.TLS)
@@ -122,8 +122,8 @@ func (d *urlDoctor) judge(check, what string, r sendResult) {
 	took := duration(r.Seconds)
 	answered := fmt.Sprintf("%s is answered %s in %s", what, statusText(r.Status), took)
 	switch {
-	case r.err != nil:
-		d.broken(check, what+" gets no answer: "+r.err.Error(), retried, "look in Caddy's log")
+	case r.Error != "":
+		d.broken(check, what+" gets no answer: "+r.Error, retried, "look in Caddy's log")
 	case took > intercom.AnswerTimeout:
 		d.broken(check, answered, "Intercom waits for 5s only; "+retried, "set timeout below 5s, or use queue")
 	case r.Status == http.StatusOK && took > intercom.PriorityTimeout:
@@ -154,8 +154,8 @@ func (d *urlDoctor) checkRefused(ctx context.Context, check, how string, header 
 	r := s.send(ctx)
 	answered := "a ping " + how + " is answered " + statusText(r.Status)
 	switch {
-	case r.err != nil:
-		d.broken(check, "a ping "+how+" gets no answer: "+r.err.Error(), "Intercom counts it as an error", "look in Caddy's log")
+	case r.Error != "":
+		d.broken(check, "a ping "+how+" gets no answer: "+r.Error, "Intercom counts it as an error", "look in Caddy's log")
 	case r.Status == http.StatusUnauthorized:
 		d.ok(check, "%s", answered)
 	case r.ok():
@@ -192,7 +192,7 @@ func (d *urlDoctor) checkSlash(ctx context.Context) {
 		d.ok("slash", "%s is the endpoint, too", u)
 	case head.StatusCode == http.StatusOK:
 		answer := "is answered " + statusText(unsigned.Status)
-		if unsigned.err != nil {
+		if unsigned.Error != "" {
 			answer = "gets no answer"
 		}
 		d.broken("slash", fmt.Sprintf("HEAD of %s is answered 200, but a POST %s", u, answer),

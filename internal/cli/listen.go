@@ -111,28 +111,26 @@ func (l *listener) notice(format string, args ...any) {
 // connects again. It returns an error if it cannot connect at the start, or if Caddy says that
 // the request is wrong.
 func (l *listener) listen(ctx context.Context) error {
-	connected, err := l.follow(ctx)
-	if !connected {
-		return err
-	}
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval, pause.MaxInterval = 50*time.Millisecond, 5*time.Second
-	for ctx.Err() == nil {
-		l.notice("Caddy has ended the stream, as it does when it is reloaded or stopped; connecting again")
-		pause.Reset()
-		for connected = false; !connected; {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-time.After(pause.NextBackOff()):
-			}
-			connected, err = l.follow(ctx)
-			if answer, ok := errors.AsType[*adminError](err); ok && answer.status == http.StatusBadRequest {
-				return err // a Caddy of another version
-			}
+	for first := true; ; first = false {
+		connected, err := l.follow(ctx)
+		answer, answered := errors.AsType[*adminError](err)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case first && !connected, answered && answer.status == http.StatusBadRequest: // a Caddy of another version
+			return err
+		case connected:
+			l.notice("Caddy has ended the stream, as it does when it is reloaded or stopped; connecting again")
+			pause.Reset()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause.NextBackOff()):
 		}
 	}
-	return nil
 }
 
 // follow connects and shows notifications until the stream ends. It reports whether it was
@@ -223,9 +221,6 @@ func (n *listened) sendOn(ctx context.Context, to *sender) *sendResult {
 		}
 	}
 	got := to.roundTrip(r)
-	if got.err != nil {
-		got.Error = "not delivered: " + got.err.Error()
-	}
 	return &got
 }
 
@@ -274,7 +269,7 @@ func (n *listened) outcome() string {
 	to := n.forwarded
 	switch {
 	case to.Error != "":
-		return escape(to.Error)
+		return "not delivered: " + escape(to.Error)
 	case to.ok() || to.Answer == "":
 		return statusText(to.Status) + " " + inTime(to.Seconds)
 	default:

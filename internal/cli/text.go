@@ -90,11 +90,7 @@ func prettyBody(body []byte) string {
 	if !utf8.Valid(body) || indentedSize(body) > maxIndented || json.Indent(&pretty, body, "", "  ") != nil {
 		return escapeLines(string(body))
 	}
-	lines := strings.Split(pretty.String(), "\n")
-	for i, line := range lines {
-		lines[i] = escapeJSON(line)
-	}
-	return strings.Join(lines, "\n")
+	return escapeRunes(pretty.String(), func(r rune) bool { return unprintable(r) && r != '\n' })
 }
 
 // maxIndented is how large JSON may become by being indented, in bytes: the size of what is
@@ -122,18 +118,18 @@ func indentedSize(document []byte) int {
 // jsonParts returns the strings of JSON, with their quotes, and the bytes between them one by one.
 func jsonParts(document []byte) iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
-		for n := 0; len(document) > 0; document = document[n:] {
+		for rest, n := document, 0; len(rest) > 0; rest = rest[n:] {
 			n = 1
-			if document[0] == '"' {
-				for n < len(document) && document[n] != '"' {
-					if document[n] == '\\' {
+			if rest[0] == '"' {
+				for n < len(rest) && rest[n] != '"' {
+					if rest[n] == '\\' {
 						n++
 					}
 					n++
 				}
-				n = min(n+1, len(document))
+				n = min(n+1, len(rest))
 			}
-			if !yield(document[:n]) {
+			if !yield(rest[:n]) {
 				return
 			}
 		}

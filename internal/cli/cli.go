@@ -56,6 +56,13 @@ func newCommand(name string) *cobra.Command {
 	return &cobra.Command{Use: use, Short: short, Long: long}
 }
 
+// newRunCommand returns a command with its help that does do.
+func newRunCommand(name string, args cobra.PositionalArgs, do func(ctx context.Context, r *run, args []string) error) *cobra.Command {
+	cmd := newCommand(name)
+	cmd.Args, cmd.RunE = usageArgs(args), runE(do)
+	return cmd
+}
+
 // The exit codes of all commands.
 const (
 	exitFine   = caddy.ExitCodeSuccess // 0
@@ -72,13 +79,12 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 // run is one run of a command.
 type run struct {
 	caddycmd.Flags
-	cmd        *cobra.Command
 	in         io.Reader
 	out, notes io.Writer
 }
 
 func newRun(cmd *cobra.Command) *run {
-	return &run{caddycmd.Flags{FlagSet: cmd.Flags()}, cmd, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()}
+	return &run{caddycmd.Flags{FlagSet: cmd.Flags()}, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()}
 }
 
 // print prints a value as JSON, with the flag json, or else what text prints.

@@ -6,7 +6,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -15,13 +14,11 @@ import (
 )
 
 func newDoctorCommand() *cobra.Command {
-	cmd := newCommand("doctor")
-	cmd.Args, cmd.RunE = usageArgs(cobra.MaximumNArgs(1)), runE(runDoctor)
+	cmd := newRunCommand("doctor", cobra.MaximumNArgs(1), runDoctor)
 	flags := cmd.Flags()
 	addSecretFlags(flags)
 	flags.String("topic", "", "Also send a sample notification of this topic, which reaches the real backend")
-	flags.Bool("insecure", false, "Go on if the server's certificate is not valid (WARNING: for local tests only)")
-	flags.Duration("timeout", 10*time.Second, "How long to wait for an answer")
+	addSenderFlags(flags)
 	flags.Bool("json", false, "Print JSON, a finding a line")
 	addAdminFlags(cmd)
 	flags.Lookup("config").Usage = "Config file to read; also where the address of the admin endpoint is, without --address"

@@ -22,16 +22,13 @@ import (
 // checkConfig adds what is to be said about a config. It reports whether the config can be
 // adapted.
 func checkConfig(ctx context.Context, f *findings, file, adapter string) (adapts bool, err error) {
+	var handlers []map[string]any
 	adapted, _, _, err := caddycmd.LoadConfig(file, adapter)
-	if err != nil {
-		_, unreadable := os.ReadFile(file) //nolint:gosec // named by the user
-		if unreadable != nil && file != "-" || adapter != "" && caddyconfig.GetAdapter(adapter) == nil {
-			return false, usageError{err}
-		}
-		f.doesNotLoad(err)
-		return false, nil //nolint:nilerr // the finding tells of it
+	if err == nil {
+		handlers, err = handlersIn(adapted)
+	} else if _, unreadable := os.ReadFile(file); unreadable != nil && file != "-" || adapter != "" && caddyconfig.GetAdapter(adapter) == nil { //nolint:gosec // named by the user
+		return false, usageError{err}
 	}
-	handlers, err := handlersIn(adapted)
 	if err != nil {
 		f.doesNotLoad(err)
 		return false, nil //nolint:nilerr // the finding tells of it

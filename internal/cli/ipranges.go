@@ -20,8 +20,8 @@ import (
 )
 
 func newIPRangesCommand() *cobra.Command {
-	cmd := newCommand("ip-ranges")
-	cmd.Args, cmd.ValidArgs, cmd.RunE = cobra.ArbitraryArgs, ipranges.Regions(), runE(runIPRanges)
+	cmd := newRunCommand("ip-ranges", cobra.ArbitraryArgs, runIPRanges)
+	cmd.ValidArgs = ipranges.Regions()
 	flags := cmd.Flags()
 	flags.Bool("fetch", false, "Ask Intercom for the lists first, and store them")
 	flags.StringP("config", "c", "", "Config file whose storage is used")

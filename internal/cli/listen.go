@@ -26,8 +26,7 @@ import (
 const maxForwards = 4
 
 func newListenCommand() *cobra.Command {
-	cmd := newCommand("listen")
-	cmd.Args, cmd.RunE = usageArgs(cobra.NoArgs), runE(runListen)
+	cmd := newRunCommand("listen", cobra.NoArgs, runListen)
 	addAdminFlags(cmd)
 	flags := cmd.Flags()
 	flags.StringArray("topic", nil, "Topic, or pattern of topics, to show (repeatable)")
@@ -35,8 +34,7 @@ func newListenCommand() *cobra.Command {
 	flags.Bool("json", false, "Print JSON, a notification a line")
 	flags.Bool("body", false, "Show the body, too")
 	flags.String("forward-to", "", "URL to send each notification to")
-	flags.Duration("timeout", 10*time.Second, "How long to wait for an answer of --forward-to")
-	flags.Bool("insecure", false, "Do not verify the certificate of --forward-to (WARNING: for local tests only)")
+	addSenderFlags(flags)
 	_ = cmd.RegisterFlagCompletionFunc("topic", completeTopic) // the flag exists
 	return cmd
 }
@@ -49,9 +47,6 @@ func runListen(ctx context.Context, r *run, _ []string) error {
 	}
 	err = l.listen(ctx)
 	l.forwarding.Wait()
-	if ctx.Err() != nil {
-		return nil
-	}
 	return err
 }
 

@@ -33,16 +33,11 @@ func runQueueStatus(ctx context.Context, q *queueRun, _ []string) error {
 		}
 		return nil
 	})
-	if failed != nil && len(lanes) == 0 {
-		return failed
-	}
-	if !q.Bool("json") {
-		if err := printLanes(q.out, lanes); err != nil {
-			return err
-		}
+	if !q.Bool("json") && (len(lanes) > 0 || failed == nil) {
+		failed = errors.Join(printLanes(q.out, lanes), failed)
 	}
 	if q.Bool("check") {
-		return errors.Join(failed, checkLanes(lanes))
+		failed = errors.Join(failed, checkLanes(lanes))
 	}
 	return failed
 }

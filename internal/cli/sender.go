@@ -54,8 +54,13 @@ type sendResult struct {
 	body    []byte  // more of the answer's body, as it is
 }
 
-// newSender makes a sender to a URL, which is that of what, an argument or a flag. It reads the
-// flags timeout and insecure, and has no key.
+// addSenderFlags adds the flags that newSender reads.
+func addSenderFlags(flags *pflag.FlagSet) {
+	flags.Duration("timeout", 10*time.Second, "How long to wait for an answer")
+	flags.Bool("insecure", false, "Do not verify the server's certificate (WARNING: for local tests only)")
+}
+
+// newSender makes a sender to a URL, which is that of what, an argument or a flag. It has no key.
 func newSender(r *run, what, target string) (*sender, error) {
 	if u, err := url.Parse(target); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
 		return nil, usagef("%s %q must start with http:// or https:// and a host, as in http://localhost:3000/hook", what, strings.TrimSpace(target))

@@ -25,8 +25,7 @@ import (
 )
 
 func newVerifyCommand() *cobra.Command {
-	cmd := newCommand("verify")
-	cmd.Args, cmd.RunE = usageArgs(cobra.ExactArgs(1)), runE(runVerify)
+	cmd := newRunCommand("verify", cobra.ExactArgs(1), runVerify)
 	flags := cmd.Flags()
 	flags.String("signature", "", "Value of the signature header (required)")
 	addSecretFlags(flags)
@@ -39,9 +38,6 @@ const (
 	maxVerified = 8 << 20 // of a body, in bytes; also when it is decoded
 	maxSecrets  = 16
 )
-
-// errNotGenuine is the error after the reasons have been printed.
-var errNotGenuine = errors.New("the request is not genuine as it is")
 
 func runVerify(_ context.Context, r *run, args []string) error {
 	claimed := r.String("signature")
@@ -62,7 +58,7 @@ func runVerify(_ context.Context, r *run, args []string) error {
 	v := judge(body, claimed, keys)
 	err = r.print(v, func(out io.Writer) { v.report(out, len(keys)) })
 	if err == nil && !v.Genuine {
-		err = errNotGenuine
+		err = errors.New("the request is not genuine as it is") // the reasons are printed
 	}
 	return err
 }

@@ -56,12 +56,11 @@ func runDoctor(ctx context.Context, r *run, args []string) error {
 	case !adapts:
 		found.notChecked("url", "it was not examined, because the config does not load", "correct the config, or give the URL alone")
 	default:
-		d, err := newURLDoctor(r, args[0])
+		d, err := newURLDoctor(r, &found, args[0])
 		if err != nil {
 			return err
 		}
 		d.examine(ctx)
-		found = slices.Concat(found, d.findings)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -75,8 +74,8 @@ func runDoctor(ctx context.Context, r *run, args []string) error {
 	return nil
 }
 
-// newURLDoctor returns a urlDoctor for the flags.
-func newURLDoctor(r *run, target string) (*urlDoctor, error) {
+// newURLDoctor returns a urlDoctor for the flags, which adds to what is found.
+func newURLDoctor(r *run, found *findings, target string) (*urlDoctor, error) {
 	topic := r.String("topic")
 	if topic != "" && !intercom.IsKnown(topic) {
 		return nil, usagef("topic %q is not known: the nearest topics are %s", topic, strings.Join(intercom.NearestTopics(topic, 3), ", "))
@@ -90,7 +89,7 @@ func newURLDoctor(r *run, target string) (*urlDoctor, error) {
 		return nil, err
 	}
 	admin, err := newAdminClient(r.Flags)
-	return &urlDoctor{sender: *s, topic: topic, insecure: r.Bool("insecure"), admin: admin}, err
+	return &urlDoctor{sender: *s, findings: found, topic: topic, insecure: r.Bool("insecure"), admin: admin}, err
 }
 
 // level says how bad a finding is.

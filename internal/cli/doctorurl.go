@@ -18,8 +18,8 @@ import (
 
 // urlDoctor examines an endpoint that runs.
 type urlDoctor struct {
-	sender // of a ping
-	findings
+	sender    // of a ping
+	*findings // to which it adds
 
 	topic    string // of the test notification; empty: none is sent
 	insecure bool

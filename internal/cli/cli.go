@@ -17,20 +17,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
-
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
 )
-
-// AddCommands adds all subcommands to the command.
-func AddCommands(cmd *cobra.Command) {
-	queue := newCommand("queue")
-	groupCommands(queue,
-		newQueueStatusCommand(), newQueueListCommand(), newQueueShowCommand(),
-		retry.newCommand(), resend.newCommand(), drop.newCommand(), erase.newCommand(),
-		newLaneCommand("pause", "paused"), newLaneCommand("resume", "resumed"), newQueueMoveCommand())
-	groupCommands(cmd,
-		newSendCommand(), newIPRangesCommand(), queue, newListenCommand(), newTopicsCommand(), newVerifyCommand(), newDoctorCommand())
-}
 
 // help has a file for each command: a line of usage, a line that is its short description, and
 // its help. What several of them say is in files of its own.
@@ -56,6 +43,13 @@ func newCommand(name string) *cobra.Command {
 	return &cobra.Command{Use: use, Short: short, Long: long}
 }
 
+// newRunCommand returns a command with its help that does do.
+func newRunCommand(name string, args cobra.PositionalArgs, do func(ctx context.Context, r *run, args []string) error) *cobra.Command {
+	cmd := newCommand(name)
+	cmd.Args, cmd.RunE = usageArgs(args), runE(do)
+	return cmd
+}
+
 // The exit codes of all commands.
 const (
 	exitFine   = caddy.ExitCodeSuccess // 0
@@ -66,32 +60,18 @@ const (
 // usageError is the error of a command that was used wrongly.
 type usageError struct{ error }
 
-// Unwrap returns the error that tells what is wrong.
-func (e usageError) Unwrap() error { return e.error }
-
 // usagef makes a usageError.
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
-
-// safeError is an error whose text is safe to print on a terminal: errors quote files, servers
-// and other programs.
-type safeError struct{ error }
-
-// Error returns the text, in which only line breaks are left as they are.
-func (e *safeError) Error() string { return escapeLines(e.error.Error()) }
-
-// Unwrap returns the error as it was.
-func (e *safeError) Unwrap() error { return e.error }
 
 // run is one run of a command.
 type run struct {
 	caddycmd.Flags
-	cmd        *cobra.Command
 	in         io.Reader
 	out, notes io.Writer
 }
 
 func newRun(cmd *cobra.Command) *run {
-	return &run{caddycmd.Flags{FlagSet: cmd.Flags()}, cmd, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()}
+	return &run{caddycmd.Flags{FlagSet: cmd.Flags()}, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()}
 }
 
 // print prints a value as JSON, with the flag json, or else what text prints.
@@ -128,20 +108,21 @@ func runE(do func(ctx context.Context, r *run, args []string) error) func(*cobra
 	})
 }
 
-// withExitCode has an error of do printed once, by Caddy's logger. The exit code is 2 for a
+// withExitCode has an error of do printed once, by Caddy's logger, so that a terminal takes no
+// part of it for a command. The exit code is 2 for a
 // usageError, and 1 for other errors.
 func withExitCode(do func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) {
 			err := do(cmd, args)
-			switch {
-			case err == nil:
+			if err == nil {
 				return exitFine, nil
-			case errors.As(err, new(usageError)):
-				return exitUsage, &safeError{err}
-			default:
-				return exitFailed, &safeError{err}
 			}
+			code := exitFailed
+			if errors.As(err, new(usageError)) {
+				code = exitUsage
+			}
+			return code, errors.New(escapeLines(err.Error())) // it quotes files, servers and other programs
 		})(cmd, args)
 	}
 }
@@ -154,36 +135,4 @@ func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 		}
 		return nil
 	})
-}
-
-// groupCommands makes cmd the parent of subcommands. Alone, it prints its help. A wrong
-// flag of it or of a subcommand, and an unknown subcommand, are wrong use.
-func groupCommands(cmd *cobra.Command, subcommands ...*cobra.Command) {
-	cmd.AddCommand(subcommands...)
-	cmd.Args = withExitCode(noSuchCommand)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
-	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return withExitCode(func(*cobra.Command, []string) error {
-			if cmd.HasSubCommands() { // the flag may be one of the command that is meant
-				if unknown := noSuchCommand(cmd, cmd.Flags().Args()); unknown != nil {
-					return unknown
-				}
-			}
-			return usagef("%w: see '%s --help'", err, cmd.CommandPath())
-		})(cmd, nil)
-	})
-}
-
-// noSuchCommand returns an error if there is an argument: it is no subcommand.
-func noSuchCommand(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return nil
-	}
-	var names []string
-	for _, sub := range cmd.Commands() {
-		if sub.IsAvailableCommand() {
-			names = append(names, sub.Name())
-		}
-	}
-	return usagef("unknown command %q: the commands of '%s' are %s", args[0], cmd.CommandPath(), option.Choices(args[0], names))
 }

@@ -18,8 +18,8 @@ import (
 
 // urlDoctor examines an endpoint that runs.
 type urlDoctor struct {
-	sender // of a ping
-	findings
+	sender    // of a ping
+	*findings // to which it adds
 
 	topic    string // of the test notification; empty: none is sent
 	insecure bool
@@ -43,7 +43,9 @@ func (d *urlDoctor) examine(ctx context.Context) {
 	seen := d.watch(ctx)
 	ping := d.send(ctx)
 	if ping.Status == http.StatusForbidden {
-		d.refusedHere()
+		d.notChecked("signatures", "the ping was refused with 403: this machine's address is not in allow, as it should be for all but Intercom",
+			"run doctor on the server itself, with an address of its own in allow, as in `allow static private_ranges` beside `allow intercom`; "+
+				"if notifications of Intercom are refused, too, the refusals in Caddy's log have their client_ip: behind a proxy, set trusted_proxies and trusted_proxies_strict")
 		return
 	}
 	d.judge("ping", "a signed ping", ping)
@@ -58,13 +60,6 @@ func (d *urlDoctor) examine(ctx context.Context) {
 	}
 }
 
-// refusedHere says that nothing else can be tested from this machine.
-func (d *urlDoctor) refusedHere() {
-	d.notChecked("signatures", "the ping was refused with 403: this machine's address is not in allow, as it should be for all but Intercom",
-		"run doctor on the server itself, with an address of its own in allow, as in `allow static private_ranges` beside `allow intercom`; "+
-			"if notifications of Intercom are refused, too, the refusals in Caddy's log have their client_ip: behind a proxy, set trusted_proxies and trusted_proxies_strict")
-}
-
 // checkHead sends a HEAD, as Intercom does when the URL is saved, and looks at TLS. It reports
 // whether there was an answer.
 func (d *urlDoctor) checkHead(ctx context.Context) bool {
@@ -75,15 +70,15 @@ func (d *urlDoctor) checkHead(ctx context.Context) bool {
 		return false
 	}
 	if err != nil {
-		d.broken("reach", "there is no answer: "+d.explain(err).Error(), "Intercom cannot send anything", "start the server, and check name, port and firewall")
+		d.broken("reach", "there is no answer: "+d.explain(err), "Intercom cannot send anything", "start the server, and check name, port and firewall")
 		return false
 	}
-	d.checkTLS(head.tls)
-	switch status := head.status; {
+	d.checkTLS(head.TLS)
+	switch status := head.StatusCode; {
 	case status == http.StatusOK:
 		d.ok("head", "HEAD is answered 200, so Intercom accepts the URL")
 	case status >= 300 && status < 400:
-		d.broken("redirect", fmt.Sprintf("HEAD is redirected (%s) to %s", statusText(status), head.location),
+		d.broken("redirect", fmt.Sprintf("HEAD is redirected (%s) to %s", statusText(status), head.Header.Get("Location")),
 			"Intercom is not known to follow redirects", "enter the last URL in the Developer Hub")
 	default:
 		d.broken("head", "HEAD is answered "+statusText(status), "Intercom validates the URL with it, and does not save the URL",
@@ -92,24 +87,17 @@ func (d *urlDoctor) checkHead(ctx context.Context) bool {
 	return true
 }
 
-// headAnswer is the answer to a HEAD.
-type headAnswer struct {
-	status   int
-	location string
-	tls      *tls.ConnectionState
-}
-
-func (d *urlDoctor) head(ctx context.Context, target string) (headAnswer, error) {
+// head returns the answer to a HEAD, which has no body.
+func (d *urlDoctor) head(ctx context.Context, target string) (*http.Response, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodHead, target, nil)
 	if err != nil {
-		return headAnswer{}, err
+		return nil, err
 	}
 	response, err := d.client.Do(request)
 	if err != nil {
-		return headAnswer{}, err
+		return nil, err
 	}
-	defer response.Body.Close()
-	return headAnswer{response.StatusCode, response.Header.Get("Location"), response.TLS}, nil
+	return response, response.Body.Close()
 }
 
 func (d *urlDoctor) checkTLS(state *tls.ConnectionState) {
@@ -134,8 +122,8 @@ func (d *urlDoctor) judge(check, what string, r sendResult) {
 	took := duration(r.Seconds)
 	answered := fmt.Sprintf("%s is answered %s in %s", what, statusText(r.Status), took)
 	switch {
-	case r.err != nil:
-		d.broken(check, what+" gets no answer: "+r.err.Error(), retried, "look in Caddy's log")
+	case r.Error != "":
+		d.broken(check, what+" gets no answer: "+r.Error, retried, "look in Caddy's log")
 	case took > intercom.AnswerTimeout:
 		d.broken(check, answered, "Intercom waits for 5s only; "+retried, "set timeout below 5s, or use queue")
 	case r.Status == http.StatusOK && took > intercom.PriorityTimeout:
@@ -166,8 +154,8 @@ func (d *urlDoctor) checkRefused(ctx context.Context, check, how string, header 
 	r := s.send(ctx)
 	answered := "a ping " + how + " is answered " + statusText(r.Status)
 	switch {
-	case r.err != nil:
-		d.broken(check, "a ping "+how+" gets no answer: "+r.err.Error(), "Intercom counts it as an error", "look in Caddy's log")
+	case r.Error != "":
+		d.broken(check, "a ping "+how+" gets no answer: "+r.Error, "Intercom counts it as an error", "look in Caddy's log")
 	case r.Status == http.StatusUnauthorized:
 		d.ok(check, "%s", answered)
 	case r.ok():
@@ -197,20 +185,20 @@ func (d *urlDoctor) checkSlash(ctx context.Context) {
 	s.url, s.headers = u.String(), http.Header{intercom.HubSignature: nil}
 	unsigned := s.send(ctx)
 	switch {
-	case head.status == http.StatusOK && unsigned.ok():
+	case head.StatusCode == http.StatusOK && unsigned.ok():
 		d.broken("slash", fmt.Sprintf("%s answers %s to everything", u, statusText(unsigned.Status)),
 			"with this mistake in the URL, Intercom finds it valid, and each notification is lost", "end the site with `respond 404`")
-	case head.status == http.StatusOK && unsigned.Status == http.StatusUnauthorized:
+	case head.StatusCode == http.StatusOK && unsigned.Status == http.StatusUnauthorized:
 		d.ok("slash", "%s is the endpoint, too", u)
-	case head.status == http.StatusOK:
+	case head.StatusCode == http.StatusOK:
 		answer := "is answered " + statusText(unsigned.Status)
-		if unsigned.err != nil {
+		if unsigned.Error != "" {
 			answer = "gets no answer"
 		}
 		d.broken("slash", fmt.Sprintf("HEAD of %s is answered 200, but a POST %s", u, answer),
 			"with this mistake in the URL, Intercom finds it valid, and every notification fails", "end the site with `respond 404`")
 	default:
-		d.ok("slash", "%s is answered %s, so Intercom does not accept it by mistake", u, statusText(head.status))
+		d.ok("slash", "%s is answered %s, so Intercom does not accept it by mistake", u, statusText(head.StatusCode))
 	}
 }
 

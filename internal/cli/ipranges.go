@@ -20,8 +20,8 @@ import (
 )
 
 func newIPRangesCommand() *cobra.Command {
-	cmd := newCommand("ip-ranges")
-	cmd.Args, cmd.ValidArgs, cmd.RunE = cobra.ArbitraryArgs, ipranges.Regions(), runE(runIPRanges)
+	cmd := newRunCommand("ip-ranges", cobra.ArbitraryArgs, runIPRanges)
+	cmd.ValidArgs = ipranges.Regions()
 	flags := cmd.Flags()
 	flags.Bool("fetch", false, "Ask Intercom for the lists first, and store them")
 	flags.StringP("config", "c", "", "Config file whose storage is used")
@@ -49,11 +49,12 @@ func runIPRanges(ctx context.Context, r *run, args []string) error {
 			return usageError{err}
 		}
 	}
-	storage, release, err := storageOf(config)
+	ofStorage, cancel := caddy.NewContext(caddy.Context{Context: ctx})
+	defer cancel()
+	storage, err := storageOf(ofStorage, config)
 	if err != nil {
 		return usageError{err}
 	}
-	defer release()
 
 	var failed error
 	for _, feed := range feeds {
@@ -92,26 +93,21 @@ func printRanges(r *run, region string, list *ipranges.List) error {
 	})
 }
 
-// storageOf returns the storage of a config in JSON, Caddy's default one if it has none. The
-// caller must call release after the last use.
-func storageOf(adapted []byte) (storage certmagic.Storage, release func(), err error) {
+// storageOf returns the storage of a config in JSON, Caddy's default one if it has none. It can be
+// used until ctx ends.
+func storageOf(ctx caddy.Context, config []byte) (certmagic.Storage, error) {
 	var storing struct {
 		StorageRaw json.RawMessage `json:"storage" caddy:"namespace=caddy.storage inline_key=module"`
 	}
-	if err := json.Unmarshal(adapted, &storing); err != nil {
-		return nil, nil, fmt.Errorf("decoding config: %w", err)
+	if err := json.Unmarshal(config, &storing); err != nil {
+		return nil, fmt.Errorf("decoding config: %w", err)
 	}
 	if storing.StorageRaw == nil {
-		return caddy.DefaultStorage, func() {}, nil
+		return caddy.DefaultStorage, nil
 	}
-	ctx, release := caddy.NewContext(caddy.Context{Context: context.Background()})
 	module, err := ctx.LoadModule(&storing, "StorageRaw")
-	if err == nil {
-		storage, err = module.(caddy.StorageConverter).CertMagicStorage()
-	}
 	if err != nil {
-		release()
-		return nil, nil, fmt.Errorf("loading storage: %w", err)
+		return nil, fmt.Errorf("loading storage: %w", err)
 	}
-	return storage, release, nil
+	return module.(caddy.StorageConverter).CertMagicStorage()
 }

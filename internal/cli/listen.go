@@ -1,13 +1,17 @@
 package cli
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,8 +26,7 @@ import (
 const maxForwards = 4
 
 func newListenCommand() *cobra.Command {
-	cmd := newCommand("listen")
-	cmd.Args, cmd.RunE = usageArgs(cobra.NoArgs), runE(runListen)
+	cmd := newRunCommand("listen", cobra.NoArgs, runListen)
 	addAdminFlags(cmd)
 	flags := cmd.Flags()
 	flags.StringArray("topic", nil, "Topic, or pattern of topics, to show (repeatable)")
@@ -31,8 +34,7 @@ func newListenCommand() *cobra.Command {
 	flags.Bool("json", false, "Print JSON, a notification a line")
 	flags.Bool("body", false, "Show the body, too")
 	flags.String("forward-to", "", "URL to send each notification to")
-	flags.Duration("timeout", 10*time.Second, "How long to wait for an answer of --forward-to")
-	flags.Bool("insecure", false, "Do not verify the certificate of --forward-to (WARNING: for local tests only)")
+	addSenderFlags(flags)
 	_ = cmd.RegisterFlagCompletionFunc("topic", completeTopic) // the flag exists
 	return cmd
 }
@@ -45,9 +47,6 @@ func runListen(ctx context.Context, r *run, _ []string) error {
 	}
 	err = l.listen(ctx)
 	l.forwarding.Wait()
-	if ctx.Err() != nil {
-		return nil
-	}
 	return err
 }
 
@@ -107,28 +106,26 @@ func (l *listener) notice(format string, args ...any) {
 // connects again. It returns an error if it cannot connect at the start, or if Caddy says that
 // the request is wrong.
 func (l *listener) listen(ctx context.Context) error {
-	connected, err := l.follow(ctx)
-	if !connected {
-		return err
-	}
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval, pause.MaxInterval = 50*time.Millisecond, 5*time.Second
-	for ctx.Err() == nil {
-		l.notice("Caddy has ended the stream, as it does when it is reloaded or stopped; connecting again")
-		pause.Reset()
-		for connected = false; !connected; {
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-time.After(pause.NextBackOff()):
-			}
-			connected, err = l.follow(ctx)
-			if answer, ok := errors.AsType[*adminError](err); ok && answer.status == http.StatusBadRequest {
-				return err // a Caddy of another version
-			}
+	for first := true; ; first = false {
+		connected, err := l.follow(ctx)
+		answer, answered := errors.AsType[*adminError](err)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case first && !connected, answered && answer.status == http.StatusBadRequest: // a Caddy of another version
+			return err
+		case connected:
+			l.notice("Caddy has ended the stream, as it does when it is reloaded or stopped; connecting again")
+			pause.Reset()
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause.NextBackOff()):
 		}
 	}
-	return nil
 }
 
 // follow connects and shows notifications until the stream ends. It reports whether it was
@@ -183,4 +180,94 @@ func (l *listener) print(n *listened) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	fmt.Fprint(l.out, n.text(l.Bool("json"), l.Bool("body")))
+}
+
+// listened is a line of the stream: a notification, or how many were dropped.
+type listened struct {
+	adminapi.Event
+	adminapi.Dropped
+
+	line      json.RawMessage
+	forwarded *sendResult // nil before it is sent on
+}
+
+// notForwarded are headers of the connection between Intercom and Caddy, and such that follow
+// from the body.
+var notForwarded = []string{
+	"Connection", "Content-Length", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+}
+
+// sendOn sends the notification to the URL of a sender, and waits for the whole answer.
+func (n *listened) sendOn(ctx context.Context, to *sender) *sendResult {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, to.url, bytes.NewReader(requestBody(n.Request)))
+	if err != nil {
+		return &sendResult{Error: err.Error()}
+	}
+	r.Header["User-Agent"] = nil // or else net/http adds its own if there is none
+	maps.Copy(r.Header, n.Request.Header)
+	for _, name := range notForwarded {
+		delete(r.Header, name)
+	}
+	for name, value := range map[string]string{
+		"X-Intercom-Topic": n.Topic, "X-Intercom-App-Id": n.Workspace, "X-Intercom-Notification-Id": n.ID,
+	} {
+		if value != "" {
+			r.Header[name] = []string{value}
+		}
+	}
+	got := to.roundTrip(r)
+	return &got
+}
+
+// text returns what is printed of the notification, for people or as JSON, with or without its
+// body. Once it was sent on, people are told only what came of that.
+func (n *listened) text(asJSON, body bool) string {
+	const clock = "15:04:05.000"
+	switch {
+	case asJSON:
+		return escapeJSON(string(n.json(body))) + "\n"
+	case n.Dropped.Dropped > 0:
+		return fmt.Sprintf("-- %d missed: they came faster than this could take them\n", n.Dropped.Dropped)
+	case n.forwarded != nil:
+		return fmt.Sprintf("%s  -> %s  %s\n", strings.Repeat(" ", len(clock)), n.outcome(), escape(cmp.Or(n.ID, n.Topic)))
+	}
+	came := n.Outcome
+	if n.Lane != "" {
+		came += " (" + n.Lane + ")"
+	}
+	text := fmt.Sprintf("%s  %-32s  %-10s  %-38s  %s, %d %s\n", n.At.Local().Format(clock),
+		escape(n.Topic), cmp.Or(escape(n.Workspace), "-"), cmp.Or(escape(n.ID), "-"), escape(came), n.Status, inTime(n.Seconds))
+	if body && n.Request != nil {
+		text += prettyBody(requestBody(n.Request)) + "\n"
+	}
+	return text
+}
+
+// json returns the line of the stream. The request is left out if it is only there to be sent on.
+func (n *listened) json(body bool) []byte {
+	var members map[string]json.RawMessage
+	if (body || n.Request == nil) && n.forwarded == nil || json.Unmarshal(n.line, &members) != nil {
+		return n.line
+	}
+	if !body {
+		delete(members, "request")
+	}
+	if n.forwarded != nil {
+		members["forwarded"], _ = json.Marshal(n.forwarded) // cannot fail
+	}
+	line, _ := json.Marshal(members) // each was decoded
+	return line
+}
+
+// outcome says what came of sending a notification on.
+func (n *listened) outcome() string {
+	to := n.forwarded
+	switch {
+	case to.Error != "":
+		return "not delivered: " + escape(to.Error)
+	case to.ok() || to.Answer == "":
+		return statusText(to.Status) + " " + inTime(to.Seconds)
+	default:
+		return statusText(to.Status) + " " + inTime(to.Seconds) + ": " + escape(to.Answer)
+	}
 }

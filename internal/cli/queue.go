@@ -161,29 +161,28 @@ func nothingFits(parameters url.Values) string {
 	}
 }
 
-// completeLanes and completeEndpoints complete names for the shell. They ask the running Caddy,
-// and offer nothing if it does not answer soon.
-func completeLanes(cmd *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	return completeNames(cmd, func(l adminapi.Lane) string { return l.Lane })
-}
+// completeLanes and completeEndpoints complete names for the shell.
+var (
+	completeLanes     = completeNames(func(l adminapi.Lane) string { return l.Lane })
+	completeEndpoints = completeNames(func(l adminapi.Lane) string { return l.Endpoint })
+)
 
-func completeEndpoints(cmd *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	return completeNames(cmd, func(l adminapi.Lane) string { return l.Endpoint })
-}
-
-// completeNames offers the names that are well-formed: a shell runs $(…) in what it completes.
-func completeNames(cmd *cobra.Command, name func(adminapi.Lane) string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	var names []string
-	if admin, err := newAdminClient(caddycmd.Flags{FlagSet: cmd.Flags()}); err == nil {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		defer cancel()
-		_ = ask(ctx, admin, http.MethodGet, adminapi.LanesPath, nil, func(l adminapi.Lane, _ json.RawMessage) error {
-			if lanename.Check(name(l)) == nil && !slices.Contains(names, name(l)) {
-				names = append(names, name(l))
-			}
-			return nil
-		})
+// completeNames asks the running Caddy for names, and offers nothing if it does not answer soon.
+// It offers those that are well-formed: a shell runs $(…) in what it completes.
+func completeNames(name func(adminapi.Lane) string) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		var names []string
+		if admin, err := newAdminClient(caddycmd.Flags{FlagSet: cmd.Flags()}); err == nil {
+			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+			defer cancel()
+			_ = ask(ctx, admin, http.MethodGet, adminapi.LanesPath, nil, func(l adminapi.Lane, _ json.RawMessage) error {
+				if lanename.Check(name(l)) == nil {
+					names = append(names, name(l))
+				}
+				return nil
+			})
+		}
+		slices.Sort(names)
+		return slices.Compact(names), cobra.ShellCompDirectiveNoFileComp
 	}
-	slices.Sort(names)
-	return names, cobra.ShellCompDirectiveNoFileComp
 }

@@ -231,3 +231,25 @@ func (c *change) nothing(q *queueRun) error {
 	_, err := fmt.Fprintln(q.out, escape(text))
 	return err
 }
+
+// newLaneCommand returns a command that changes a lane.
+func newLaneCommand(verb, past string) *cobra.Command {
+	cmd := newCommand("queue-" + verb)
+	cmd.ValidArgsFunction = completeLane
+	return onQueue(cmd, cobra.ExactArgs(1), func(ctx context.Context, q *queueRun, args []string) error {
+		path := adminapi.LanesPath + "/" + url.PathEscape(args[0]) + "/" + verb
+		return ask(ctx, q.admin, http.MethodPost, path, q.selected, orLine(q.run, func(l adminapi.Lane) error {
+			undelivered := l.Deliveries["waiting"] + l.Deliveries["retrying"]
+			_, err := fmt.Fprintf(q.out, "%s lane %s; %s not made yet\n", past, escape(l.Lane), count(undelivered, "delivery"))
+			return err
+		}))
+	})
+}
+
+// completeLane completes the only argument of a command, a lane.
+func completeLane(cmd *cobra.Command, args []string, typed string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return completeLanes(cmd, args, typed)
+}

@@ -17,15 +17,13 @@ import (
 )
 
 func newQueueMoveCommand() *cobra.Command {
-	cmd := newCommand("queue-move")
+	cmd := newRunCommand("queue-move", cobra.NoArgs, runQueueMove)
 	flags := cmd.Flags()
 	flags.String("from", "", "Config file with the queue that is moved (required)")
 	flags.String("to", "", "Config file with the queue that it is moved to (required)")
 	flags.StringP("adapter", "a", "", "Name of the config adapter to apply to both")
 	flags.String("endpoint", "", "Name of the only endpoint to move")
 	flags.Bool("json", false, "Print the summary as JSON")
-	cmd.Args = usageArgs(cobra.NoArgs)
-	cmd.RunE = runE(runQueueMove)
 	return cmd
 }
 

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -19,12 +18,12 @@ import (
 )
 
 func newSendCommand() *cobra.Command {
-	cmd := newCommand("send")
-	cmd.Args, cmd.ValidArgsFunction, cmd.RunE = cobra.ArbitraryArgs, completeTopic, runE(runSend)
+	cmd := newRunCommand("send", cobra.ArbitraryArgs, runSend)
+	cmd.ValidArgsFunction = completeTopic
 	cmd.Flags().Bool("list", false, "Print what can be sent, and send nothing")
 	addSendFlags(cmd.Flags())
-	appRequest := newCommand("send-app-request")
-	appRequest.Args, appRequest.ValidArgs, appRequest.RunE = usageArgs(cobra.ExactArgs(2)), intercom.AppRequestKinds(), runE(runSendAppRequest)
+	appRequest := newRunCommand("send-app-request", cobra.ExactArgs(2), runSendAppRequest)
+	appRequest.ValidArgs = intercom.AppRequestKinds()
 	addSendFlags(appRequest.Flags())
 	cmd.AddCommand(appRequest)
 	return cmd
@@ -35,8 +34,7 @@ func addSendFlags(flags *pflag.FlagSet) {
 	addSecretFlags(flags)
 	flags.String("body", "", "File to send as it is, - for standard input")
 	flags.StringArrayP("header", "H", nil, "Header to send, replacing the usual one of its name (format: \"Name: value\"; repeatable)")
-	flags.Duration("timeout", 10*time.Second, "How long to wait for an answer")
-	flags.Bool("insecure", false, "Do not verify the server's certificate (WARNING: for local tests only)")
+	addSenderFlags(flags)
 	flags.Bool("json", false, "Print JSON")
 }
 

@@ -44,18 +44,23 @@ type sender struct {
 
 // sendResult is the answer to one request.
 type sendResult struct {
-	Name    string  `json:"sent"`         // the topic, or the kind of app request
-	ID      string  `json:"id,omitempty"` // of the notification
-	Bytes   int     `json:"bytes"`        // the size of the body sent
-	Status  int     `json:"status"`
+	Name    string  `json:"sent,omitempty"`  // the topic, or the kind of app request
+	ID      string  `json:"id,omitempty"`    // of the notification
+	Bytes   int     `json:"bytes,omitempty"` // the size of the body sent
+	Status  int     `json:"status,omitempty"`
 	Seconds float64 `json:"seconds"`
 	Answer  string  `json:"answer,omitempty"` // the beginning of the answer's body
-	body    []byte  // more of it, as it is
-	err     error   // set if there was no complete answer
+	Error   string  `json:"error,omitempty"`  // why there was no complete answer
+	body    []byte  // more of the answer's body, as it is
 }
 
-// newSender makes a sender to a URL, which is that of what, an argument or a flag. It reads the
-// flags timeout and insecure, and has no key.
+// addSenderFlags adds the flags that newSender reads.
+func addSenderFlags(flags *pflag.FlagSet) {
+	flags.Duration("timeout", 10*time.Second, "How long to wait for an answer")
+	flags.Bool("insecure", false, "Do not verify the server's certificate (WARNING: for local tests only)")
+}
+
+// newSender makes a sender to a URL, which is that of what, an argument or a flag. It has no key.
 func newSender(r *run, what, target string) (*sender, error) {
 	if u, err := url.Parse(target); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
 		return nil, usagef("%s %q must start with http:// or https:// and a host, as in http://localhost:3000/hook", what, strings.TrimSpace(target))
@@ -87,16 +92,23 @@ func newSigningSender(r *run, target string) (*sender, error) {
 	return s, err
 }
 
-// send sends one request and waits for the complete answer.
+// send sends one request, with the headers of Intercom's documented sample, and waits for the
+// complete answer. The headers of the sender replace them, the signature too.
 func (s *sender) send(ctx context.Context) sendResult {
 	id, body, err := s.content()
 	if err != nil {
-		return sendResult{err: err}
+		return sendResult{Error: err.Error()}
 	}
-	req, err := s.request(ctx, body)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url, bytes.NewReader(body))
 	if err != nil {
-		return sendResult{err: err}
+		return sendResult{Error: err.Error()}
 	}
+	req.Header.Set("User-Agent", "intercom-parrot-service-client/1.0")
+	req.Header.Set(s.scheme.Header, s.key.Header(s.scheme, body))
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("Content-Type", "application/json")
+	maps.Copy(req.Header, s.headers)
+	req.Host = s.headers.Get("Host") // net/http ignores it in the header
 	r := s.roundTrip(req)
 	r.Name, r.ID, r.Bytes = s.name, id, len(body)
 	return r
@@ -118,29 +130,13 @@ func (s *sender) content() (id string, body []byte, err error) {
 	return id, body, err
 }
 
-// request makes a signed request with the headers of Intercom's documented sample. The
-// headers of --header replace them, including the signature.
-func (s *sender) request(ctx context.Context, body []byte) (*http.Request, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url, bytes.NewReader(body))
-	if err != nil {
-		return nil, fmt.Errorf("making a request: %w", err)
-	}
-	req.Header.Set("User-Agent", "intercom-parrot-service-client/1.0")
-	req.Header.Set(s.scheme.Header, s.key.Header(s.scheme, body))
-	req.Header.Set("Accept", "application/json")
-	req.Header.Set("Content-Type", "application/json")
-	maps.Copy(req.Header, s.headers)
-	req.Host = s.headers.Get("Host") // net/http ignores it in the header
-	return req, nil
-}
-
 // roundTrip sends a request, and waits for the complete answer.
 func (s *sender) roundTrip(req *http.Request) (r sendResult) {
 	start := time.Now()
 	defer func() { r.Seconds = time.Since(start).Seconds() }()
 	resp, err := s.client.Do(req)
 	if err != nil {
-		return sendResult{err: s.explain(err)}
+		return sendResult{Error: s.explain(err)}
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswerRead))
@@ -148,30 +144,30 @@ func (s *sender) roundTrip(req *http.Request) (r sendResult) {
 		_, err = io.Copy(io.Discard, resp.Body)
 	}
 	if err != nil {
-		return sendResult{err: s.explain(err)}
+		return sendResult{Error: s.explain(err)}
 	}
 	return sendResult{Status: resp.StatusCode, body: answer, Answer: strings.TrimSpace(string(answer[:min(len(answer), maxAnswerShown)]))}
 }
 
-// explain adds to an error what the user can do about it.
-func (s *sender) explain(err error) error {
+// explain says why there was no answer, and what the user can do about it.
+func (s *sender) explain(err error) string {
+	text := "sending: " + err.Error()
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("sending: no answer within %s (Intercom waits 5s; see --timeout)", s.client.Timeout)
+		return fmt.Sprintf("sending: no answer within %s (Intercom waits 5s; see --timeout)", s.client.Timeout)
 	case errors.As(err, new(*tls.CertificateVerificationError)):
-		return fmt.Errorf("sending: %w (for a local certificate: caddy trust, or --insecure)", err)
+		text += " (for a local certificate: caddy trust, or --insecure)"
 	case errors.As(err, new(*net.OpError)):
-		return fmt.Errorf("sending: %w (is the server running at this URL?)", err)
-	default:
-		return fmt.Errorf("sending: %w", err)
+		text += " (is the server running at this URL?)"
 	}
+	return text
 }
 
 // sendAndPrint sends one request and prints the answer. What is no 2xx is an error.
 func (s *sender) sendAndPrint(ctx context.Context, r *run) (sendResult, error) {
 	result := s.send(ctx)
-	if result.err != nil {
-		return result, result.err
+	if result.Error != "" {
+		return result, errors.New(result.Error)
 	}
 	err := r.print(result, func(out io.Writer) { result.report(out, s.scheme == signature.Body) })
 	if err == nil && !result.ok() {

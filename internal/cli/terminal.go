@@ -2,13 +2,23 @@ package cli
 
 import (
 	"bufio"
+	"bytes"
+	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
+	"iter"
 	"os"
+	"strconv"
 	"strings"
+	"text/tabwriter"
 	"time"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
 
+	"github.com/dustin/go-humanize"
 	"golang.org/x/term"
 )
 
@@ -69,4 +79,182 @@ func (p *progress) clear() {
 		fmt.Fprint(p.out, "\r\x1b[K")
 		p.shown = false
 	}
+}
+
+// escape makes text that comes from outside safe to print in one line of a terminal. Each
+// character that does not print is written as in Go source text.
+func escape(text string) string {
+	var b strings.Builder
+	for i, r := range text {
+		switch {
+		case r == utf8.RuneError && !strings.HasPrefix(text[i:], string(utf8.RuneError)):
+			fmt.Fprintf(&b, `\x%02x`, text[i])
+		case unicode.IsPrint(r):
+			b.WriteRune(r)
+		default:
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		}
+	}
+	return b.String()
+}
+
+// escapeLines is escape for text of several lines.
+func escapeLines(text string) string {
+	lines := strings.Split(text, "\n")
+	for i, line := range lines {
+		lines[i] = escape(line)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// escapeJSON makes a line of JSON from outside safe to print on a terminal. It writes characters
+// that do not print as JSON does, so that the line keeps its meaning.
+func escapeJSON(text string) string {
+	if !strings.ContainsFunc(text, unprintable) && utf8.ValidString(text) {
+		return text
+	}
+	return escapeRunes(text, unprintable)
+}
+
+// escapeRunes writes the characters of JSON that are to be escaped as JSON does.
+func escapeRunes(text string, escaped func(rune) bool) string {
+	var out strings.Builder
+	for _, r := range text {
+		switch high, low := utf16.EncodeRune(r); {
+		case !escaped(r):
+			out.WriteRune(r)
+		case r <= 0xffff:
+			fmt.Fprintf(&out, `\u%04x`, r)
+		default:
+			fmt.Fprintf(&out, `\u%04x\u%04x`, high, low)
+		}
+	}
+	return out.String()
+}
+
+// unprintable reports whether a terminal may take a character for something else than text.
+func unprintable(r rune) bool { return !unicode.IsPrint(r) && r != ' ' }
+
+// printJSON prints a value as one line.
+func printJSON(w io.Writer, value any) error {
+	var line bytes.Buffer
+	encoder := json.NewEncoder(&line)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(value); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(w, escapeJSON(strings.TrimSuffix(line.String(), "\n")))
+	return err
+}
+
+// prettyBody returns a body for a terminal, indented if it is JSON.
+func prettyBody(body []byte) string {
+	var pretty bytes.Buffer
+	if !utf8.Valid(body) || indentedSize(body) > maxIndented || json.Indent(&pretty, body, "", "  ") != nil {
+		return escapeLines(string(body))
+	}
+	return escapeRunes(pretty.String(), func(r rune) bool { return unprintable(r) && r != '\n' })
+}
+
+// maxIndented is how large JSON may become by being indented, in bytes: the size of what is
+// nested deeply is multiplied by its depth.
+const maxIndented = 32 << 20
+
+// indentedSize returns the size of JSON that is indented by 2.
+func indentedSize(document []byte) int {
+	size, depth := len(document), 0
+	for part := range jsonParts(document) {
+		switch part[0] {
+		case '[', '{':
+			depth++
+		case ']', '}':
+			depth--
+		case ',':
+		default:
+			continue
+		}
+		size += 2 + 2*max(depth, 0)
+	}
+	return size
+}
+
+// jsonParts returns the strings of JSON, with their quotes, and the bytes between them one by one.
+func jsonParts(document []byte) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		for rest, n := document, 0; len(rest) > 0; rest = rest[n:] {
+			n = 1
+			if rest[0] == '"' {
+				for n < len(rest) && rest[n] != '"' {
+					if rest[n] == '\\' {
+						n++
+					}
+					n++
+				}
+				n = min(n+1, len(rest))
+			}
+			if !yield(rest[:n]) {
+				return
+			}
+		}
+	}
+}
+
+// shorten cuts text after so many characters.
+func shorten(text string, most int) string {
+	if utf8.RuneCountInString(text) <= most {
+		return text
+	}
+	return string([]rune(text)[:most-1]) + "…"
+}
+
+// localTime writes a time for a person, as filters take it; empty if there is none.
+func localTime(at time.Time) string {
+	if at.IsZero() {
+		return ""
+	}
+	return at.Local().Format(time.RFC3339)
+}
+
+// duration returns how long something took, rounded for a person.
+func duration(seconds float64) time.Duration {
+	return time.Duration(seconds * float64(time.Second)).Round(100 * time.Microsecond)
+}
+
+// count writes a number and the name of what is counted, which ends with y or takes an s.
+func count[N int | int64](n N, name string) string {
+	plural, isY := strings.CutSuffix(name, "y")
+	switch {
+	case n == 1:
+		return "1 " + name
+	case isY:
+		return comma(n) + " " + plural + "ies"
+	default:
+		return comma(n) + " " + name + "s"
+	}
+}
+
+func comma[N int | int64](n N) string { return humanize.Comma(int64(n)) }
+
+// table is a table of text. flush prints it. The zero table prints nothing.
+type table struct{ w *tabwriter.Writer }
+
+func newTable(out io.Writer, head ...string) table {
+	t := table{tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)}
+	t.row(head...)
+	return t
+}
+
+// row adds a row. Its cells are made safe to print, and an empty one becomes a dash.
+func (t table) row(cells ...string) {
+	for i, text := range cells {
+		cells[i] = cmp.Or(escape(text), "-")
+	}
+	fmt.Fprintln(t.w, strings.Join(cells, "\t"))
+}
+
+func (t table) flush() error {
+	if t.w == nil {
+		return nil
+	}
+	return t.w.Flush()
 }

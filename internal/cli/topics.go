@@ -19,8 +19,8 @@ import (
 )
 
 func newTopicsCommand() *cobra.Command {
-	cmd := newCommand("topics")
-	cmd.Args, cmd.ValidArgsFunction, cmd.RunE = cobra.ArbitraryArgs, completeTopic, runE(runTopics)
+	cmd := newRunCommand("topics", cobra.ArbitraryArgs, runTopics)
+	cmd.ValidArgsFunction = completeTopic
 	flags := cmd.Flags()
 	flags.String("route", "", "Topic whose route in a running Caddy is printed")
 	flags.String("workspace", "", "Workspace of the notification of --route")
@@ -48,30 +48,18 @@ func runTopics(ctx context.Context, r *run, args []string) error {
 		if err := topicpattern.Check(pattern); err != nil {
 			return usageError{err}
 		}
-	}
-	topics := slices.DeleteFunc(intercom.Catalogue(), func(topic intercom.Topic) bool {
-		return len(args) > 0 && !slices.ContainsFunc(args, func(pattern string) bool { return topicpattern.Matches(pattern, topic.Name) })
-	})
-	for _, pattern := range args {
 		if !topicpattern.FitsKnownTopic(pattern) {
 			return fmt.Errorf("topic pattern %q fits no known topic: the nearest is %s", pattern, topicpattern.Nearest(pattern))
 		}
 	}
-	return printTopics(r.out, topics, r.Bool("json"))
-}
-
-// printTopics prints what is known about topics.
-func printTopics(w io.Writer, topics []intercom.Topic, asJSON bool) error {
-	if asJSON {
-		for _, topic := range topics {
-			if err := printJSON(w, topic); err != nil {
-				return err
-			}
-		}
-		return nil
+	var t table
+	if !r.Bool("json") {
+		t = newTable(r.out, "TOPIC", "OBJECT", "SINCE", "NOTES")
 	}
-	table := newTable(w, "TOPIC", "OBJECT", "SINCE", "NOTES")
-	for _, topic := range topics {
+	for _, topic := range intercom.Catalogue() {
+		if len(args) > 0 && !slices.ContainsFunc(args, func(pattern string) bool { return topicpattern.Matches(pattern, topic.Name) }) {
+			continue
+		}
 		versions := topic.Since
 		switch topic.Until {
 		case "":
@@ -80,9 +68,11 @@ func printTopics(w io.Writer, topics []intercom.Topic, asJSON bool) error {
 		default:
 			versions += " to " + topic.Until
 		}
-		table.row(topic.Name, topic.Object, versions, topic.Note)
+		if err := r.print(topic, func(io.Writer) { t.row(topic.Name, topic.Object, versions, topic.Note) }); err != nil {
+			return err
+		}
 	}
-	return table.flush()
+	return t.flush()
 }
 
 // printRoutes prints where a notification would go in a running Caddy.

@@ -65,9 +65,7 @@ const (
 	claimInterval = time.Second
 	claimTimeout  = 10 * time.Second
 
-	// maxLeftToOthers bounds how many deliveries a lane leaves to others. A lane with so many
-	// claims nothing until reconsider is called.
-	maxLeftToOthers = 1000
+	maxLeftToOthers = 1000 // deliveries; a lane with so many claims nothing until reconsider is called
 )
 
 // newLane returns a lane that claims and delivers until it is retired.
@@ -111,9 +109,8 @@ func (l *lane) release(deliveries []*delivery) {
 	}
 }
 
-// prefetch returns how many deliveries to hold that do not run yet: about as many as are
-// made in half a second. With a slow backend these are few, and other instances can claim the
-// rest.
+// prefetch returns how many deliveries to hold that do not run yet: about as many as are made in half
+// a second. With a slow backend these are few, and other instances can claim the rest.
 func (l *lane) prefetch() int {
 	return min(maxPrefetch, int(l.workers.Load())+max(l.ended, l.endedBefore)/2)
 }

@@ -10,9 +10,8 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 )
 
-// store inserts notifications in batches. Those that arrive while a transaction is being
-// committed share the next one, so that they wait for the disk together. One that arrives
-// alone is inserted at once.
+// store inserts notifications in batches: those that arrive while a transaction is being committed
+// share the next one. One that arrives alone is inserted at once.
 type store struct {
 	db        db.DB
 	book      *book
@@ -37,8 +36,7 @@ type insert struct {
 }
 
 const (
-	// The largest batch, in notifications and in bytes.
-	maxBatch     = 256
+	maxBatch     = 256 // notifications
 	maxBatchSize = 16 << 20
 
 	// committers is how many batches are inserted at the same time, so that one can be

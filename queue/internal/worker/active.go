@@ -65,7 +65,7 @@ func newActive(database db.DB, log *zap.Logger, config func() Config, endpoint f
 	deliverCtx, interrupt := context.WithCancelCause(context.Background())
 	a.interrupt = interrupt
 	a.peers = &peers{db: database, config: config}
-	a.finisher = newFinisher(database, log, a.written)
+	a.finisher = &finisher{db: database, log: log, written: a.written}
 	deliverer := &deliverer{ctx: deliverCtx, instance: database.Instance(), endpoint: endpoint, peers: a.peers, tracing: &a.tracing}
 	a.lanes = &lanes{byName: make(map[db.Lane]*lane), shared: &laneParts{
 		db: database, log: log, book: a.book, pacer: a.pacer, deliver: deliverer.deliver, finish: a.finisher.finish, mayDeliver: a.mayDeliver,
@@ -92,7 +92,7 @@ func (a *active) start(ctx context.Context) error {
 			a.lanes.refill(false)
 		}
 	})
-	a.finisher.ended.Go(a.finisher.writeAll)
+	a.finisher.now = a.every(finishRetry, a.finisher.write)
 	a.store.start(committers)
 	return nil
 }
@@ -328,9 +328,11 @@ func (a *active) stop(ctx context.Context) {
 func (a *active) close() error {
 	a.store.stop()
 	a.lanes.shared.claiming.Wait()
-	a.finisher.stop()
 	a.cancel()
 	a.interrupt(errStopping)
 	a.running.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), taskTimeout)
+	defer cancel()
+	a.finisher.write(ctx)
 	return a.db.Close()
 }

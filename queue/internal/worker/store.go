@@ -175,7 +175,8 @@ func (s *store) handOver(batch []*insert, results []db.Stored, token db.Token) {
 		stored := results[i].ID != 0
 		for _, d := range p.claimed {
 			if !stored {
-				d.lane.unreserve(len(p.Body))
+				s.book.unreserve(d.lane, len(p.Body))
+				d.lane.accept(nil, 1)
 				continue
 			}
 			d.id, d.claimed = db.DeliveryID(results[i].ID, int(d.id)), now

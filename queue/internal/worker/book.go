@@ -39,6 +39,9 @@ type delivery struct {
 	begun atomic.Bool
 }
 
+// released ends a claim that counts as no attempt.
+var released = db.Outcome{State: db.Waiting}
+
 // begin reports whether the delivery may begin: it may once, and not after the book has dropped it.
 func (d *delivery) begin() bool { return d.begun.CompareAndSwap(false, true) }
 

@@ -28,8 +28,6 @@ const maxRetryAfter = time.Hour
 // interrupts.
 var errStopping = errors.New("stopping")
 
-var released = db.Outcome{State: db.Waiting}
-
 // deliverer makes attempts to deliver.
 type deliverer struct {
 	ctx      context.Context // ends, with errStopping as its cause, when running deliveries are interrupted

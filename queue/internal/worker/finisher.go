@@ -77,11 +77,3 @@ func (f *finisher) write(ctx context.Context) {
 	}
 	time.Sleep(finishInterval)
 }
-
-// wake makes a loop run once more. It never blocks: one signal that waits is enough.
-func wake(loop chan<- struct{}) {
-	select {
-	case loop <- struct{}{}:
-	default:
-	}
-}

@@ -288,3 +288,11 @@ func (l *lane) deadLetterLog(e *Endpoint) *zap.Logger {
 	}
 	return l.floodLog
 }
+
+// wake makes a loop run once more. It never blocks: one signal that waits is enough.
+func wake(loop chan<- struct{}) {
+	select {
+	case loop <- struct{}{}:
+	default:
+	}
+}

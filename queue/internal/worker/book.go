@@ -48,8 +48,7 @@ func (d *delivery) begin() bool { return d.begun.CompareAndSwap(false, true) }
 // ageNow returns the time since the delivery was stored, or since a person retried it.
 func (d *delivery) ageNow() time.Duration { return d.age + time.Since(d.claimed) }
 
-// book says what this process holds: the claims that wait for a reply of the database, the
-// deliveries, and the bytes. A row that is marked as delivering for this instance and is not
+// book says what this process holds. A row that is marked as delivering for this instance and is not
 // in the book was claimed in a transaction whose reply was lost.
 type book struct {
 	storing *semaphore.Weighted

@@ -16,7 +16,6 @@ import (
 )
 
 // retryDelays are the delays after the first, the second and each further failed attempt.
-// The last one is used for all attempts after it.
 var retryDelays = [...]time.Duration{
 	time.Second, 5 * time.Second, 30 * time.Second, 2 * time.Minute, 10 * time.Minute, 30 * time.Minute, time.Hour,
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,21 +47,14 @@ const (
 	pausesInterval    = time.Second
 	surveyInterval    = 10 * time.Second
 	retentionInterval = 10 * time.Second
+	taskTimeout       = 5 * time.Second // for a task that runs once per interval
 
-	// taskTimeout bounds each task that runs once per interval.
-	taskTimeout = 5 * time.Second
-
-	// interruptTimeout is how long deliveries may take to end after their context has ended.
-	interruptTimeout = 5 * time.Second
-
-	expiryTimeout = 10 * time.Second
 	expiryRows    = 500 // that are deleted at once
+	expiryTimeout = 10 * time.Second
+	answerTimes   = 4 // a pause between two deletions is at least so many times as long as an answer takes
 
-	// A pause between two deletions is at least so many times as long as an answer takes.
-	answerTimes = 4
-
-	// contactAge is how old the last sign of the database may be while a notification could be stored.
-	contactAge = 10 * time.Second
+	interruptTimeout = 5 * time.Second  // for deliveries to end after their context has ended
+	contactAge       = 10 * time.Second // of the last sign of the database, while a notification could be stored
 )
 
 var errNoContact = errors.New("the database has not answered for 10 s")
@@ -71,7 +65,7 @@ func newActive(database db.DB, log *zap.Logger, config func() Config, endpoint f
 	deliverCtx, interrupt := context.WithCancelCause(context.Background())
 	a.interrupt = interrupt
 	a.peers = &peers{db: database, config: config}
-	a.finisher = newFinisher(database, log, a.written)
+	a.finisher = &finisher{db: database, log: log, written: a.written}
 	deliverer := &deliverer{ctx: deliverCtx, instance: database.Instance(), endpoint: endpoint, peers: a.peers, tracing: &a.tracing}
 	a.lanes = &lanes{byName: make(map[db.Lane]*lane), shared: &laneParts{
 		db: database, log: log, book: a.book, pacer: a.pacer, deliver: deliverer.deliver, finish: a.finisher.finish, mayDeliver: a.mayDeliver,
@@ -98,7 +92,7 @@ func (a *active) start(ctx context.Context) error {
 			a.lanes.refill(false)
 		}
 	})
-	a.finisher.ended.Go(a.finisher.writeAll)
+	a.finisher.now = a.every(finishRetry, a.finisher.write)
 	a.store.start(committers)
 	return nil
 }
@@ -153,9 +147,8 @@ func (a *active) updateLanes(takeOver []db.Lane) {
 	a.lanes.update(wanted)
 }
 
-// mayDeliver reports whether deliveries may start. They may not while the heartbeat is late,
-// because other instances may take over what this one holds. They may not while outcomes
-// cannot be written, because they would be made again.
+// mayDeliver reports whether deliveries may start. They may not while the heartbeat is late, because
+// other instances may take over what this one holds, nor while outcomes cannot be written.
 func (a *active) mayDeliver() bool {
 	return !a.lanes.stopped.Load() && !a.peers.late() && !a.finisher.behind()
 }
@@ -243,21 +236,19 @@ func (a *active) survey(ctx context.Context) {
 			unfinished = append(unfinished, lane)
 		}
 	}
-	if !a.announced {
-		a.announced = true
-		var labels []string
-		for _, lane := range config.lanes() {
-			labels = append(labels, Label(lane.Lane))
-		}
-		a.log.Info("queue is open", zap.Strings("lanes", labels), zap.Int64("waiting", waiting), zap.Int64("retrying", retrying))
-	}
 	a.updateLanes(a.peers.orphaned(unfinished, time.Now()))
+	var labels []string
 	for _, lane := range a.lanes.all() {
+		labels = append(labels, Label(lane.Lane))
 		lane.reconsider()
-		n, _ := counts.unfinished(lane.Lane)
-		if e := config[lane.Endpoint]; e != nil && n == 0 {
+		if e := config[lane.Endpoint]; e != nil && !slices.Contains(unfinished, lane.Lane) {
 			tellHealth(e, Label(lane.Lane), lane.health.idle(counts.taken), nil)
 		}
+	}
+	if !a.announced {
+		a.announced = true
+		slices.Sort(labels)
+		a.log.Info("queue is open", zap.Strings("lanes", labels), zap.Int64("waiting", waiting), zap.Int64("retrying", retrying))
 	}
 }
 
@@ -337,9 +328,11 @@ func (a *active) stop(ctx context.Context) {
 func (a *active) close() error {
 	a.store.stop()
 	a.lanes.shared.claiming.Wait()
-	a.finisher.stop()
 	a.cancel()
 	a.interrupt(errStopping)
 	a.running.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), taskTimeout)
+	defer cancel()
+	a.finisher.write(ctx)
 	return a.db.Close()
 }

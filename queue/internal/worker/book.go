@@ -39,14 +39,16 @@ type delivery struct {
 	begun atomic.Bool
 }
 
+// released ends a claim that counts as no attempt.
+var released = db.Outcome{State: db.Waiting}
+
 // begin reports whether the delivery may begin: it may once, and not after the book has dropped it.
 func (d *delivery) begin() bool { return d.begun.CompareAndSwap(false, true) }
 
 // ageNow returns the time since the delivery was stored, or since a person retried it.
 func (d *delivery) ageNow() time.Duration { return d.age + time.Since(d.claimed) }
 
-// book says what this process holds: the claims that wait for a reply of the database, the
-// deliveries, and the bytes. A row that is marked as delivering for this instance and is not
+// book says what this process holds. A row that is marked as delivering for this instance and is not
 // in the book was claimed in a transaction whose reply was lost.
 type book struct {
 	storing *semaphore.Weighted

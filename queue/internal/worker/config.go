@@ -48,17 +48,18 @@ type Options struct {
 // Config are the endpoints of a config that use the database, by name.
 type Config map[string]*Endpoint
 
-// UnroutedLane is the lane of notifications that fit no route when they arrive. Every
-// instance works on it, whatever its routes are, so no route or copy may have it.
-const UnroutedLane = "unrouted"
+const (
+	// UnroutedLane is the lane of notifications that fit no route when they arrive. Every
+	// instance works on it, whatever its routes are, so no route or copy may have it.
+	UnroutedLane = "unrouted"
 
-// DefaultEndpoint is the name of an endpoint that the config does not name. The labels of
-// its lanes are their names.
-const DefaultEndpoint = "intercom"
+	// DefaultEndpoint is the name of an endpoint that the config does not name.
+	DefaultEndpoint = "intercom"
 
-// MaxCopies is how many copies an endpoint may have. The other half of a notification's deliveries
-// is for those that a person sends to other lanes.
-const MaxCopies = db.MaxDeliveries/2 - 1
+	// MaxCopies is how many copies an endpoint may have. Half of the deliveries that a notification
+	// can have are for those that a person sends to other lanes.
+	MaxCopies = db.MaxDeliveries/2 - 1
+)
 
 // Label returns the name of a lane in metrics and logs: endpoint|lane, or the lane alone for
 // the default endpoint.

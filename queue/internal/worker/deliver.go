@@ -16,7 +16,6 @@ import (
 )
 
 // retryDelays are the delays after the first, the second and each further failed attempt.
-// The last one is used for all attempts after it.
 var retryDelays = [...]time.Duration{
 	time.Second, 5 * time.Second, 30 * time.Second, 2 * time.Minute, 10 * time.Minute, 30 * time.Minute, time.Hour,
 }
@@ -27,8 +26,6 @@ const maxRetryAfter = time.Hour
 // errStopping is the cause for the end of deliveries that the end of this process
 // interrupts.
 var errStopping = errors.New("stopping")
-
-var released = db.Outcome{State: db.Waiting}
 
 // deliverer makes attempts to deliver.
 type deliverer struct {

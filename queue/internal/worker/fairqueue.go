@@ -38,11 +38,3 @@ func (q *fairQueue) pop() *delivery {
 	q.waiting--
 	return d
 }
-
-// popAll removes all deliveries.
-func (q *fairQueue) popAll() (all []*delivery) {
-	for q.waiting > 0 {
-		all = append(all, q.pop())
-	}
-	return all
-}

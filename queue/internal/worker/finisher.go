@@ -17,32 +17,23 @@ type finisher struct {
 	db      db.DB
 	log     *zap.Logger
 	written func([]*delivery) // is called after each batch
+	now     chan<- struct{}   // makes a task call write
 
 	mu        sync.Mutex
 	unwritten []*delivery
 	since     time.Time // when the oldest of them came, or the last batch was written
-
-	wake    chan struct{}
-	stopped chan struct{}
-	ended   sync.WaitGroup
 }
 
 const (
 	// finishInterval is the shortest pause between two batches. If the process is killed
 	// in the pause, what was delivered in it is delivered again.
 	finishInterval = 10 * time.Millisecond
-	finishRetry    = 200 * time.Millisecond // the pause after a failure
-	finishTimeout  = 10 * time.Second
-	flushTimeout   = 5 * time.Second // for the last batch
+	finishRetry    = 200 * time.Millisecond // how soon a batch that failed is written again
 
 	// No delivery starts while an outcome waits for longer to be written: it would be made again
 	// if the process ended.
 	maxUnwrittenAge = 2 * time.Second
 )
-
-func newFinisher(database db.DB, log *zap.Logger, written func([]*delivery)) *finisher {
-	return &finisher{db: database, log: log, written: written, wake: make(chan struct{}, 1), stopped: make(chan struct{})}
-}
 
 // finish writes the outcome of a delivery soon, with its id and the token of its claim.
 func (f *finisher) finish(d *delivery, outcome db.Outcome) {
@@ -54,7 +45,7 @@ func (f *finisher) finish(d *delivery, outcome db.Outcome) {
 	}
 	f.unwritten = append(f.unwritten, d)
 	f.mu.Unlock()
-	wake(f.wake)
+	wake(f.now)
 }
 
 // behind reports whether no delivery should start, because outcomes are not written in time.
@@ -64,63 +55,25 @@ func (f *finisher) behind() bool {
 	return len(f.unwritten) > 0 && time.Since(f.since) > maxUnwrittenAge
 }
 
-// stop tries once more to write the outcomes that wait, and returns when that is done.
-// Outcomes that come to finish later are not written.
-func (f *finisher) stop() {
-	close(f.stopped)
-	f.ended.Wait()
-}
-
-// writeAll writes until stop.
-func (f *finisher) writeAll() {
-	for {
-		select {
-		case <-f.wake:
-		case <-f.stopped:
-			f.write(flushTimeout)
-			return
-		}
-		pause := finishInterval
-		if !f.write(finishTimeout) {
-			pause = finishRetry
-		}
-		select {
-		case <-time.After(pause):
-		case <-f.stopped: // handled at the start of the loop
-		}
-	}
-}
-
-// write writes all outcomes that wait. It reports whether that succeeded.
-func (f *finisher) write(timeout time.Duration) bool {
+// write writes all outcomes that wait, and pauses.
+func (f *finisher) write(ctx context.Context) {
 	f.mu.Lock()
 	batch := f.unwritten
 	f.mu.Unlock()
 	if len(batch) == 0 {
-		return true
+		return
 	}
 	outcomes := make([]db.Outcome, len(batch))
 	for i, d := range batch {
 		outcomes[i] = d.outcome
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
 	if _, err := f.db.Finish(ctx, outcomes); err != nil {
 		f.log.Debug("writing the outcomes of deliveries failed, and will be tried again", zap.Error(err))
-		wake(f.wake)
-		return false
+	} else {
+		f.mu.Lock()
+		f.unwritten, f.since = slices.Clone(f.unwritten[len(batch):]), time.Now()
+		f.mu.Unlock()
+		f.written(batch)
 	}
-	f.mu.Lock()
-	f.unwritten, f.since = slices.Clone(f.unwritten[len(batch):]), time.Now()
-	f.mu.Unlock()
-	f.written(batch)
-	return true
-}
-
-// wake makes a loop run once more. It never blocks: one signal that waits is enough.
-func wake(loop chan<- struct{}) {
-	select {
-	case loop <- struct{}{}:
-	default:
-	}
+	time.Sleep(finishInterval)
 }

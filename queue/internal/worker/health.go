@@ -11,8 +11,7 @@ const (
 	downAttempts = 3
 	downAfter    = 10 * time.Second
 
-	// A lane is failing when at least one in failingPart of the attempts in the last
-	// healthBuckets * healthBucket has failed.
+	// A lane is failing when at least one in failingPart of the attempts in all buckets has failed.
 	failingPart   = 10
 	healthBucket  = 10 * time.Second
 	healthBuckets = 30

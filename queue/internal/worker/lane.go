@@ -65,9 +65,7 @@ const (
 	claimInterval = time.Second
 	claimTimeout  = 10 * time.Second
 
-	// maxLeftToOthers bounds how many deliveries a lane leaves to others. A lane with so many
-	// claims nothing until reconsider is called.
-	maxLeftToOthers = 1000
+	maxLeftToOthers = 1000 // deliveries; a lane with so many claims nothing until reconsider is called
 )
 
 // newLane returns a lane that claims and delivers until it is retired.
@@ -84,36 +82,15 @@ func newLane(shared *laneParts, name db.Lane, workers int, paused bool) *lane {
 	return l
 }
 
-// changed must be called when workers, paused or retired has changed. A lane that is paused or
-// retired releases what has not begun. What runs goes on.
-func (l *lane) changed() {
-	var released []*delivery
-	l.mu.Lock()
-	if l.paused.Load() || l.retired.Load() {
-		released = l.ready.popAll()
-	}
-	l.mu.Unlock()
-	l.release(released)
-	l.refill(true)
-}
-
 // retire stops the lane for good. It does not wait for the deliveries that run.
 func (l *lane) retire() {
 	l.stopClaiming()
 	l.retired.Store(true)
-	l.changed()
+	l.deliverReady()
 }
 
-// release makes deliveries available again that have not begun.
-func (l *lane) release(deliveries []*delivery) {
-	for _, d := range deliveries {
-		l.shared.finish(d, db.Outcome{State: db.Waiting})
-	}
-}
-
-// prefetch returns how many deliveries to hold that do not run yet: about as many as are
-// made in half a second. With a slow backend these are few, and other instances can claim the
-// rest.
+// prefetch returns how many deliveries to hold that do not run yet: about as many as are made in half
+// a second. With a slow backend these are few, and other instances can claim the rest.
 func (l *lane) prefetch() int {
 	return min(maxPrefetch, int(l.workers.Load())+max(l.ended, l.endedBefore)/2)
 }
@@ -145,44 +122,27 @@ func (l *lane) reserve(size int) bool {
 	return true
 }
 
-// unreserve gives back the place and the memory of a delivery that was not stored.
-func (l *lane) unreserve(size int) {
-	l.shared.book.unreserve(l, size)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.reserved--
-}
-
-// accept adds deliveries to those that are ready, and gives back so many reserved places. If the
-// lane is paused or retired, it releases them.
+// accept adds deliveries to those that are ready, and gives back so many reserved places.
 func (l *lane) accept(deliveries []*delivery, reserved int) {
 	l.mu.Lock()
 	l.reserved -= reserved
-	refused := l.paused.Load() || l.retired.Load()
-	if !refused {
-		for _, d := range deliveries {
-			l.ready.add(d)
-		}
+	for _, d := range deliveries {
+		l.ready.add(d)
 	}
 	l.mu.Unlock()
-	if refused {
-		l.release(deliveries)
-		return
-	}
 	l.deliverReady()
 }
 
-// deliverReady starts deliveries until none is ready or no worker is free.
+// deliverReady starts deliveries until none is ready or no worker is free. If the lane is paused or
+// retired, it releases them instead, and what runs goes on.
 func (l *lane) deliverReady() {
-	for {
-		l.mu.Lock()
-		d := l.next()
-		if d == nil {
-			l.mu.Unlock()
-			return
-		}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.ready.waiting > 0 && (l.paused.Load() || l.retired.Load()) {
+		l.shared.finish(l.ready.pop(), released)
+	}
+	for d := l.next(); d != nil; d = l.next() {
 		l.shared.delivering.Go(func() { l.work(d) }) // under the lock, so that none starts after retire
-		l.mu.Unlock()
 	}
 }
 
@@ -213,8 +173,8 @@ func (l *lane) next() *delivery {
 	return l.ready.pop()
 }
 
-// refill claims deliveries if the database may have some, and starts those that are possible
-// now. With more it first records that the database may have some.
+// refill claims deliveries if the database may have some, and starts those that are possible now. With
+// more the database may have some. It must be called when workers or paused has changed.
 func (l *lane) refill(more bool) {
 	l.mu.Lock()
 	l.mayHaveMore = l.mayHaveMore || more
@@ -327,4 +287,12 @@ func (l *lane) deadLetterLog(e *Endpoint) *zap.Logger {
 		l.floodOf, l.floodLog = e, logging.OncePerSecond(e.Logger)
 	}
 	return l.floodLog
+}
+
+// wake makes a loop run once more. It never blocks: one signal that waits is enough.
+func wake(loop chan<- struct{}) {
+	select {
+	case loop <- struct{}{}:
+	default:
+	}
 }

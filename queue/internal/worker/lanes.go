@@ -62,7 +62,7 @@ func (s *lanes) update(wanted map[db.Lane]int) {
 		if lane := s.byName[name]; lane == nil {
 			s.byName[name] = newLane(s.shared, name, workers, s.paused[name])
 		} else if n := int64(workers); lane.workers.Swap(n) != n {
-			lane.changed()
+			lane.refill(true)
 		}
 	}
 }
@@ -90,7 +90,7 @@ func (s *lanes) applyPauses(ctx context.Context) error {
 	s.paused = paused
 	for name, lane := range s.byName {
 		if now := paused[name]; lane.paused.Swap(now) != now {
-			lane.changed()
+			lane.refill(true)
 		}
 	}
 	return nil

@@ -31,13 +31,13 @@ const (
 // database while answers are slow. Once per window, it changes the limit by how far the time of
 // answers is from answerTarget.
 type pacer struct {
-	mu         sync.Mutex
-	waiting    list.List // when those notifications came that are being stored
-	mostInUse  int       // the most of them at the same time, in this window
-	answers    int       // in this window
-	total      time.Duration
-	started    int // deliveries, in this window
-	lastAdjust time.Time
+	mu          sync.Mutex
+	waiting     list.List // when those notifications came that are being stored
+	mostWaiting int       // the most of them at the same time, in this window
+	answers     int       // in this window
+	total       time.Duration
+	started     int // deliveries, in this window
+	lastAdjust  time.Time
 
 	answerAvg  time.Duration // a moving average of about the last half second
 	startedAvg float64       // deliveries a second, likewise
@@ -56,7 +56,7 @@ func (p *pacer) storing() (answered func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	element := p.waiting.PushBack(came)
-	p.mostInUse = max(p.mostInUse, p.waiting.Len())
+	p.mostWaiting = max(p.mostWaiting, p.waiting.Len())
 	return func() {
 		took := time.Since(came)
 		p.mu.Lock()
@@ -112,11 +112,11 @@ func (p *pacer) adjust(now time.Time) (mayStart bool) {
 	p.answerAvg += (answer - p.answerAvg) / 8
 	p.startedAvg += (started - p.startedAvg) / 8
 	was := p.limit
-	p.setLimit(now, length, answer, p.mostInUse <= fewWaiting)
+	p.setLimit(now, length, answer, p.mostWaiting <= fewWaiting)
 	if p.limit > 0 { // what was not used is not saved up
 		p.tokens = p.tokens - math.Floor(p.tokens) + p.limit*length.Seconds()
 	}
-	p.mostInUse, p.answers, p.total, p.started, p.lastAdjust = p.waiting.Len(), 0, 0, 0, now
+	p.mostWaiting, p.answers, p.total, p.started, p.lastAdjust = p.waiting.Len(), 0, 0, 0, now
 	return was > 0
 }
 

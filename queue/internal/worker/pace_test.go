@@ -22,7 +22,7 @@ func newPaceTest() *paceTest {
 func (p *paceTest) windows(n, stored int, answer time.Duration, want int) (started int) {
 	for range n {
 		p.mu.Lock()
-		p.mostInUse, p.answers, p.total = stored, stored, time.Duration(stored)*answer
+		p.mostWaiting, p.answers, p.total = stored, stored, time.Duration(stored)*answer
 		p.mu.Unlock()
 		for started = 0; started < want && p.mayStart(); {
 			started++

@@ -11,15 +11,14 @@ import (
 )
 
 const (
-	// heartbeatInterval is how often this instance tells the others that it is alive.
 	heartbeatInterval = 5 * time.Second
 
-	// If the last heartbeat is older than lateAfter, this instance starts no deliveries and
-	// claims nothing. It is well below db.GoneAfter, after which others take over what it holds.
+	// An instance whose last heartbeat is older delivers and claims nothing. It is well below
+	// db.GoneAfter, after which others take over what it holds.
 	lateAfter = 15 * time.Second
 
-	// orphanedAfter is how long a lane must have no live instance before another instance
-	// takes it over. If no other process can have the database, it is taken over at once.
+	// orphanedAfter is how long a lane must have no live instance before another one takes it over.
+	// If no other process can have the database, it is taken over at once.
 	orphanedAfter = time.Minute
 )
 

@@ -17,8 +17,7 @@ const (
 	// that many who look take at most a part of the database.
 	snapshotValidity = 100 * time.Millisecond
 	snapshotPart     = 5
-
-	snapshotTimeout = 3 * time.Second
+	snapshotTimeout  = 3 * time.Second
 )
 
 // countedStates are the states of deliveries that are counted.

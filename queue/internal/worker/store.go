@@ -10,9 +10,8 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 )
 
-// store inserts notifications in batches. Those that arrive while a transaction is being
-// committed share the next one, so that they wait for the disk together. One that arrives
-// alone is inserted at once.
+// store inserts notifications in batches: those that arrive while a transaction is being committed
+// share the next one. One that arrives alone is inserted at once.
 type store struct {
 	db        db.DB
 	book      *book
@@ -37,8 +36,7 @@ type insert struct {
 }
 
 const (
-	// The largest batch, in notifications and in bytes.
-	maxBatch     = 256
+	maxBatch     = 256 // notifications
 	maxBatchSize = 16 << 20
 
 	// committers is how many batches are inserted at the same time, so that one can be
@@ -168,36 +166,31 @@ func (s *store) claim(p *insert, token db.Token) {
 // other lanes that the database has something to claim.
 func (s *store) handOver(batch []*insert, results []db.Stored, token db.Token) {
 	now := time.Now()
-	byLane := make(map[*lane][]*delivery)
-	toClaim := make(map[db.Lane]bool)
-	var all []*delivery
+	var stored []*delivery
 	var acquired int64
 	for i, p := range batch {
 		acquired += p.acquired
-		stored := results[i].ID != 0
+		id := results[i].ID
 		for _, d := range p.claimed {
-			if !stored {
-				d.lane.unreserve(len(p.Body))
-				continue
+			if id != 0 {
+				d.id, d.claimed = db.DeliveryID(id, int(d.id)), now
+				stored = append(stored, d)
+			} else {
+				s.book.unreserve(d.lane, len(p.Body))
+				d.lane.accept(nil, 1)
 			}
-			d.id, d.claimed = db.DeliveryID(results[i].ID, int(d.id)), now
-			all = append(all, d)
-			byLane[d.lane] = append(byLane[d.lane], d)
 		}
 		for _, to := range p.Deliveries {
-			if stored && to.Token == 0 {
-				toClaim[db.Lane{Endpoint: p.Endpoint, Name: to.Lane}] = true
+			if id != 0 && to.Token == 0 {
+				if lane := s.laneOf(db.Lane{Endpoint: p.Endpoint, Name: to.Lane}); lane != nil {
+					lane.refill(true)
+				}
 			}
 		}
 	}
-	s.book.claimed(token, all)
+	s.book.claimed(token, stored)
 	s.book.storing.Release(acquired)
-	for lane, deliveries := range byLane {
-		lane.accept(deliveries, len(deliveries))
-	}
-	for name := range toClaim {
-		if lane := s.laneOf(name); lane != nil {
-			lane.refill(true)
-		}
+	for i, d := range stored {
+		d.lane.accept(stored[i:i+1], 1)
 	}
 }

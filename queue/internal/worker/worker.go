@@ -22,8 +22,7 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 )
 
-// Worker stores and delivers the notifications of one database, as long as any config uses
-// it. After a reload it delivers to the handlers of the new config.
+// Worker stores and delivers the notifications of one database, for the configs that use it.
 type Worker struct {
 	database Database
 	log      *zap.Logger
@@ -105,7 +104,7 @@ func (w *Worker) reopen() {
 	}
 }
 
-// opened returns the parts that need the database, or an error while it is not open.
+// opened returns an error while the database is not open.
 func (w *Worker) opened() (*active, error) {
 	if a := w.active.Load(); a != nil {
 		return a, nil
@@ -124,12 +123,11 @@ func (w *Worker) Attach(config Config) {
 	}
 }
 
-// Detach removes the handlers of a config. If no other config uses the database, no further
-// delivery starts, and Detach waits for the running ones, which still need the config, until the
-// context ends.
+// Detach removes the handlers of a config. If no other config uses the database, no further delivery
+// starts, and Detach waits for the running ones until the context ends.
 func (w *Worker) Detach(ctx context.Context, config Config) {
 	w.mu.Lock()
-	last := len(w.configs) <= 1
+	last := len(w.configs) <= 1 // it stays: the running deliveries need it
 	if !last {
 		w.configs = slices.DeleteFunc(w.configs, func(other Config) bool { return maps.Equal(other, config) })
 	}

@@ -31,10 +31,6 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/ipranges"
 )
 
-func init() {
-	caddy.RegisterModule(new(Handler))
-}
-
 // Handler is the endpoint of an Intercom app. It receives the webhooks of all topics
 // and all workspaces, and sends each one to the route for its topic and workspace.
 //
@@ -169,7 +165,12 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.provisionQueue(ctx, server, hash[:]); err != nil {
 		return err
 	}
-	h.counted = startCounters(h.router)
+	for _, lane := range h.router.lanes() {
+		one := metrics.Lane{Label: h.router.label(lane.Name), Kind: lane.kind()}
+		startCounters(one.Label)
+		metrics.Lanes.Add(one)
+		h.counted = append(h.counted, one)
+	}
 	loaded, err := loadApp(ctx)
 	if err != nil {
 		return err

@@ -16,7 +16,7 @@ func TestExplainSaysWhereANotificationGoesAndWhyNotElsewhere(t *testing.T) {
 	]`)
 	h.router.copies = withCopies(t, `[{"match":[{"intercom_topic":["a.b"]}],"sample":1},{"match":[{"intercom_topic":["ping"]}]}]`).router.copies
 	h.router.label = func(lane string) string { return "second|" + lane }
-	a := &app{handlers: []appHandler{{router: h.router}}}
+	a := &handlersApp{handlers: []appHandler{{router: h.router}}}
 	const others = "topic and workspace fit, but it has other matchers, which decide by more than these"
 	for _, tc := range []struct {
 		topic, workspace string

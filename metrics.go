@@ -67,11 +67,6 @@ const (
 	outcomeUnqueued  = "unqueued"  // could not be stored
 )
 
-func registerMetrics(registry *prometheus.Registry) error {
-	return metrics.Register(registry, notificationsTotal, refusedTotal, answerSeconds,
-		backendResponsesTotal, backendSeconds, consecutiveErrors, lastVerified, secretMatchesTotal, metrics.Lanes.Collector())
-}
-
 // newLastVerified returns a gauge that has the time of the start. Without that, alerts would
 // take each restart for a long silence, or would miss a silence that began before it.
 func newLastVerified() prometheus.Gauge {
@@ -81,26 +76,22 @@ func newLastVerified() prometheus.Gauge {
 	return gauge
 }
 
-// startCounters makes the series of refusals and of the lanes of a handler, with the value
-// 0. Without that, the first failure would make a new series with the value 1, which
-// Prometheus does not take for an increase. It returns what it added to metrics.Lanes.
-//
-// Series of lanes that a config no longer has stay until Caddy ends, but for lane_info.
-func startCounters(r *router) (added []metrics.Lane) {
+func registerMetrics(registry *prometheus.Registry) error {
 	for _, reason := range refusalReasons {
 		refusedTotal.WithLabelValues(reason)
 	}
-	for _, lane := range r.lanes() {
-		label := r.label(lane.Name)
-		backendSeconds.WithLabelValues(label)
-		for _, code := range []string{"200", codeError} {
-			backendResponsesTotal.WithLabelValues(label, code)
-		}
-		one := metrics.Lane{Label: label, Copy: lane.Copy}
-		metrics.Lanes.Add(one)
-		added = append(added, one)
+	return metrics.Register(registry, notificationsTotal, refusedTotal, answerSeconds,
+		backendResponsesTotal, backendSeconds, consecutiveErrors, lastVerified, secretMatchesTotal, metrics.Lanes.Collector())
+}
+
+// startCounters makes the series of a lane with the value 0. Without that, the first failure
+// would make a new series with the value 1, which Prometheus does not take for an increase.
+// They stay until Caddy ends.
+func startCounters(label string) {
+	backendSeconds.WithLabelValues(label)
+	for _, code := range []string{"200", codeError} {
+		backendResponsesTotal.WithLabelValues(label, code)
 	}
-	return added
 }
 
 // secretMatches returns the counter of the secret at a place, counted from 0.
@@ -213,4 +204,12 @@ func outcomeOf(status int) string {
 		return outcomeDelivered
 	}
 	return outcomeFailed
+}
+
+// logPanic logs a panic of a handler or a matcher, together with fields that identify the
+// notification.
+func logPanic(logger *zap.Logger, panicked *shield.PanicError, fields ...zap.Field) {
+	if c := logger.Check(zap.ErrorLevel, "a handler panicked"); c != nil {
+		c.Write(append(fields, zap.String("panic", panicked.Value), zap.ByteString("stack", panicked.Stack))...)
+	}
 }

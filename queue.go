@@ -1,7 +1,6 @@
 package intercomwebhook
 
 import (
-	"errors"
 	"net/http"
 	"time"
 )
@@ -62,12 +61,6 @@ type Endpoint struct {
 	Route func(r *http.Request, body []byte, attempt int, to string) (lane string, deliver func() Delivery)
 }
 
-// Lane is the lane of a route or a copy.
-type Lane struct {
-	Name string
-	Copy bool
-}
-
 // Delivery is what came of an attempt to deliver a notification.
 type Delivery struct {
 	Upstream string // the address that reverse_proxy chose; empty if it chose none
@@ -81,7 +74,3 @@ type Delivery struct {
 	// the same config would fail, too. Its text is safe to log and to store.
 	Err error
 }
-
-// ErrUnrouted is the error for a notification that the current config cannot deliver: no
-// route fits or has the lane, or no handler of the route answers.
-var ErrUnrouted = errors.New("unrouted")

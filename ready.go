@@ -1,8 +1,11 @@
 package intercomwebhook
 
 import (
+	"errors"
 	"io"
 	"net/http"
+	"net/url"
+	"strings"
 	"sync/atomic"
 
 	"go.uber.org/zap"
@@ -10,11 +13,11 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-)
 
-func init() {
-	caddy.RegisterModule(new(Ready))
-}
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/envelope"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/shield"
+)
 
 // Ready tells load balancers and Kubernetes whether to send notifications to this Caddy. It
 // answers 200 if every queue of the config could store a notification now, and 503 if one
@@ -94,8 +97,113 @@ func parseReady(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	return new(Ready), nil
 }
 
+var (
+	errShuttingDown = errors.New("caddy is shutting down")
+	errStarting     = errors.New("the config is being started")
+	errNoConfig     = errors.New("no config runs yet")
+)
+
+// handlersApp knows the handlers of a config, for those that are asked about all of them. Handlers
+// load it; it has no config of its own.
+type handlersApp struct {
+	started  atomic.Bool
+	handlers []appHandler
+}
+
+// appHandler is what the app has of a Handler.
+type appHandler struct {
+	router *router
+	queue  Queue             // nil without one
+	server *caddyhttp.Server // nil outside of a server
+}
+
+const appID = "intercom_webhook_handlers"
+
+// CaddyModule returns the Caddy module information.
+func (*handlersApp) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  appID,
+		New: func() caddy.Module { return new(handlersApp) },
+	}
+}
+
+// loadApp returns the app of the config that is being loaded.
+func loadApp(ctx caddy.Context) (*handlersApp, error) {
+	loaded, err := ctx.App(appID)
+	if err != nil {
+		return nil, err
+	}
+	return loaded.(*handlersApp), nil
+}
+
+// activeApp returns the app of the config that runs.
+func activeApp() (*handlersApp, error) {
+	active := caddy.ActiveContext()
+	switch {
+	case active.Context == nil && caddy.Exiting(): // Caddy forgets the config before it stops it
+		return nil, errShuttingDown
+	case active.Context == nil:
+		return nil, errNoConfig
+	}
+	loaded, err := active.AppIfConfigured(appID)
+	if err != nil { // no handler has loaded it
+		running := new(handlersApp)
+		running.started.Store(true)
+		return running, nil //nolint:nilerr // this is no error
+	}
+	return loaded.(*handlersApp), nil
+}
+
+// ready returns an error that says why a notification could not be stored now.
+func (a *handlersApp) ready() error {
+	switch {
+	case caddy.Exiting():
+		return errShuttingDown
+	case !a.started.Load():
+		return errStarting
+	}
+	for _, handler := range a.handlers {
+		if handler.queue == nil {
+			continue
+		}
+		if err := handler.queue.Ready(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// explain says for each handler where a notification goes.
+func (a *handlersApp) explain(topic, workspace string) []adminapi.Route {
+	var all []adminapi.Route
+	for _, handler := range a.handlers {
+		r := &http.Request{Method: http.MethodPost, URL: &url.URL{Path: "/"}, Header: make(http.Header)}
+		r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), shield.New(), handler.server)
+		newTag(r).setNotification(r.Header, envelope.Envelope{Topic: topic, AppID: workspace})
+		explained := handler.router.explain(r, topic)
+		if handler.server != nil {
+			explained.Server = handler.server.Name()
+		}
+		if endpoint, _, several := strings.Cut(handler.router.label(""), "|"); several {
+			explained.Endpoint = endpoint
+		}
+		all = append(all, explained)
+	}
+	return all
+}
+
+// Start implements caddy.App.
+func (a *handlersApp) Start() error {
+	a.started.Store(true)
+	return nil
+}
+
+// Stop implements caddy.App.
+func (*handlersApp) Stop() error { return nil }
+
 // Interface guards
 var (
 	_ caddy.Provisioner           = (*Ready)(nil)
 	_ caddyhttp.MiddlewareHandler = (*Ready)(nil)
+	_ caddy.App                   = (*handlersApp)(nil)
 )

@@ -26,8 +26,7 @@ import (
 )
 
 // Route is an ordinary route of Caddy for notifications, with a lane. Usually it has an
-// `intercom_topic` matcher, and an `intercom_workspace` matcher if it is for some workspaces
-// only.
+// `intercom_topic` matcher, and an `intercom_workspace` matcher if it is for some workspaces.
 type Route struct {
 	caddyhttp.Route
 
@@ -101,7 +100,7 @@ func provisionRoutes(ctx caddy.Context, configured []Route, lanes laneSet) ([]ro
 	return routes, nil
 }
 
-// provisionCopies makes the copies able to run. A copy without a lane gets one.
+// provisionCopies makes the copies able to run.
 func provisionCopies(ctx caddy.Context, configured []Copy, lanes laneSet, logger *zap.Logger) ([]route, error) {
 	var copies []route
 	for i := range configured {
@@ -115,10 +114,7 @@ func provisionCopies(ctx caddy.Context, configured []Copy, lanes laneSet, logger
 }
 
 func provisionCopy(ctx caddy.Context, c *Copy, lanes laneSet, logger *zap.Logger) (one route, err error) {
-	sample := 100.0
-	if c.Sample != nil {
-		sample = *c.Sample
-	}
+	sample := *cmp.Or(c.Sample, new(100.0))
 	if err := checkSample(sample); err != nil {
 		return one, err
 	}
@@ -142,8 +138,7 @@ func checkSample(percent float64) error {
 	return nil
 }
 
-// newRoute returns the provisioned route so that it can run. If it has no lane, it gets the
-// default one.
+// newRoute returns the provisioned route so that it can run.
 func newRoute(c Route, defaultLane string, lanes laneSet) (route, error) {
 	one := route{
 		lane:      cmp.Or(c.Lane, defaultLane),
@@ -159,7 +154,6 @@ func newRoute(c Route, defaultLane string, lanes laneSet) (route, error) {
 // laneSet has the lanes of the routes and copies so far.
 type laneSet map[string]bool
 
-// add adds the lane of a route or copy.
 func (l laneSet) add(name string) error {
 	if l[name] {
 		return fmt.Errorf("another route or copy already has the lane %q: give this one another lane with `as <lane>`", name)
@@ -198,7 +192,7 @@ func inSample(id string, percent float64) bool {
 	return float64(binary.BigEndian.Uint64(hash[:]))/math.MaxUint64*100 < percent
 }
 
-// resign replaces the signature of a copy by that of its own secret, if it has one.
+// resign signs a copy anew, if it has a secret of its own.
 func (r *route) resign(header http.Header, body []byte) {
 	if r.signing == nil {
 		return
@@ -207,8 +201,7 @@ func (r *route) resign(header http.Header, body []byte) {
 	header[signature.Hub.Header] = []string{r.signing.Keys()[0].Header(signature.Hub, body)}
 }
 
-// explain reports whether a notification fits the route, or says why it does not, or why that
-// depends on more than its topic and workspace.
+// explain reports whether a notification fits the route, or says why it does not or may not.
 func (r *route) explain(request *http.Request, topic string) (fits bool, why string) {
 	if topic == intercom.TopicPing && !r.namesPing {
 		return false, "only a topic pattern that names ping fits a ping"
@@ -217,16 +210,32 @@ func (r *route) explain(request *http.Request, topic string) (fits bool, why str
 		return true, ""
 	}
 	for _, set := range r.matchers {
-		reason := explainMatchers(set, request)
-		if reason == "" {
+		switch reason := explainMatchers(set, request); {
+		case reason == "":
 			return true, ""
-		}
-		if why == "" || reason == hasOtherMatchers {
+		case why == "" || reason == hasOtherMatchers:
 			why = reason
 		}
 	}
 	return false, why
 }
+
+// Lane is the lane of a route or a copy.
+type Lane struct {
+	Name string
+	Copy bool
+}
+
+func (l Lane) kind() string {
+	if l.Copy {
+		return "copy"
+	}
+	return "route"
+}
+
+// ErrUnrouted is the error for a notification that the current config cannot deliver: no
+// route fits or has the lane, or no handler of the route answers.
+var ErrUnrouted = errors.New("unrouted")
 
 // router has the routes and copies of a handler.
 type router struct {
@@ -297,8 +306,7 @@ func (a *router) run(r *http.Request, t *tag, route *route, err error) result {
 	return ran
 }
 
-// deliver runs the route that fits the notification, and returns the outcome and the
-// status for Intercom.
+// deliver runs the route that fits, and returns the outcome and the status for Intercom.
 func (a *router) deliver(r *http.Request, t *tag) (outcome string, status int) {
 	route, err := a.match(r, t.Topic)
 	t.result = a.run(r, t, route, err)
@@ -337,20 +345,18 @@ func (a *router) copiesOf(r *http.Request, t *tag) (lanes []string) {
 	for i := range a.copies {
 		one := &a.copies[i]
 		fits, err := one.fitsInSample(r, t)
-		if err != nil {
-			if c := a.floodLogger.Check(zap.ErrorLevel, "notification is not copied: a matcher of the copy failed"); c != nil {
-				c.Write(zap.String("lane", a.label(one.lane)), zap.Inline(t), zap.Error(err))
-			}
-		}
 		if fits {
 			lanes = append(lanes, one.lane)
+		}
+		if err != nil {
+			a.floodLogger.Error("notification is not copied: a matcher of the copy failed",
+				zap.String("lane", a.label(one.lane)), zap.Inline(t), zap.Error(err))
 		}
 	}
 	return lanes
 }
 
-// explain says where a notification of this topic and workspace goes, and why it goes nowhere
-// else.
+// explain says where a notification goes, and why it goes nowhere else.
 func (a *router) explain(r *http.Request, topic string) adminapi.Route {
 	explained := adminapi.Route{Copies: []string{}, Passed: []adminapi.Passed{}}
 	for i := range a.routes {
@@ -370,12 +376,4 @@ func (a *router) explain(r *http.Request, topic string) adminapi.Route {
 		}
 	}
 	return explained
-}
-
-// logPanic logs a panic of a handler or a matcher, together with fields that identify the
-// notification.
-func logPanic(logger *zap.Logger, panicked *shield.PanicError, fields ...zap.Field) {
-	if c := logger.Check(zap.ErrorLevel, "a handler panicked"); c != nil {
-		c.Write(append(fields, zap.String("panic", panicked.Value), zap.ByteString("stack", panicked.Stack))...)
-	}
 }

@@ -17,11 +17,6 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
 
-func init() {
-	caddy.RegisterModule(new(MatchTopic))
-	caddy.RegisterModule(new(MatchWorkspace))
-}
-
 // MatchTopic matches verified notifications by their topic. It takes one or more
 // patterns, and the topic must fit one of them. A pattern is a topic such as
 // `conversation.user.replied`, in which segments may be `*`. A `*` stands for exactly one

@@ -42,14 +42,7 @@ var Lanes = &laneCounter{
 // Lane is the lane of a route or a copy.
 type Lane struct {
 	Label string
-	Copy  bool
-}
-
-func (l Lane) kind() string {
-	if l.Copy {
-		return "copy"
-	}
-	return "route"
+	Kind  string // route or copy
 }
 
 // laneCounter counts how many configs have a lane: those before and after a reload have the
@@ -68,7 +61,7 @@ func (c *laneCounter) Add(l Lane) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.count[l]++
-	c.info.WithLabelValues(l.Label, l.kind()).Set(1)
+	c.info.WithLabelValues(l.Label, l.Kind).Set(1)
 }
 
 // Remove removes a lane that was added, unless another config has it.
@@ -77,6 +70,6 @@ func (c *laneCounter) Remove(l Lane) {
 	defer c.mu.Unlock()
 	if c.count[l]--; c.count[l] == 0 {
 		delete(c.count, l)
-		c.info.DeleteLabelValues(l.Label, l.kind())
+		c.info.DeleteLabelValues(l.Label, l.Kind)
 	}
 }

@@ -11,11 +11,11 @@ func TestALaneIsThereAsLongAsAConfigHasIt(t *testing.T) {
 	t.Cleanup(l.info.Reset)
 	l.Add(Lane{Label: "a"}) // the config before a reload
 	l.Add(Lane{Label: "a"}) // the one after it
-	l.Add(Lane{Label: "b", Copy: true})
+	l.Add(Lane{Label: "b", Kind: "copy"})
 	for _, step := range []struct {
 		remove Lane
 		left   int
-	}{{Lane{}, 2}, {Lane{Label: "a"}, 2}, {Lane{Label: "b", Copy: true}, 1}, {Lane{Label: "a"}, 0}} {
+	}{{Lane{}, 2}, {Lane{Label: "a"}, 2}, {Lane{Label: "b", Kind: "copy"}, 1}, {Lane{Label: "a"}, 0}} {
 		if step.remove != (Lane{}) {
 			l.Remove(step.remove)
 		}

@@ -24,16 +24,20 @@ const (
 	Erase  Verb = "erase"  // deletes without a trace
 )
 
-// defaultStates are the states of the deliveries to change if the selection names none.
-var defaultStates = map[Verb][]db.State{
-	Retry:  {db.Dead},
-	Resend: {db.Delivered},
-	Drop:   {db.Dead},
-	Erase:  nil, // all
+// verbs has for each verb what it does, and with deliveries of which states if the selection
+// names none.
+var verbs = map[Verb]struct {
+	action db.Action
+	states []db.State
+}{
+	Retry:  {db.Retry, []db.State{db.Dead}},
+	Resend: {db.Retry, []db.State{db.Delivered}},
+	Drop:   {db.Drop, []db.State{db.Dead}},
+	Erase:  {db.Erase, nil}, // all
 }
 
 // Verbs are all verbs.
-var Verbs = slices.Sorted(maps.Keys(defaultStates))
+var Verbs = slices.Sorted(maps.Keys(verbs))
 
 // Change says what to do with a selection of deliveries.
 type Change struct {
@@ -44,8 +48,7 @@ type Change struct {
 	DryRun bool    // only count
 	Whole  bool    // Erase rewrites the file, while storing stands still
 
-	// For the log: who makes the change, and of what.
-	Who, What string
+	Who, What string // for the log: who makes the change, and of what
 }
 
 const (
@@ -59,8 +62,17 @@ const (
 // the end. The selection is fixed at the start: what is stored or finished later is not
 // changed. After an error, Change returns where to go on.
 func (e Endpoint) Change(ctx context.Context, c Change, report func(adminapi.Progress)) (at Cursor, done adminapi.Progress, err error) {
+	c.fix(e.Worker.Now())
 	r := &run{Change: c, endpoint: e, report: report, reported: time.Now()}
-	if err = r.all(ctx); err != nil && ctx.Err() != nil {
+	if r.inspector, err = e.inspector(); err == nil {
+		err = r.count(ctx)
+	}
+	if err == nil && !c.DryRun {
+		err = r.change(ctx)
+	}
+	if err == nil {
+		report(r.done)
+	} else if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
 	if !c.DryRun {
@@ -68,6 +80,24 @@ func (e Endpoint) Change(ctx context.Context, c Change, report func(adminapi.Pro
 			zap.String("filter", c.What), zap.Int64("deliveries", r.done.Done), zap.Error(err))
 	}
 	return r.Cursor, r.done, err
+}
+
+// fix fixes the selection at a time of the database, or at the one at which the change began
+// that goes on.
+func (c *Change) fix(now time.Time) {
+	if c.Filter.States == nil {
+		c.Filter.States = verbs[c.Verb].states
+		if c.Verb == Retry && c.Notifications != nil { // by its id, one is meant that waits, too
+			c.Filter.States = []db.State{db.Dead, db.Retrying}
+		}
+	}
+	if c.Cursor.AsOf.IsZero() {
+		c.Cursor.AsOf = now
+	}
+	c.Filter.AsOf = c.Cursor.AsOf
+	if c.Filter.Until.IsZero() || c.Filter.Until.After(c.Cursor.AsOf) {
+		c.Filter.Until = c.Cursor.AsOf
+	}
 }
 
 // run is a change that is being made.
@@ -80,48 +110,6 @@ type run struct {
 	reported  time.Time
 }
 
-func (r *run) all(ctx context.Context) (err error) {
-	if r.inspector, err = r.endpoint.inspector(); err != nil {
-		return err
-	}
-	r.fix(r.endpoint.Worker.Now())
-	counted := r.Selection
-	err = counted.each(ctx, r.inspector, db.Page{Limit: listAtOnce}, func(found []db.Delivery) error {
-		r.done.Total += int64(len(found))
-		r.tell()
-		return nil
-	})
-	if err == nil && r.done.Total == 0 && r.Filter.Lane != "" {
-		err = r.endpoint.checkLane(ctx, r.Filter.Lane) // it may be misspelt
-	}
-	if err == nil && !r.DryRun {
-		err = r.changeAll(ctx)
-	}
-	if err == nil {
-		r.report(r.done)
-	}
-	return err
-}
-
-// fix fixes the selection at a time of the database, or at the one at which the change began
-// that goes on.
-func (r *run) fix(now time.Time) {
-	switch {
-	case r.Filter.States != nil:
-	case r.Verb == Retry && r.Notifications != nil: // by its id, one is meant that waits, too
-		r.Filter.States = []db.State{db.Dead, db.Retrying}
-	default:
-		r.Filter.States = defaultStates[r.Verb]
-	}
-	if r.Cursor.AsOf.IsZero() {
-		r.Cursor.AsOf = now
-	}
-	r.Filter.AsOf = r.Cursor.AsOf
-	if r.Filter.Until.IsZero() || r.Filter.Until.After(r.Cursor.AsOf) {
-		r.Filter.Until = r.Cursor.AsOf
-	}
-}
-
 // tell reports the progress, but not more often than once per progressInterval.
 func (r *run) tell() {
 	if time.Since(r.reported) >= progressInterval {
@@ -130,28 +118,42 @@ func (r *run) tell() {
 	}
 }
 
-func (r *run) changeAll(ctx context.Context) error {
-	p := newPace(r.Rate)
-	err := r.each(ctx, r.inspector, db.Page{Limit: listAtOnce}, func(found []db.Delivery) error {
-		for len(found) > 0 {
-			batch := found[:min(p.size, len(found))]
-			r.Cursor.From = batch[0].ID
-			began := time.Now()
-			if err := r.changeBatch(ctx, batch); err != nil {
-				return err
-			}
-			r.tell()
-			if found = found[len(batch):]; len(found) > 0 {
-				r.Cursor.From = found[0].ID
-			}
-			if err := p.wait(ctx, len(batch), time.Since(began), r.endpoint.Worker.AnswerTime()); err != nil {
-				return err
-			}
-		}
+func (r *run) count(ctx context.Context) error {
+	counted := r.Selection
+	err := counted.each(ctx, r.inspector, &db.Page{Limit: listAtOnce}, func(found []db.Delivery) error {
+		r.done.Total += int64(len(found))
+		r.tell()
 		return nil
+	}, nil)
+	if err == nil && r.done.Total == 0 && r.Filter.Lane != "" {
+		err = r.endpoint.checkLane(ctx, r.Filter.Lane) // it may be misspelt
+	}
+	return err
+}
+
+func (r *run) change(ctx context.Context) (err error) {
+	p := newPace(r.Rate)
+	page := &db.Page{Limit: p.size}
+	var n int
+	var took time.Duration
+	err = r.each(ctx, r.inspector, page, func(found []db.Delivery) error {
+		began := time.Now()
+		err := r.changeBatch(ctx, found)
+		n, took = len(found), time.Since(began)
+		r.tell()
+		return err
+	}, func() error {
+		if n == 0 {
+			return nil
+		}
+		err := p.wait(ctx, n, took, r.endpoint.Worker.AnswerTime())
+		page.Limit = p.size
+		return err
 	})
 	if err == nil && r.Verb == Erase {
-		err = r.scrub(ctx)
+		if r.done.Note, err = r.inspector.(db.Eraser).Scrub(ctx, r.Whole); err != nil {
+			err = fmt.Errorf("the notifications are deleted, but the database's files may still have them: run it again: %w", err)
+		}
 	}
 	if err != nil {
 		return err
@@ -162,16 +164,14 @@ func (r *run) changeAll(ctx context.Context) error {
 }
 
 func (r *run) changeBatch(ctx context.Context, batch []db.Delivery) error {
-	c := db.Change{Action: db.Retry, To: r.To, Filter: r.Filter, IDs: make([]int64, len(batch))}
+	if len(batch) == 0 {
+		return nil
+	}
+	c := db.Change{Action: verbs[r.Verb].action, To: r.To, Filter: r.Filter, IDs: make([]int64, len(batch))}
 	for i := range batch {
 		c.IDs[i] = batch[i].ID
 	}
-	switch {
-	case r.Verb == Drop:
-		c.Action = db.Drop
-	case r.Verb == Erase:
-		c.Action = db.Erase
-	case r.To != "":
+	if r.To != "" {
 		c.Action = db.Send
 	}
 	ctx, cancel := context.WithTimeout(ctx, changeTimeout)
@@ -180,14 +180,6 @@ func (r *run) changeBatch(ctx context.Context, batch []db.Delivery) error {
 	r.done.Done += int64(len(changed))
 	r.endpoint.Worker.Changed()
 	return err
-}
-
-// scrub makes what was deleted unreadable.
-func (r *run) scrub(ctx context.Context) (err error) {
-	if r.done.Note, err = r.inspector.(db.Eraser).Scrub(ctx, r.Whole); err != nil {
-		return fmt.Errorf("the notifications are deleted, but the database's files may still have them: run it again: %w", err)
-	}
-	return nil
 }
 
 const (

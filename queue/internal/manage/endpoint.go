@@ -7,11 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 
 	"go.uber.org/zap"
 
@@ -45,16 +43,16 @@ func Status(err error) int {
 	if api, ok := errors.AsType[caddy.APIError](err); ok {
 		return api.HTTPStatus
 	}
+	if errors.Is(err, ErrNoQueue) {
+		return http.StatusNotFound
+	}
 	return http.StatusServiceUnavailable
 }
 
-// lookTimeout bounds one look at the database.
-const lookTimeout = 10 * time.Second
+// ErrNoQueue is the error for a config that has no queue, or has not started any yet.
+var ErrNoQueue = errors.New("the config has no queue: give an intercom_webhook a `queue`")
 
-var (
-	errNoQueue       = errors.New("the config has no queue: give an intercom_webhook a `queue`")
-	errConfigChanged = errors.New("the config has changed: run it again to go on")
-)
+var errConfigChanged = errors.New("the config has changed: run it again to go on")
 
 // WhileConfig returns a context that ends with the request's, and with that of the config.
 func WhileConfig(request, config context.Context) (context.Context, context.CancelFunc) {
@@ -68,11 +66,10 @@ func WhileConfig(request, config context.Context) (context.Context, context.Canc
 
 // FindEndpoints returns the endpoints of the configs that run now, by name. With a name, it returns
 // only those of this name, or else those that only a database has.
-func FindEndpoints(ctx context.Context, workers []*worker.Worker, name string) ([]Endpoint, error) {
-	var found []Endpoint
+func FindEndpoints(ctx context.Context, workers []*worker.Worker, name string) (found []Endpoint, err error) {
 	var names []string
 	for _, w := range workers {
-		for _, own := range slices.Sorted(maps.Keys(w.Config())) {
+		for own := range w.Config() {
 			names = append(names, own)
 			if name == "" || own == name {
 				found = append(found, Endpoint{w, own})
@@ -80,18 +77,17 @@ func FindEndpoints(ctx context.Context, workers []*worker.Worker, name string) (
 		}
 	}
 	if len(names) == 0 {
-		return nil, NotFound(errNoQueue)
+		return nil, ErrNoQueue
 	}
 	if len(found) == 0 {
 		for _, w := range workers {
-			former := Endpoint{w, name}
-			if lanes, err := former.Lanes(ctx); err == nil && len(lanes) > 0 {
-				found = append(found, former)
+			if lanes, err := w.Lanes(ctx, name); err == nil && len(lanes) > 0 {
+				found = append(found, Endpoint{w, name})
 			}
 		}
 	}
 	if len(found) == 0 {
-		return nil, unknown("endpoint", name, names)
+		return nil, oneOf("endpoint", name, names)
 	}
 	slices.SortStableFunc(found, func(x, y Endpoint) int { return strings.Compare(x.Name, y.Name) })
 	return found, nil
@@ -100,54 +96,31 @@ func FindEndpoints(ctx context.Context, workers []*worker.Worker, name string) (
 // FindEndpoint returns the endpoint with a name or, for no name, the only one.
 func FindEndpoint(ctx context.Context, workers []*worker.Worker, name string) (Endpoint, error) {
 	found, err := FindEndpoints(ctx, workers, name)
-	if err != nil {
+	switch {
+	case err != nil:
 		return Endpoint{}, err
-	}
-	if len(found) == 1 {
+	case len(found) == 1:
 		return found[0], nil
+	case name != "":
+		return Endpoint{}, BadRequest(fmt.Errorf("endpoint %q: endpoints in several databases have this name: give them different ones with `name` in their queues", name))
 	}
 	var names []string
 	for _, e := range found {
 		names = append(names, e.Name)
 	}
-	if name != "" {
-		return Endpoint{}, BadRequest(fmt.Errorf("endpoint %q: endpoints in several databases have this name: give them different ones with `name` in their queues", name))
-	}
 	return Endpoint{}, BadRequest(fmt.Errorf("the config has several endpoints: name one with the parameter endpoint; the names are %s", option.Enumerate(slices.Compact(names))))
-}
-
-// unknown returns the error for a name that is not one of the valid ones.
-func unknown(what, name string, valid []string) error {
-	slices.Sort(valid)
-	return BadRequest(fmt.Errorf("%s %q: there is no such %[1]s; they are %[3]s", what, name, option.Choices(name, slices.Compact(valid))))
-}
-
-// inspector returns the database, or an error while it is not open.
-func (e Endpoint) inspector() (db.Inspector, error) {
-	database, err := e.Worker.DB()
-	if err != nil {
-		return nil, err
-	}
-	return database.(db.Inspector), nil // as those of all engines
-}
-
-// Lanes returns the status of the lanes of the endpoint.
-func (e Endpoint) Lanes(ctx context.Context) ([]worker.LaneStatus, error) {
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
-	defer cancel()
-	return e.Worker.Lanes(ctx, e.Name)
 }
 
 // SetPaused pauses or resumes a lane, and logs who did it.
 func (e Endpoint) SetPaused(ctx context.Context, lane string, paused bool, who string) error {
-	if err := e.checkLane(ctx, lane); err != nil {
-		return err
+	err := e.checkLane(ctx, lane)
+	if err == nil {
+		err = e.Worker.SetPaused(ctx, []db.Lane{{Endpoint: e.Name, Name: lane}}, paused)
 	}
-	if err := e.Worker.SetPaused(ctx, []db.Lane{{Endpoint: e.Name, Name: lane}}, paused); err != nil {
-		return err
+	if err == nil {
+		e.log("a person has paused or resumed a lane", zap.String("who", who), zap.String("lane", lane), zap.Bool("paused", paused))
 	}
-	e.log("a person has paused or resumed a lane", zap.String("who", who), zap.String("lane", lane), zap.Bool("paused", paused))
-	return nil
+	return err
 }
 
 // log logs what a person has changed.
@@ -158,15 +131,15 @@ func (e Endpoint) log(message string, fields ...zap.Field) {
 
 // checkLane returns an error if no config has the lane, and nothing in it is unfinished or dead.
 func (e Endpoint) checkLane(ctx context.Context, lane string) error {
-	statuses, err := e.Lanes(ctx)
-	var lanes []string
-	for i := range statuses {
-		lanes = append(lanes, statuses[i].Lane.Name)
-	}
-	if err != nil || slices.Contains(lanes, lane) {
+	known, err := e.Lanes(ctx)
+	if err != nil {
 		return err
 	}
-	return unknown("lane", lane, lanes)
+	var lanes []string
+	for i := range known {
+		lanes = append(lanes, known[i].Lane)
+	}
+	return oneOf("lane", lane, lanes)
 }
 
 // checkTo returns an error if no route or copy of the config has the lane.
@@ -179,8 +152,14 @@ func (e Endpoint) checkTo(lane string) error {
 	for _, known := range own.Handler.Lanes {
 		lanes = append(lanes, known.Name)
 	}
-	if slices.Contains(lanes, lane) {
+	return oneOf("lane", lane, lanes)
+}
+
+// oneOf returns an error if a name is not one of the valid ones.
+func oneOf(what, name string, valid []string) error {
+	if slices.Contains(valid, name) {
 		return nil
 	}
-	return unknown("lane", lane, lanes)
+	slices.Sort(valid)
+	return BadRequest(fmt.Errorf("%s %q: there is no such %[1]s; they are %[3]s", what, name, option.Choices(name, slices.Compact(valid))))
 }

@@ -4,17 +4,28 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 	"unicode/utf8"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
-	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/worker"
 )
 
-var errNotText = errors.New("the id is not text: escape UTF-8 with %, and leave out zero bytes")
+const (
+	lookTimeout = 10 * time.Second // of one look at the database
 
-// maxFound is how many notifications with one id are looked at: their bodies are in memory.
-const maxFound = 10
+	// maxFound is how many notifications with one id are looked at: their bodies are in memory.
+	maxFound = 10
+)
+
+// inspector returns the database, or an error while it is not open.
+func (e Endpoint) inspector() (db.Inspector, error) {
+	database, err := e.Worker.DB()
+	if err != nil {
+		return nil, err
+	}
+	return database.(db.Inspector), nil // as those of all engines
+}
 
 // List calls do with the selected deliveries, the newest first, as it finds them. It returns
 // where to go on if there may be more, also after an error.
@@ -23,17 +34,17 @@ func (e Endpoint) List(ctx context.Context, s Selection, do func([]adminapi.Deli
 	if err != nil {
 		return s.Cursor, err
 	}
-	atStart, n := s.Cursor == Cursor{}, 0
-	err = s.each(ctx, inspector, db.Page{Limit: s.Limit, Newest: true}, func(found []db.Delivery) error {
+	nothing := s.Cursor == Cursor{}
+	err = s.each(ctx, inspector, &db.Page{Limit: s.Limit, Newest: true}, func(found []db.Delivery) error {
 		views := make([]adminapi.Delivery, len(found))
 		for i := range found {
 			views[i] = viewDelivery(&found[i])
 		}
-		n += len(found)
+		nothing = nothing && len(found) == 0
 		do(views)
 		return nil
-	})
-	if err == nil && atStart && n == 0 && s.Filter.Lane != "" {
+	}, nil)
+	if err == nil && nothing && s.Filter.Lane != "" {
 		err = e.checkLane(ctx, s.Filter.Lane) // it may be misspelt
 	}
 	return s.Cursor, err
@@ -43,7 +54,7 @@ func (e Endpoint) List(ctx context.Context, s Selection, do func([]adminapi.Deli
 // in the database.
 func (e Endpoint) Find(ctx context.Context, id string) ([]adminapi.Details, error) {
 	if notText(id) {
-		return nil, BadRequest(errNotText)
+		return nil, BadRequest(errors.New("the id is not text: escape UTF-8 with %, and leave out zero bytes"))
 	}
 	inspector, err := e.inspector()
 	if err != nil {
@@ -52,25 +63,21 @@ func (e Endpoint) Find(ctx context.Context, id string) ([]adminapi.Details, erro
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	notifications, err := inspector.Find(ctx, e.Name, id, maxFound)
-	if err != nil {
-		return nil, err
+	if err == nil && len(notifications) == 0 {
+		err = NotFound(fmt.Errorf("%q: no notification in the queue has this id; perhaps it was not kept any longer (keep_delivered, keep_dead)", id))
 	}
 	var views []adminapi.Details
 	for i := range notifications {
-		n := &notifications[i]
-		request := viewRequest(&n.Notification)
-		for j := range n.Deliveries {
-			view := adminapi.Details{Delivery: viewDelivery(&n.Deliveries[j].Delivery), History: []adminapi.Attempt{}, Request: request}
-			for k := range n.Deliveries[j].History {
-				view.History = append(view.History, viewAttempt(&n.Deliveries[j].History[k]))
+		request := viewRequest(&notifications[i].Notification)
+		for _, d := range notifications[i].Deliveries {
+			view := adminapi.Details{Delivery: viewDelivery(&d.Delivery), History: []adminapi.Attempt{}, Request: request}
+			for k := range d.History {
+				view.History = append(view.History, viewAttempt(&d.History[k]))
 			}
 			views = append(views, view)
 		}
 	}
-	if len(views) == 0 {
-		return nil, NotFound(fmt.Errorf("%q: no notification in the queue has this id; perhaps it was not kept any longer (keep_delivered, keep_dead)", id))
-	}
-	return views, nil
+	return views, err
 }
 
 // DeadGroups groups the dead deliveries of the endpoint, the largest group first.
@@ -84,20 +91,24 @@ func (e Endpoint) DeadGroups(ctx context.Context) ([]db.DeadGroup, error) {
 	return inspector.DeadGroups(ctx, e.Name)
 }
 
-// ViewLane returns the status of a lane as the admin API shows it.
-func ViewLane(status *worker.LaneStatus) adminapi.Lane {
-	view := adminapi.Lane{
-		Endpoint: status.Lane.Endpoint, Lane: status.Lane.Name, Kind: status.Kind, State: string(status.State),
-		Workers: status.Workers, Deliveries: make(map[string]int64), OldestSeconds: status.Oldest.Seconds(),
-	}
-	for _, state := range BacklogStates {
-		view.Deliveries[string(state)] = status.Counts[state]
-	}
-	return view
-}
-
 // BacklogStates are the states whose deliveries are counted by lane.
 var BacklogStates = []db.State{db.Waiting, db.Delivering, db.Retrying, db.Dead}
+
+// Lanes returns the status of the lanes of the endpoint.
+func (e Endpoint) Lanes(ctx context.Context) (lanes []adminapi.Lane, err error) {
+	statuses, err := e.Worker.Lanes(ctx, e.Name)
+	for _, status := range statuses {
+		lane := adminapi.Lane{
+			Endpoint: status.Lane.Endpoint, Lane: status.Lane.Name, Kind: status.Kind, State: string(status.State),
+			Workers: status.Workers, Deliveries: make(map[string]int64), OldestSeconds: status.Oldest.Seconds(),
+		}
+		for _, state := range BacklogStates {
+			lane.Deliveries[string(state)] = status.Counts[state]
+		}
+		lanes = append(lanes, lane)
+	}
+	return lanes, err
+}
 
 func viewDelivery(d *db.Delivery) adminapi.Delivery {
 	return adminapi.Delivery{

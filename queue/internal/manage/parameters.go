@@ -38,11 +38,8 @@ var (
 	repeatable = []string{"state", "reason", "notification"}
 )
 
-// Parameters are those of a request, by name, as they are written.
-type Parameters map[string][]string
-
 // ParseParameters returns the parameters of a query. It refuses all but the known ones.
-func ParseParameters(query string, known []string) (Parameters, error) {
+func ParseParameters(query string, known []string) (url.Values, error) {
 	p, err := url.ParseQuery(query)
 	if err != nil {
 		return nil, BadRequest(errors.New("the query is malformed: separate parameters by &, and escape other characters than letters and digits with %"))
@@ -62,7 +59,7 @@ func ParseParameters(query string, known []string) (Parameters, error) {
 			return nil, BadRequest(err)
 		}
 	}
-	return Parameters(p), nil
+	return p, nil
 }
 
 // notText reports whether a value is not UTF-8, or has a zero byte. PostgreSQL knows neither.
@@ -70,59 +67,77 @@ func notText(value string) bool {
 	return !utf8.ValidString(value) || strings.ContainsRune(value, 0)
 }
 
-// One returns the value of a parameter that may be given once; empty if it is not given.
-func (p Parameters) One(name string) string {
-	if len(p[name]) == 0 {
-		return ""
+// Read returns what parameters say about a change of deliveries of the endpoint or, without a
+// verb, about a list of them.
+func (e Endpoint) Read(parameters url.Values, v Verb, who string) (Change, error) {
+	c, err := read(parameters, v, e.Worker.Now())
+	if err != nil {
+		return c, BadRequest(err)
 	}
-	return p[name][0]
+	c.Filter.Endpoint, c.Who = e.Name, who
+	if c.To != "" {
+		err = e.checkTo(c.To)
+	}
+	return c, err
 }
 
-// selection returns what the parameters select of an endpoint. The time is the database's.
-func (p Parameters) selection(endpoint string, now time.Time, ofChange bool) (s Selection, err error) {
-	s.Filter = db.Filter{Endpoint: endpoint, Topic: p.One("topic"), Lane: p.One("lane"), Workspace: p.One("workspace"), Error: p.One("error")}
-	var errs [7]error
-	s.Filter.States, errs[0] = choices(p, "state", db.States)
-	s.Filter.Reasons, errs[1] = choices(p, "reason", db.Reasons)
-	s.Notifications, errs[2] = choices[string](p, "notification", nil)
-	s.Filter.Since, errs[3] = p.time("since", now)
-	s.Filter.Until, errs[4] = p.time("until", now)
-	s.Cursor, errs[5] = parseCursor(p.One("cursor"), ofChange)
-	if s.Filter.Topic != "" {
-		errs[6] = topicpattern.Check(s.Filter.Topic)
+func read(parameters url.Values, v Verb, now time.Time) (c Change, err error) {
+	r := &reader{Values: parameters, now: now}
+	c = Change{Verb: v, To: r.Get("to"), Rate: r.rate(), DryRun: r.bool("dry_run"), Whole: r.bool("whole"), What: parameters.Encode()}
+	c.Notifications, c.Limit = choices[string](r, "notification", nil), r.limit()
+	c.Filter = db.Filter{
+		States: choices(r, "state", db.States), Reasons: choices(r, "reason", db.Reasons), Topic: r.Get("topic"), Lane: r.Get("lane"),
+		Workspace: r.Get("workspace"), Since: r.time("since"), Until: r.time("until"), Error: r.Get("error"),
 	}
-	for _, err := range errs {
-		if err != nil {
-			return s, err
-		}
+	if c.Filter.Topic != "" {
+		r.check(topicpattern.Check(c.Filter.Topic))
 	}
-	if text := p.One("limit"); text != "" {
-		if s.Limit, err = strconv.Atoi(text); err != nil || s.Limit < 1 {
-			return s, fmt.Errorf("limit %q: give a number from 1", text)
-		}
+	c.Cursor, err = parseCursor(r.Get("cursor"), v != "")
+	r.check(err)
+	switch {
+	case v == "" && c.Limit > maxLimit:
+		r.fail("limit %d: a list has %d at most; its last line has the cursor to go on with", c.Limit, maxLimit)
+	case v == "":
+		c.Limit = cmp.Or(c.Limit, defaultLimit)
+	case !slices.ContainsFunc(filterParameters, r.Has):
+		r.fail("%s needs a filter, such as state=dead, topic=conversation.* or since=2h", v)
+	case c.To != "" && verbs[v].action != db.Retry:
+		r.fail("%s has no parameter to: only retry and resend deliver", v)
+	case r.Has("whole") && v != Erase:
+		r.fail("%s has no parameter whole: only erase rewrites the file", v)
 	}
-	return s, nil
+	return c, r.err
 }
+
+// reader reads parameters. It keeps the first error.
+type reader struct {
+	url.Values
+	now time.Time // by the database's clock
+	err error
+}
+
+func (r *reader) check(err error) { r.err = cmp.Or(r.err, err) }
+
+func (r *reader) fail(format string, args ...any) { r.check(fmt.Errorf(format, args...)) }
 
 // choices returns the values of a parameter that may be given several times, or with commas.
 // Without valid ones, it refuses only empty ones.
-func choices[T ~string](p Parameters, name string, valid []T) (chosen []T, err error) {
-	for _, text := range p[name] {
+func choices[T ~string](r *reader, name string, valid []T) (chosen []T) {
+	for _, text := range r.Values[name] {
 		for one := range strings.SplitSeq(text, ",") {
 			value := T(strings.TrimSpace(one))
-			switch {
-			case value == "":
-				return nil, fmt.Errorf("%s %q: a value is empty", name, text)
-			case valid != nil && !slices.Contains(valid, value):
-				return nil, fmt.Errorf("%s %q: there is no such %[1]s; they are %[3]s", name, one, option.Choices(one, Names(valid)))
+			if value == "" {
+				r.fail("%s %q: a value is empty", name, text)
+			} else if valid != nil && !slices.Contains(valid, value) {
+				r.fail("%s %q: there is no such %[1]s; they are %[3]s", name, one, option.Choices(one, Names(valid)))
 			}
 			chosen = append(chosen, value)
 		}
 	}
-	return chosen, nil
+	return chosen
 }
 
-// Names returns states or reasons as text.
+// Names returns states, reasons or verbs as text.
 func Names[T ~string](values []T) []string {
 	names := make([]string, len(values))
 	for i, value := range values {
@@ -132,78 +147,41 @@ func Names[T ~string](values []T) []string {
 }
 
 // time returns the time of a parameter: RFC 3339, or how long it is ago.
-func (p Parameters) time(name string, now time.Time) (time.Time, error) {
-	text := p.One(name)
+func (r *reader) time(name string) time.Time {
+	text := r.Get(name)
 	if text == "" {
-		return time.Time{}, nil
+		return time.Time{}
 	}
 	if at, err := time.Parse(time.RFC3339, text); err == nil {
-		return at, nil
+		return at
 	}
 	ago, err := caddy.ParseDuration(text)
 	if err != nil || ago < 0 {
-		return time.Time{}, fmt.Errorf("%s %q: give a time as in 2026-11-25T08:00:00Z, or how long ago it is, as in 2h or 3d", name, text)
+		r.fail("%s %q: give a time as in 2026-11-25T08:00:00Z, or how long ago it is, as in 2h or 3d", name, text)
 	}
-	return now.Add(-ago), nil
+	return r.now.Add(-ago)
 }
 
-// bool returns the value of a parameter that is true or false; false if it is not given.
-func (p Parameters) bool(name string) (bool, error) {
-	text := p.One(name)
+func (r *reader) bool(name string) bool {
+	text := r.Get(name)
 	if text != "" && text != "true" && text != "false" {
-		return false, fmt.Errorf("%s %q: give true or false", name, text)
+		r.fail("%s %q: give true or false", name, text)
 	}
-	return text == "true", nil
+	return text == "true"
 }
 
-// List returns what the parameters say about a list.
-func (p Parameters) List(e Endpoint) (Selection, error) {
-	s, err := p.selection(e.Name, e.Worker.Now(), false)
-	if err == nil && s.Limit > maxLimit {
-		err = fmt.Errorf("limit %d: a list has %d at most; its last line has the cursor to go on with", s.Limit, maxLimit)
+func (r *reader) limit() int {
+	limit, err := strconv.Atoi(cmp.Or(r.Get("limit"), "0"))
+	if r.Has("limit") && (err != nil || limit < 1) {
+		r.fail("limit %q: give a number from 1", r.Get("limit"))
 	}
-	if err != nil {
-		return s, BadRequest(err)
-	}
-	s.Limit = cmp.Or(s.Limit, defaultLimit)
-	return s, nil
+	return limit
 }
 
-// Change returns what the parameters say about a change of deliveries of an endpoint.
-func (p Parameters) Change(e Endpoint, v Verb, who string) (Change, error) {
-	c := Change{Verb: v, To: p.One("to"), Who: who, What: url.Values(p).Encode()}
-	if err := c.parse(p, e.Name, e.Worker.Now()); err != nil {
-		return c, BadRequest(err)
+func (r *reader) rate() float64 {
+	rate, err := strconv.ParseFloat(cmp.Or(r.Get("rate"), "0"), 64)
+	if r.Has("rate") && (err != nil || !(rate > 0 && rate <= maxRate)) { // this refuses NaN, too
+		r.fail("rate %q: give how many deliveries a second, as in 50 or 0.5, %d at most", r.Get("rate"), maxRate)
 	}
-	if c.To != "" {
-		return c, e.checkTo(c.To)
-	}
-	return c, nil
-}
-
-func (c *Change) parse(p Parameters, endpoint string, now time.Time) (err error) {
-	switch {
-	case !slices.ContainsFunc(filterParameters, func(name string) bool { return p[name] != nil }):
-		return fmt.Errorf("%s needs a filter, such as state=dead, topic=conversation.* or since=2h", c.Verb)
-	case c.To != "" && c.Verb != Retry && c.Verb != Resend:
-		return fmt.Errorf("%s has no parameter to: only retry and resend deliver", c.Verb)
-	case p["whole"] != nil && c.Verb != Erase:
-		return fmt.Errorf("%s has no parameter whole: only erase rewrites the file", c.Verb)
-	}
-	if c.Selection, err = p.selection(endpoint, now, true); err != nil {
-		return err
-	}
-	if c.DryRun, err = p.bool("dry_run"); err != nil {
-		return err
-	}
-	if c.Whole, err = p.bool("whole"); err != nil {
-		return err
-	}
-	if text := p.One("rate"); text != "" {
-		c.Rate, err = strconv.ParseFloat(text, 64)
-		if err != nil || !(c.Rate > 0 && c.Rate <= maxRate) { // this refuses NaN, too
-			return fmt.Errorf("rate %q: give how many deliveries a second, as in 50 or 0.5, %d at most", text, maxRate)
-		}
-	}
-	return nil
+	return rate
 }

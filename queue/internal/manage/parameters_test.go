@@ -19,12 +19,12 @@ func TestSelectionOfParameters(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := Change{Verb: Retry, To: p.One("to")}
-	if err := c.parse(p, "intercom", now); err != nil {
+	c, err := read(p, Retry, now)
+	if err != nil {
 		t.Fatal(err)
 	}
 	want := db.Filter{
-		Endpoint: "intercom", States: []db.State{db.Dead, db.Retrying, db.Waiting}, Reasons: []db.Reason{db.Age}, Topic: "conversation.*", Lane: "support",
+		States: []db.State{db.Dead, db.Retrying, db.Waiting}, Reasons: []db.Reason{db.Age}, Topic: "conversation.*", Lane: "support",
 		Workspace: "tulip4", Since: now.Add(-2 * time.Hour), Until: now.Add(-90 * time.Minute), Error: "502",
 	}
 	c.Filter.Since, c.Filter.Until = c.Filter.Since.UTC(), c.Filter.Until.UTC()
@@ -66,15 +66,13 @@ func TestParametersThatAreRefused(t *testing.T) {
 	} {
 		p, err := ParseParameters(query, ChangeParameters)
 		if err == nil {
-			c := Change{Verb: Retry}
-			err = c.parse(p, "intercom", time.Now())
+			_, err = read(p, Retry, time.Now())
 		}
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want %q", query, err, want)
 		}
 	}
-	c := Change{Verb: Drop, To: "billing"}
-	if err := c.parse(Parameters{"lane": {"a"}}, "intercom", time.Now()); err == nil || !strings.Contains(err.Error(), "drop has no parameter to") {
+	if _, err := read(url.Values{"lane": {"a"}, "to": {"billing"}}, Drop, time.Now()); err == nil || !strings.Contains(err.Error(), "drop has no parameter to") {
 		t.Errorf("drop to a lane: error %v", err)
 	}
 	if _, err := parseCursor("0-12-1764500000000000", false); err == nil {
@@ -92,8 +90,8 @@ func FuzzParameters(f *testing.F) {
 		if err != nil {
 			return
 		}
-		c := Change{Verb: Erase}
-		if err := c.parse(p, "intercom", time.Now()); err != nil {
+		c, err := read(p, Erase, time.Now())
+		if err != nil {
 			return
 		}
 		if again, err := parseCursor(c.Cursor.String(), true); err != nil || again != c.Cursor {
@@ -110,7 +108,7 @@ func FuzzParameters(f *testing.F) {
 				t.Errorf("the state %q is taken", state)
 			}
 		}
-		if values, err := url.ParseQuery(url.Values(p).Encode()); err != nil || fmt.Sprint(values) != fmt.Sprint(url.Values(p)) {
+		if values, err := url.ParseQuery(p.Encode()); err != nil || fmt.Sprint(values) != fmt.Sprint(p) {
 			t.Errorf("the log has %v instead of %v", values, p)
 		}
 	})

@@ -1,11 +1,10 @@
 package manage
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
@@ -20,10 +19,11 @@ type Selection struct {
 	Limit         int // how many at most; 0: all
 }
 
-// each calls do with the selected deliveries, so many at once. It pauses after each look at
-// the database for as long as that took, so that storing gets the processors. The cursor is
-// behind what do has had; after the last delivery, it is that of the start.
-func (s *Selection) each(ctx context.Context, in db.Inspector, page db.Page, do func([]db.Delivery) error) error {
+// each calls do with the selected deliveries, a page at a time. It pauses after each look at the
+// database for as long as that took, so that storing gets the processors. The cursor is behind
+// what do has had; after the last delivery, it is that of the start. wait, if there is one, may
+// pause for longer, and change the page.
+func (s *Selection) each(ctx context.Context, in db.Inspector, page *db.Page, do func([]db.Delivery) error, wait func() error) error {
 	if s.ID != 0 {
 		return do([]db.Delivery{{ID: s.ID}})
 	}
@@ -38,20 +38,27 @@ func (s *Selection) each(ctx context.Context, in db.Inspector, page db.Page, do 
 			page.Limit = min(page.Limit, left)
 		}
 		began := time.Now()
-		found, next, err := list(ctx, in, filter, page)
-		if err != nil {
-			return err
+		found, next, err := list(ctx, in, filter, *page)
+		look := time.Since(began)
+		if err == nil {
+			err = do(found)
 		}
-		if err := do(found); err != nil {
+		if err != nil {
 			return err
 		}
 		if s.Cursor.From = next; next == 0 {
 			s.Cursor.Part++
 		}
-		if left -= len(found); s.Limit > 0 && left == 0 && s.Cursor.Part < len(notifications) {
+		if left -= len(found); s.Cursor.Part == len(notifications) {
+			break
+		}
+		if s.Limit > 0 && left == 0 {
 			return nil
 		}
-		if err := sleep(ctx, time.Since(began)); err != nil {
+		if wait != nil {
+			err = wait()
+		}
+		if err = cmp.Or(err, sleep(ctx, look)); err != nil {
 			return err
 		}
 	}
@@ -99,31 +106,15 @@ func (c Cursor) String() string {
 	}
 }
 
-var errCursor = errors.New("cursor: give one that an earlier answer to the same request had in its last line")
-
 // parseCursor is the reverse of String.
 func parseCursor(text string, ofChange bool) (c Cursor, err error) {
-	if text == "" {
-		return c, nil
+	var asOf int64
+	_, _ = fmt.Sscanf(text, "%d-%d-%d", &c.Part, &c.From, &asOf) // a list has two numbers
+	if asOf > 0 {
+		c.AsOf = time.UnixMicro(asOf)
 	}
-	var numbers []int64
-	for field := range strings.SplitSeq(text, "-") {
-		n, err := strconv.ParseInt(field, 10, 64)
-		if err != nil {
-			return c, errCursor
-		}
-		numbers = append(numbers, n)
-	}
-	switch {
-	case len(numbers) == 2 && !ofChange:
-	case len(numbers) == 3 && ofChange:
-		c.AsOf = time.UnixMicro(numbers[2])
-	default:
-		return c, errCursor
-	}
-	c.Part, c.From = int(numbers[0]), numbers[1]
-	if c.String() != text {
-		return Cursor{}, errCursor
+	if c.Part < 0 || c.From < 0 || c.String() != text || text != "" && ofChange == c.AsOf.IsZero() {
+		return Cursor{}, errors.New("cursor: give one that an earlier answer to the same request had in its last line")
 	}
 	return c, nil
 }

@@ -31,7 +31,8 @@ func init() {
 // Caddy provisions it before the apps, and never cleans it up. So it has no state but the
 // config's context, and finds the queues anew for each request.
 type adminAPI struct {
-	ctx caddy.Context // ends long answers
+	ctx      caddy.Context // ends long answers
+	starting func() bool   // whether the config is being started
 }
 
 // CaddyModule returns the Caddy module information.
@@ -45,26 +46,34 @@ func (*adminAPI) CaddyModule() caddy.ModuleInfo {
 // Provision implements caddy.Provisioner.
 func (a *adminAPI) Provision(ctx caddy.Context) error {
 	a.ctx = ctx
+	a.starting = func() bool { return caddy.ActiveContext().Context != ctx.Context }
 	return nil
 }
 
 // Routes implements caddy.AdminRouter.
 func (a *adminAPI) Routes() []caddy.AdminRoute {
 	return []caddy.AdminRoute{
-		{Pattern: adminapi.LanesPath, Handler: a.handler(http.MethodGet, a.serveLanes)},
-		{Pattern: adminapi.LanesPath + "/", Handler: a.handler(http.MethodPost, a.servePause)},
-		{Pattern: adminapi.DeliveriesPath, Handler: a.handler(http.MethodGet, a.serveList)},
-		{Pattern: adminapi.DeliveriesPath + "/", Handler: a.handler(http.MethodPost, a.serveChange)},
-		{Pattern: adminapi.NotificationsPath + "/", Handler: a.handler(http.MethodGet, a.serveNotification)},
+		a.route(adminapi.LanesPath, http.MethodGet, manage.EndpointParameters, serveLanes),
+		a.route(adminapi.LanesPath+"/", http.MethodPost, manage.EndpointParameters, ofEndpoint(servePause)),
+		a.route(adminapi.DeliveriesPath, http.MethodGet, manage.ListParameters, ofEndpoint(serveList)),
+		a.route(adminapi.DeliveriesPath+"/", http.MethodPost, manage.ChangeParameters, ofEndpoint(serveChange)),
+		a.route(adminapi.NotificationsPath+"/", http.MethodGet, manage.EndpointParameters, ofEndpoint(serveNotification)),
 	}
 }
 
 var errNotRunning = errors.New("no config runs: Caddy is starting or shutting down; try again")
 
-// handler returns a handler for requests with a method. Their context ends with the config,
-// too. An error is the whole answer, with its status.
-func (a *adminAPI) handler(method string, serve func(*lines, *http.Request) error) caddy.AdminHandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) error {
+// call is a request to the admin API.
+type call struct {
+	*http.Request            // whose context ends with the config, too
+	rest          string     // of its path, still escaped
+	parameters    url.Values // which it has in the query
+	out           *lines
+}
+
+// route is for requests with one method. An error is the whole answer, with its status.
+func (a *adminAPI) route(pattern, method string, known []string, serve func(call) error) caddy.AdminRoute {
+	handle := func(w http.ResponseWriter, r *http.Request) error {
 		if r.Method != method {
 			w.Header().Set("Allow", method)
 			return caddy.APIError{HTTPStatus: http.StatusMethodNotAllowed, Err: fmt.Errorf("method %s: use %s", r.Method, method)}
@@ -72,40 +81,42 @@ func (a *adminAPI) handler(method string, serve func(*lines, *http.Request) erro
 		if caddy.ActiveContext().Context == nil && len(openWorkers()) == 0 { // the admin endpoint is there before the apps and after them
 			return caddy.APIError{HTTPStatus: http.StatusServiceUnavailable, Err: errNotRunning}
 		}
+		if n, _ := io.ReadFull(r.Body, make([]byte, 1)); n > 0 {
+			return manage.BadRequest(errors.New("the request has a body: give parameters in the query, as in ?topic=conversation.*&since=2h"))
+		}
 		ctx, cancel := manage.WhileConfig(r.Context(), a.ctx)
 		defer cancel()
-		err := serve(newLines(w), r.WithContext(ctx))
+		parameters, err := manage.ParseParameters(r.URL.RawQuery, known)
 		if err == nil {
-			return nil
+			err = serve(call{r.WithContext(ctx), strings.TrimPrefix(r.URL.EscapedPath(), pattern), parameters, newLines(w)})
 		}
-		if ctx.Err() != nil {
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
 			err = context.Cause(ctx)
+		case errors.Is(err, manage.ErrNoQueue) && a.starting():
+			err = errStarting
 		}
 		return caddy.APIError{HTTPStatus: manage.Status(err), Err: err}
 	}
+	return caddy.AdminRoute{Pattern: pattern, Handler: caddy.AdminHandlerFunc(handle)}
 }
 
-// parameters reads the parameters of a request. They are in the query; it refuses a body.
-func parameters(r *http.Request, known []string) (manage.Parameters, error) {
-	if n, _ := io.ReadFull(r.Body, make([]byte, 1)); n > 0 {
-		return nil, manage.BadRequest(errors.New("the request has a body: give parameters in the query, as in ?topic=conversation.*&since=2h"))
+// ofEndpoint finds the endpoint that the parameters name.
+func ofEndpoint(serve func(call, manage.Endpoint) error) func(call) error {
+	return func(c call) error {
+		e, err := manage.FindEndpoint(c.Context(), openWorkers(), c.parameters.Get("endpoint"))
+		if err != nil {
+			return err
+		}
+		return serve(c, e)
 	}
-	return manage.ParseParameters(r.URL.RawQuery, known)
-}
-
-// find reads the parameters of a request, and finds the endpoint that they name.
-func find(r *http.Request, known []string) (manage.Parameters, manage.Endpoint, error) {
-	p, err := parameters(r, known)
-	if err != nil {
-		return p, manage.Endpoint{}, err
-	}
-	e, err := manage.FindEndpoint(r.Context(), openWorkers(), p.One("endpoint"))
-	return p, e, err
 }
 
 func openWorkers() (all []*worker.Worker) {
 	workers.Range(func(_, value any) bool {
-		if w, ok := value.(*worker.Worker); ok {
+		if w, ok := value.(*worker.Worker); ok { // otherwise it is being opened
 			all = append(all, w)
 		}
 		return true
@@ -113,115 +124,79 @@ func openWorkers() (all []*worker.Worker) {
 	return all
 }
 
+func noSuchPath(format string, args ...any) error {
+	return manage.NotFound(fmt.Errorf("there is no such path; "+format, args...))
+}
+
 // serveLanes lists the lanes of all endpoints, or of one. If a database does not answer, the
 // lanes in the others are there all the same.
-func (*adminAPI) serveLanes(out *lines, r *http.Request) error {
-	p, err := parameters(r, manage.EndpointParameters)
-	if err != nil {
-		return err
-	}
-	all, err := manage.FindEndpoints(r.Context(), openWorkers(), p.One("endpoint"))
+func serveLanes(c call) error {
+	all, err := manage.FindEndpoints(c.Context(), openWorkers(), c.parameters.Get("endpoint"))
 	if err != nil {
 		return err
 	}
 	var failed []error
 	for _, e := range all {
-		statuses, err := e.Lanes(r.Context())
+		lanes, err := e.Lanes(c.Context())
 		if err != nil {
 			failed = append(failed, fmt.Errorf("endpoint %q: %w", e.Name, err))
 		}
-		writeLanes(out, statuses, "")
+		write(c.out, lanes...)
 	}
-	if err := errors.Join(failed...); err != nil {
-		return out.fail(r.Context(), err, adminapi.Last{})
-	}
-	return nil
-}
-
-// writeLanes writes the status of the lane with a name, or of all lanes if it is empty.
-func writeLanes(out *lines, statuses []worker.LaneStatus, name string) {
-	var views []adminapi.Lane
-	for i := range statuses {
-		if name == "" || statuses[i].Lane.Name == name {
-			views = append(views, manage.ViewLane(&statuses[i]))
-		}
-	}
-	writeEach(out, views)
+	return c.out.fail(c.Context(), errors.Join(failed...), adminapi.Last{})
 }
 
 // servePause pauses or resumes a lane: /lanes/<lane>/pause or /resume.
-func (*adminAPI) servePause(out *lines, r *http.Request) error {
-	escaped, action, _ := strings.Cut(strings.TrimPrefix(r.URL.EscapedPath(), adminapi.LanesPath+"/"), "/")
+func servePause(c call, e manage.Endpoint) error {
+	escaped, action, _ := strings.Cut(c.rest, "/")
 	lane, err := url.PathUnescape(escaped)
 	if err != nil || lane == "" || action != "pause" && action != "resume" { // no name would mean all lanes
-		return manage.NotFound(fmt.Errorf("there is no such path; a lane has %s/<lane>/pause and %[1]s/<lane>/resume", adminapi.LanesPath))
+		return noSuchPath("a lane has %s/<lane>/pause and %[1]s/<lane>/resume", adminapi.LanesPath)
 	}
-	_, e, err := find(r, manage.EndpointParameters)
-	if err != nil {
+	if err := e.SetPaused(c.Context(), lane, action == "pause", client(c.Request)); err != nil {
 		return err
 	}
-	if err := e.SetPaused(r.Context(), lane, action == "pause", client(r)); err != nil {
-		return err
-	}
-	statuses, err := e.Lanes(r.Context())
-	writeLanes(out, statuses, lane)
+	lanes, err := e.Lanes(c.Context())
+	write(c.out, slices.DeleteFunc(lanes, func(other adminapi.Lane) bool { return other.Lane != lane })...)
 	return err
 }
 
 // serveList lists deliveries, the newest first.
-func (*adminAPI) serveList(out *lines, r *http.Request) error {
-	p, e, err := find(r, manage.ListParameters)
+func serveList(c call, e manage.Endpoint) error {
+	s, err := e.Read(c.parameters, "", "")
 	if err != nil {
 		return err
 	}
-	s, err := p.List(e)
-	if err != nil {
-		return err
+	more, err := e.List(c.Context(), s.Selection, func(found []adminapi.Delivery) { write(c.out, found...) })
+	if text := more.String(); text != "" && err == nil {
+		write(c.out, adminapi.Last{Cursor: text})
 	}
-	more, err := e.List(r.Context(), s, func(found []adminapi.Delivery) { writeEach(out, found) })
-	if err != nil {
-		return out.fail(r.Context(), err, adminapi.Last{Cursor: more.String()})
-	}
-	if text := more.String(); text != "" {
-		out.write(adminapi.Last{Cursor: text})
-	}
-	return nil
+	return c.out.fail(c.Context(), err, adminapi.Last{Cursor: more.String()})
 }
 
 // serveNotification shows the deliveries of the notifications that have an id.
-func (*adminAPI) serveNotification(out *lines, r *http.Request) error {
-	id := strings.TrimPrefix(r.URL.Path, adminapi.NotificationsPath+"/")
-	if id == "" { // it would select all
-		return manage.NotFound(fmt.Errorf("there is no such path; a notification has %s/<its id>", adminapi.NotificationsPath))
+func serveNotification(c call, e manage.Endpoint) error {
+	id, err := url.PathUnescape(c.rest)
+	if err != nil || id == "" { // it would select all
+		return noSuchPath("a notification has %s/<its id>", adminapi.NotificationsPath)
 	}
-	_, e, err := find(r, manage.EndpointParameters)
-	if err != nil {
-		return err
-	}
-	found, err := e.Find(r.Context(), id)
-	writeEach(out, found)
+	found, err := e.Find(c.Context(), id)
+	write(c.out, found...)
 	return err
 }
 
 // serveChange makes a change, and writes how far it is.
-func (*adminAPI) serveChange(out *lines, r *http.Request) error {
-	v := manage.Verb(strings.TrimPrefix(r.URL.Path, adminapi.DeliveriesPath+"/"))
+func serveChange(c call, e manage.Endpoint) error {
+	v := manage.Verb(c.rest)
 	if !slices.Contains(manage.Verbs, v) {
-		return manage.NotFound(fmt.Errorf("there is no such path; below %s/ are %s", adminapi.DeliveriesPath, option.Choices(string(v), manage.Names(manage.Verbs))))
+		return noSuchPath("below %s/ are %s", adminapi.DeliveriesPath, option.Choices(c.rest, manage.Names(manage.Verbs)))
 	}
-	p, e, err := find(r, manage.ChangeParameters)
+	change, err := e.Read(c.parameters, v, client(c.Request))
 	if err != nil {
 		return err
 	}
-	c, err := p.Change(e, v, client(r))
-	if err != nil {
-		return err
-	}
-	at, done, err := e.Change(r.Context(), c, func(done adminapi.Progress) { out.write(done) })
-	if err != nil {
-		return out.fail(r.Context(), err, adminapi.Last{Cursor: at.String(), Progress: &done})
-	}
-	return nil
+	at, done, err := e.Change(c.Context(), change, func(done adminapi.Progress) { write(c.out, done) })
+	return c.out.fail(c.Context(), err, adminapi.Last{Cursor: at.String(), Progress: &done})
 }
 
 // writeTimeout bounds how long a client may keep a line from being written. It is shorter than
@@ -242,37 +217,34 @@ func newLines(w http.ResponseWriter) *lines {
 	return &lines{header: w.Header(), encoder: encoder, controller: http.NewResponseController(w)}
 }
 
-// write writes a line, and sends it at once.
-func (l *lines) write(line any) { writeEach(l, []any{line}) }
-
-// writeEach writes a line for each element, and sends them at once. Without an element it
-// sends nothing, so that an error can still be the whole answer. That the client is gone
-// shows in the context of the request.
-func writeEach[T any](l *lines, elements []T) {
+// write writes a line for each element, and sends them at once. Without an element it sends
+// nothing, so that an error can still be the whole answer. That the client is gone shows in the
+// context of the request.
+func write[T any](l *lines, elements ...T) {
 	if len(elements) == 0 {
 		return
 	}
+	l.begun = true
 	l.header.Set("Content-Type", "application/x-ndjson")
 	_ = l.controller.SetWriteDeadline(time.Now().Add(writeTimeout))
 	for _, element := range elements {
-		l.begun = true
 		_ = l.encoder.Encode(element)
 	}
 	_ = l.controller.Flush()
 	_ = l.controller.SetWriteDeadline(time.Time{}) // the end of the answer may come much later
 }
 
-// fail ends an answer with an error: as the last line, or as the whole answer if there is no
-// line yet and nothing was done.
+// fail ends an answer with an error, if there is one: as the last line, or as the whole answer
+// if there is no line yet and nothing was done.
 func (l *lines) fail(ctx context.Context, err error, last adminapi.Last) error {
+	if err == nil || !l.begun && (last.Progress == nil || last.Done == 0) {
+		return err
+	}
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
-	if !l.begun && (last.Progress == nil || last.Done == 0) {
-		return err
-	}
 	last.Error = err.Error()
-	l.write(last)
+	write(l, last)
 	return nil
 }
 

@@ -407,6 +407,15 @@ func TestAdminWithoutQueue(t *testing.T) {
 	}
 }
 
+// Caddy starts the admin endpoint first, which answered that the config has no queue.
+func TestAdminWhileTheConfigStarts(t *testing.T) {
+	q := start(t, nil)
+	q.Starting.Store(true)
+	if a := q.get("/lanes"); a.status != http.StatusServiceUnavailable || a.lines[0]["error"] != "the config is being started" {
+		t.Errorf("got %v", a)
+	}
+}
+
 func TestAdminChangesEndWithTheConfig(t *testing.T) {
 	q, b := deadLetters(t)
 	b.set("support", false)

@@ -26,7 +26,7 @@ func (r *deadlineRecorder) SetWriteDeadline(at time.Time) error {
 // end of an answer after the handler has returned.
 func TestLinesLeaveNoDeadline(t *testing.T) {
 	w := &deadlineRecorder{ResponseRecorder: httptest.NewRecorder()}
-	newLines(w).write(adminapi.Delivery{})
+	write(newLines(w), adminapi.Delivery{})
 	if w.set == 0 || !w.deadline.IsZero() {
 		t.Errorf("set %d times, the last time to %s", w.set, w.deadline)
 	}
@@ -36,7 +36,7 @@ func TestLinesLeaveNoDeadline(t *testing.T) {
 func TestNoLinesSendNoStatus(t *testing.T) {
 	w := httptest.NewRecorder()
 	out := newLines(w)
-	writeEach(out, []adminapi.Delivery{})
+	write(out, []adminapi.Delivery{}...)
 	if w.Flushed {
 		t.Error("the header is sent")
 	}

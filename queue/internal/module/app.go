@@ -81,14 +81,13 @@ func (a *app) Start() error {
 			return a.abandon(err)
 		}
 	}
-	warnOfLeftBehind(a.ctx, a.log, configs)
 	a.used = make(map[*worker.Worker]worker.Config)
 	for _, queue := range a.queues {
 		if a.used[queue.worker] == nil {
 			config := configs[queue.database.Key]
 			a.used[queue.worker] = config
 			queue.worker.Attach(config)
-			go a.watchStranded(queue.worker, config)
+			go a.watchStranded(queue.worker)
 		}
 	}
 	for _, queue := range a.queues {
@@ -108,7 +107,7 @@ func (a *app) abandon(err error) error {
 }
 
 // Stop implements caddy.App. If no other config uses a database, Stop waits until the
-// running deliveries have ended, or the grace period is over.
+// running deliveries have ended, or the grace period is over, and warns of what it leaves there.
 func (a *app) Stop() error {
 	ctx := context.Background()
 	if a.grace > 0 {
@@ -118,6 +117,9 @@ func (a *app) Stop() error {
 	}
 	for used, config := range a.used {
 		used.Detach(ctx, config)
+		if used.Config() == nil && !caddy.Exiting() {
+			a.warnOfStranded(context.Background(), used)
+		}
 	}
 	return nil
 }
@@ -146,7 +148,7 @@ func (a *app) configs() (map[string]worker.Config, error) {
 }
 
 // watchStranded warns of stranded notifications once the database can be used.
-func (a *app) watchStranded(w *worker.Worker, config worker.Config) {
+func (a *app) watchStranded(w *worker.Worker) {
 	for {
 		select {
 		case <-time.After(strandedInterval): // also for the config before to end
@@ -154,70 +156,35 @@ func (a *app) watchStranded(w *worker.Worker, config worker.Config) {
 			return
 		}
 		if w.Ready() == nil {
-			warnOfStranded(a.ctx, a.log, w, config)
+			a.warnOfStranded(a.ctx, w)
 			return
 		}
 	}
 }
 
-// warnOfLeftBehind warns of what waits in a database that the config before used for an
-// endpoint, and the new config, whose endpoints are given by the key of their database, does
-// not. It must be called while the config before still runs.
-func warnOfLeftBehind(ctx context.Context, log *zap.Logger, configs map[string]worker.Config) {
-	elsewhere := make(map[string]bool)
-	for _, config := range configs {
-		for name := range config {
-			elsewhere[name] = true
-		}
-	}
-	workers.Range(func(key, value any) bool {
-		former, ok := value.(*worker.Worker)
-		if !ok { // it is being opened
-			return true
-		}
-		config := configs[key.(string)]
-		for name := range former.Config() {
-			if config[name] != nil || config != nil && !elsewhere[name] {
-				continue // the same database, or warnOfStranded tells
-			}
-			if waiting := unfinished(ctx, former, name)[name]; waiting > 0 {
-				log.Warn("the config before this one used another database for an endpoint, and deliveries wait there: "+
-					"move them with `caddy intercom-webhook queue move --from <old config> --to <new config>`",
-					zap.String("endpoint", name), zap.String("database", former.Database().Name), zap.Int64("waiting", waiting))
-			}
-		}
-		return true
-	})
-}
-
 // warnOfStranded warns of what waits in the database for endpoints that neither the config nor
 // another live instance has.
-func warnOfStranded(ctx context.Context, log *zap.Logger, w *worker.Worker, config worker.Config) {
-	for name, waiting := range unfinished(ctx, w, "") {
+func (a *app) warnOfStranded(ctx context.Context, w *worker.Worker) {
+	ctx, cancel := context.WithTimeout(ctx, lanesTimeout)
+	defer cancel()
+	lanes, err := w.Lanes(ctx, "")
+	if err != nil { // the worker logs that the database cannot be used
+		return
+	}
+	config, stranded := w.Config(), make(map[string]int64)
+	for _, lane := range lanes {
+		if lane.State == worker.LaneOrphaned || config == nil && lane.State == worker.LanePaused {
+			stranded[lane.Lane.Endpoint] += lane.Counts[db.Waiting] + lane.Counts[db.Delivering] + lane.Counts[db.Retrying]
+		}
+	}
+	for name, waiting := range stranded {
 		if config[name] == nil && waiting > 0 {
-			log.Warn(fmt.Sprintf("notifications wait for an endpoint that no config has: if it has another name now, rename it in the database with "+
+			a.log.Warn(fmt.Sprintf("notifications wait for an endpoint that no config has in this database: if it has another database now, "+
+				"move them with `caddy intercom-webhook queue move --from <old config> --to <new config>`; if it has another name now, rename it with "+
 				"`UPDATE notification SET endpoint = '<new name>' WHERE endpoint = '%s'`, and the same for the table delivery", name),
 				zap.String("endpoint", name), zap.String("database", w.Database().Name), zap.Int64("waiting", waiting))
 		}
 	}
-}
-
-// unfinished counts what is neither delivered nor dead in the lanes of an endpoint, or of those
-// that no live instance works on if the name is empty, by the name of the endpoint.
-func unfinished(ctx context.Context, w *worker.Worker, endpoint string) map[string]int64 {
-	ctx, cancel := context.WithTimeout(ctx, lanesTimeout)
-	defer cancel()
-	lanes, err := w.Lanes(ctx, endpoint)
-	if err != nil { // the worker logs that the database cannot be used
-		return nil
-	}
-	counts := make(map[string]int64)
-	for _, lane := range lanes {
-		if endpoint != "" || lane.State == worker.LaneOrphaned {
-			counts[lane.Lane.Endpoint] += lane.Counts[db.Waiting] + lane.Counts[db.Delivering] + lane.Counts[db.Retrying]
-		}
-	}
-	return counts
 }
 
 // Interface guards

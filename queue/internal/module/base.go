@@ -37,7 +37,6 @@ type Base struct {
 
 	acquired chan struct{} // closed when the app has started, and worker delivers for the config
 	worker   *worker.Worker
-	held     bool // whether Cleanup must release the worker
 }
 
 // Provision checks the options, and sets the defaults of those that are not given. The
@@ -106,17 +105,16 @@ func (b *Base) acquire() error {
 	if err != nil {
 		return fmt.Errorf("queue %s: %w", b.database.Name, err)
 	}
-	b.worker, b.held = shared.(*worker.Worker), true
+	b.worker = shared.(*worker.Worker)
 	return nil
 }
 
 // Cleanup implements caddy.CleanerUpper. It closes the database if no other config or handler
 // uses it.
 func (b *Base) Cleanup() error {
-	if !b.held {
+	if b.worker == nil { // it was not started
 		return nil
 	}
-	b.held = false
 	_, err := workers.Delete(b.database.Key)
 	return err
 }

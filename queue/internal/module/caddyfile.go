@@ -2,7 +2,6 @@ package module
 
 import (
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -22,11 +21,6 @@ func init() {
 	httpcaddyfile.RegisterDirectiveOrder("intercom_queue_ui", httpcaddyfile.Before, "reverse_proxy")
 }
 
-// commonOptions are the options that the queues of all engines have.
-var commonOptions = []string{
-	"name", "workers", "lane", "delivery_timeout", "max_attempts", "max_age", "keep_delivered", "keep_dead",
-}
-
 // Unmarshal parses the block of options of a queue. ownName is the one option that only this
 // engine has; its value is checked by checkOwn, which may be nil, and stored in own. Syntax:
 //
@@ -44,6 +38,14 @@ var commonOptions = []string{
 //		keep_dead        <duration>
 //	}
 func (o *Options) Unmarshal(d *caddyfile.Dispenser, ownName string, own *string, checkOwn func(string) error) error {
+	names := []string{ownName, "name", "workers", "lane"}
+	settings := make(map[string]setting)
+	for _, s := range o.settings() {
+		settings[s.name] = s
+		if !slices.Contains(names, s.name) {
+			names = append(names, s.name)
+		}
+	}
 	seen := make(map[string]bool)
 	for d.NextBlock(0) {
 		name := d.Val()
@@ -53,32 +55,25 @@ func (o *Options) Unmarshal(d *caddyfile.Dispenser, ownName string, own *string,
 		seen[name] = true
 
 		var err error
-		switch name {
-		case ownName:
+		switch {
+		case name == ownName:
 			if !d.AllArgs(own) || *own == "" {
 				return d.ArgErr()
 			}
 			if checkOwn != nil {
 				err = at(d, checkOwn(*own))
 			}
-		case "name":
+		case name == "name":
 			if !d.AllArgs(&o.Name) {
 				return d.ArgErr()
 			}
 			err = at(d, checkName(o.Name))
-		case "workers":
-			o.Workers, err = parseNumber(d, maxWorkers)
-		case "lane":
+		case name == "lane":
 			err = o.unmarshalLane(d)
-		case "max_attempts":
-			o.MaxAttempts, err = parseNumber(d, maxAttempts)
+		case slices.Contains(names, name):
+			err = settings[name].unmarshal(d)
 		default:
-			i := slices.IndexFunc(o.durations(), func(one duration) bool { return one.name == name })
-			if i < 0 {
-				return d.Errf("unknown option %s of queue: it has %s", name, option.Choices(name, append([]string{ownName}, commonOptions...)))
-			}
-			one := o.durations()[i]
-			*one.value, err = option.ParseDuration(d, option.UpTo(one.most))
+			err = d.Errf("unknown option %s of queue: it has %s", name, option.Choices(name, names))
 		}
 		if err != nil {
 			return err
@@ -103,8 +98,7 @@ func (o *Options) unmarshalLane(d *caddyfile.Dispenser) error {
 		if lane.Workers != 0 {
 			return d.Err("workers is given twice")
 		}
-		var err error
-		if lane.Workers, err = parseNumber(d, maxWorkers); err != nil {
+		if err := lane.workers().unmarshal(d); err != nil {
 			return err
 		}
 	}
@@ -126,19 +120,6 @@ func at(d *caddyfile.Dispenser, err error) error {
 	return d.WrapErr(err)
 }
 
-func parseNumber(d *caddyfile.Dispenser, most int) (int, error) {
-	name := d.Val()
-	var text string
-	if !d.AllArgs(&text) {
-		return 0, d.ArgErr()
-	}
-	n, err := strconv.Atoi(text)
-	if err != nil {
-		return 0, d.Errf("%s %q is not a number", name, text)
-	}
-	return n, at(d, checkNumber(name, n, most))
-}
-
 // parseUI sets up the pages from Caddyfile tokens. Syntax:
 //
 //	intercom_queue_ui [<path prefix>] [{
@@ -158,26 +139,21 @@ func parseUI(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 		}
 	}
 	for h.NextBlock(0) {
-		switch h.Val() {
-		case "queue":
-			if ui.QueueRaw != nil {
-				return nil, h.Err("queue is given twice")
-			}
+		switch name := h.Val(); {
+		case name == "queue" && ui.QueueRaw != nil, name == "unauthenticated" && ui.Unauthenticated:
+			return nil, h.Errf("%s is given twice", name)
+		case name == "queue":
 			module, engine, err := intercomwebhook.UnmarshalQueue(h.Dispenser)
 			if err != nil {
 				return nil, err
 			}
 			ui.QueueRaw = caddyconfig.JSONModuleObject(module, "engine", engine, nil)
-		case "unauthenticated":
-			if ui.Unauthenticated {
-				return nil, h.Err("unauthenticated is given twice")
-			}
-			if h.NextArg() {
-				return nil, h.ArgErr()
-			}
+		case name == "unauthenticated" && h.NextArg():
+			return nil, h.ArgErr()
+		case name == "unauthenticated":
 			ui.Unauthenticated = true
 		default:
-			return nil, h.Errf("unknown option %s of intercom_queue_ui: it has %s", h.Val(), option.Choices(h.Val(), []string{"queue", "unauthenticated"}))
+			return nil, h.Errf("unknown option %s of intercom_queue_ui: it has %s", name, option.Choices(name, []string{"queue", "unauthenticated"}))
 		}
 	}
 	var matcher caddy.ModuleMap

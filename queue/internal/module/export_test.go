@@ -2,6 +2,8 @@ package module
 
 import (
 	"context"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"go.uber.org/zap"
@@ -28,8 +30,10 @@ func NewUI(prefix string) *UI {
 
 // Config is a config that runs.
 type Config struct {
-	app    *app
-	cancel context.CancelFunc
+	Starting atomic.Bool // what the admin API is told
+	app      *app
+	cancel   context.CancelFunc
+	stop     sync.Once
 }
 
 // Start starts a config. Its warnings go to the log.
@@ -46,13 +50,15 @@ func Start(log *zap.Logger, queues []*Base, uis ...*UI) (*Config, error) {
 	return c, err
 }
 
-// Stop ends it, as Caddy does.
+// Stop ends it, as Caddy does, once.
 func (c *Config) Stop() {
-	_ = c.app.Stop()
-	c.cancel()
-	for _, queue := range c.app.queues {
-		_ = queue.Cleanup()
-	}
+	c.stop.Do(func() {
+		_ = c.app.Stop()
+		c.cancel()
+		for _, queue := range c.app.queues {
+			_ = queue.Cleanup()
+		}
+	})
 }
 
 // AdminRoutes returns the routes of the config's admin endpoint.
@@ -61,6 +67,7 @@ func (c *Config) AdminRoutes(t *testing.T) []caddy.AdminRoute {
 	if err := a.Provision(c.app.ctx); err != nil {
 		t.Fatal(err)
 	}
+	a.starting = c.Starting.Load
 	return a.Routes()
 }
 
@@ -79,7 +86,7 @@ func (b *Base) Database() worker.Database { return b.database }
 
 // WarnOfStranded warns of what waits for endpoints that no config has.
 func (c *Config) WarnOfStranded(ctx context.Context) {
-	for w, config := range c.app.used {
-		warnOfStranded(ctx, c.app.log, w, config)
+	for w := range c.app.used {
+		c.app.warnOfStranded(ctx, w)
 	}
 }

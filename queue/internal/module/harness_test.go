@@ -106,7 +106,7 @@ func start(t *testing.T, uis []*module.UI, queues ...*module.Base) running {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(sync.OnceFunc(config.Stop))
+	t.Cleanup(config.Stop)
 	return running{t, config, queues, logs}
 }
 

@@ -56,12 +56,12 @@ func (*mover) MoveQueue(ctx context.Context, from, to []json.RawMessage, endpoin
 		return "", fmt.Errorf("queue %s: %w", source.Name, err)
 	}
 	defer func() { err = cmp.Or(err, old.Close()) }()
-	joined, err := target.Join(ctx, logger)
+	opened, err := openTarget(ctx, target, logger)
 	if err != nil {
 		return "", fmt.Errorf("queue %s: %w", target.Name, err)
 	}
-	defer func() { err = cmp.Or(err, joined.Close()) }()
-	moved, err := manage.Move(ctx, old, joined, endpoint, report)
+	defer func() { err = cmp.Or(err, opened.Close()) }()
+	moved, err := manage.Move(ctx, old, opened, endpoint, report)
 	if err != nil {
 		return "", fmt.Errorf("queue %s: %w", source.Name, err)
 	}
@@ -81,22 +81,32 @@ func (*mover) MoveQueue(ctx context.Context, from, to []json.RawMessage, endpoin
 }
 
 // openSource opens the database to move from, which must exist, for this process alone.
-func openSource(ctx context.Context, at worker.Database, logger *zap.Logger) (db.DB, error) {
+func openSource(ctx context.Context, at worker.Database, logger *zap.Logger) (opened db.DB, err error) {
 	probe, err := at.Join(ctx, logger) // makes no file, as Open does
-	if errors.Is(err, fs.ErrNotExist) {
-		err = fmt.Errorf("%w: its default place depends on the user, so run the command as the user that Caddy runs as", err)
-	}
 	if err == nil {
 		err = probe.Close()
 	}
-	if err != nil {
-		return nil, err
+	if err == nil {
+		opened, err = at.Open(ctx, logger)
 	}
-	opened, err := at.Open(ctx, logger)
-	if errors.Is(err, db.ErrLocked) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		err = fmt.Errorf("%w: its default place depends on the user, so run the command as the user that Caddy runs as", err)
+	case errors.Is(err, db.ErrLocked):
 		err = errors.New("a Caddy has it open: stop that Caddy, or reload it with another queue, and try again")
 	}
 	return opened, err
+}
+
+// openTarget opens the database to move to, and makes it if nobody has used it yet. It joins a
+// Caddy that has it open.
+func openTarget(ctx context.Context, at worker.Database, logger *zap.Logger) (db.Joined, error) {
+	opened, err := at.Open(ctx, logger)
+	if errors.Is(err, db.ErrLocked) {
+		return at.Join(ctx, logger)
+	}
+	joined, _ := opened.(db.Joined) // as those of all engines
+	return joined, err
 }
 
 // findDatabase returns the database of the queues, and the names of the endpoints in it. If
@@ -104,61 +114,59 @@ func openSource(ctx context.Context, at worker.Database, logger *zap.Logger) (db
 func findDatabase(queues []json.RawMessage, endpoint string) (found worker.Database, names []string, err error) {
 	var all []string
 	for _, encoded := range queues {
-		at, options, err := decodeQueue(encoded)
-		if options != nil {
-			all = append(all, options.Name)
+		at, name, err := decodeQueue(encoded)
+		if name != "" {
+			all = append(all, name)
 		}
 		switch {
-		case endpoint != "" && options != nil && options.Name != endpoint:
+		case endpoint != "" && name != "" && name != endpoint:
 			continue // it may be another database, whose variables need not be set
 		case err != nil:
 			return found, nil, err
 		case found.Key != "" && found.Key != at.Key:
 			return found, nil, fmt.Errorf("it has queues in several databases: choose one with --endpoint; the endpoints are %s", option.Enumerate(all))
 		}
-		found, names = at, append(names, options.Name)
+		found, names = at, append(names, name)
 	}
-	switch {
-	case found.Key != "":
-		return found, names, nil
-	case len(queues) == 0:
+	if len(queues) == 0 {
 		return found, nil, errors.New("it has no queue")
-	default:
+	}
+	if found.Key == "" {
 		return found, nil, fmt.Errorf("endpoint %q: no queue has this name; the names are %s", endpoint, option.Choices(endpoint, all))
 	}
+	return found, names, nil
 }
 
-// decodeQueue decodes the queue of a handler, and returns where its database is. The options
-// are nil if it cannot be decoded.
-func decodeQueue(encoded json.RawMessage) (at worker.Database, o *Options, err error) {
+// decodeQueue returns where the database of a handler's queue is, and the name of the endpoint;
+// no name if the queue cannot be decoded.
+func decodeQueue(encoded json.RawMessage) (at worker.Database, name string, err error) {
 	var fields map[string]json.RawMessage
-	var name string
+	var engineName string
 	if err := json.Unmarshal(encoded, &fields); err != nil {
-		return at, nil, err
+		return at, "", err
 	}
-	if err := json.Unmarshal(fields["engine"], &name); err != nil {
-		return at, nil, errors.New("a queue has no engine")
+	if err := json.Unmarshal(fields["engine"], &engineName); err != nil {
+		return at, "", errors.New("a queue has no engine")
 	}
 	delete(fields, "engine")
 	own, err := json.Marshal(fields)
 	if err != nil {
-		return at, nil, err
+		return at, "", err
 	}
-	info, err := caddy.GetModule("http.intercom_webhook.queues." + name)
+	info, err := caddy.GetModule("http.intercom_webhook.queues." + engineName)
 	if err != nil {
-		return at, nil, fmt.Errorf("queue %s: this Caddy is built without it", name)
+		return at, "", fmt.Errorf("queue %s: this Caddy is built without it", engineName)
 	}
 	engine, ok := info.New().(Engine)
 	if !ok {
-		return at, nil, fmt.Errorf("queue %s: the engine cannot be moved", name)
+		return at, "", fmt.Errorf("queue %s: the engine cannot be moved", engineName)
 	}
 	if err := caddy.StrictUnmarshalJSON(own, engine); err != nil {
-		return at, nil, err
+		return at, "", err
 	}
-	o = engine.CommonOptions()
-	if err := o.complete(); err != nil {
-		return at, o, err
+	o := engine.CommonOptions()
+	if err = o.complete(); err == nil {
+		at, err = engine.Database()
 	}
-	at, err = engine.Database()
-	return at, o, err
+	return at, o.Name, err
 }

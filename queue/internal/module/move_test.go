@@ -72,6 +72,16 @@ func TestMoveQueue(t *testing.T) {
 	if summary, err := move(from, to, ""); err != nil || !strings.HasPrefix(summary, "There is nothing to move in ") {
 		t.Errorf("once more: %q, %v", summary, err)
 	}
+
+	// A database that nobody has opened yet is made.
+	from, to = to, queues("crm="+filepath.Join(t.TempDir(), "unused.db"))
+	after.Stop()
+	if summary, err := move(from, to, ""); err != nil || !strings.HasPrefix(summary, "Moved 2 notifications with 2 deliveries from "+newFile.Name) {
+		t.Errorf("to a new file: %q, %v", summary, err)
+	}
+	if summary, err := move(from, to, ""); err != nil || !strings.HasPrefix(summary, "There is nothing to move in ") {
+		t.Errorf("to the new file, once more: %q, %v", summary, err)
+	}
 	if made, _ := filepath.Glob(missing + "*"); len(made) > 0 {
 		t.Errorf("it has made %q", made)
 	}

@@ -6,10 +6,12 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/worker"
@@ -56,51 +58,85 @@ type Lane struct {
 }
 
 const (
-	defaultWorkers = 16
-
 	maxNameLength = 32
 	maxWorkers    = 10_000
-	maxAttempts   = 1000
 )
 
-// duration is an option that is a duration.
-type duration struct {
+// setting is an option that is a number from 1 or a duration from 1ms.
+type setting struct {
 	name           string
-	value          *caddy.Duration
-	standard, most time.Duration
+	number         *int // one of both is set
+	duration       *caddy.Duration
+	standard, most int64 // a number without a default may be left out
 }
 
-func (o *Options) durations() []duration {
-	return []duration{
-		{"delivery_timeout", &o.DeliveryTimeout, 30 * time.Second, time.Hour},
-		{"max_age", &o.MaxAge, 72 * time.Hour, option.Year},
-		{"keep_delivered", &o.KeepDelivered, 24 * time.Hour, 10 * option.Year},
-		{"keep_dead", &o.KeepDead, 720 * time.Hour, 10 * option.Year},
+func (o *Options) settings() []setting {
+	const hour = int64(time.Hour)
+	return []setting{
+		{"workers", &o.Workers, nil, 16, maxWorkers},
+		{"delivery_timeout", nil, &o.DeliveryTimeout, hour / 120, hour},
+		{"max_attempts", &o.MaxAttempts, nil, 0, 1000},
+		{"max_age", nil, &o.MaxAge, 72 * hour, int64(option.Year)},
+		{"keep_delivered", nil, &o.KeepDelivered, 24 * hour, 10 * int64(option.Year)},
+		{"keep_dead", nil, &o.KeepDead, 720 * hour, 10 * int64(option.Year)},
 	}
 }
+
+// complete sets the option to its default if it is not given, and checks it.
+func (s setting) complete() error {
+	if s.duration != nil {
+		*s.duration = cmp.Or(*s.duration, caddy.Duration(s.standard))
+		return option.CheckDuration(s.name, time.Duration(*s.duration), time.Duration(s.most))
+	}
+	*s.number = cmp.Or(*s.number, int(s.standard))
+	if *s.number == 0 && s.standard == 0 {
+		return nil
+	}
+	return s.checkNumber()
+}
+
+func (s setting) checkNumber() error {
+	if *s.number < 1 || int64(*s.number) > s.most {
+		return fmt.Errorf("%s must be from 1 to %d, not %d", s.name, s.most, *s.number)
+	}
+	return nil
+}
+
+// unmarshal parses the value that follows the name of the option.
+func (s setting) unmarshal(d *caddyfile.Dispenser) (err error) {
+	if s.duration != nil {
+		*s.duration, err = option.ParseDuration(d, option.UpTo(time.Duration(s.most)))
+		return err
+	}
+	var text string
+	if !d.AllArgs(&text) {
+		return d.ArgErr()
+	}
+	if *s.number, err = strconv.Atoi(text); err != nil {
+		return d.Errf("%s %q is not a number", s.name, text)
+	}
+	return at(d, s.checkNumber())
+}
+
+func (l *Lane) workers() setting { return setting{"workers", &l.Workers, nil, 0, maxWorkers} }
 
 // complete sets the options that are not given to their defaults, and returns an error for
 // the first one that is not valid. In a Caddyfile, options are checked before, so that the
 // error has their line.
 func (o *Options) complete() error {
 	o.Name = cmp.Or(o.Name, worker.DefaultEndpoint)
-	o.Workers = cmp.Or(o.Workers, defaultWorkers)
-	errs := []error{checkName(o.Name), checkNumber("workers", o.Workers, maxWorkers)}
-	if o.MaxAttempts != 0 {
-		errs = append(errs, checkNumber("max_attempts", o.MaxAttempts, maxAttempts))
+	if err := checkName(o.Name); err != nil {
+		return err
 	}
-	for _, d := range o.durations() {
-		*d.value = cmp.Or(*d.value, caddy.Duration(d.standard))
-		errs = append(errs, option.CheckDuration(d.name, time.Duration(*d.value), d.most))
-	}
-	for _, name := range slices.Sorted(maps.Keys(o.Lanes)) {
-		if err := checkNumber("workers", o.Lanes[name].Workers, maxWorkers); err != nil {
-			errs = append(errs, fmt.Errorf("lane %s: %w", name, err))
+	for _, s := range o.settings() {
+		if err := s.complete(); err != nil {
+			return err
 		}
 	}
-	for _, err := range errs {
-		if err != nil {
-			return err
+	for _, name := range slices.Sorted(maps.Keys(o.Lanes)) {
+		lane := o.Lanes[name]
+		if err := lane.workers().checkNumber(); err != nil {
+			return fmt.Errorf("lane %s: %w", name, err)
 		}
 	}
 	return nil
@@ -143,13 +179,6 @@ var namePattern = regexp.MustCompile(`^[a-z0-9]+([_-][a-z0-9]+)*$`)
 func checkName(name string) error {
 	if len(name) > maxNameLength || !namePattern.MatchString(name) {
 		return fmt.Errorf("name %q: give lower-case letters and digits, joined by single - or _, %d at most", name, maxNameLength)
-	}
-	return nil
-}
-
-func checkNumber(name string, n, most int) error {
-	if n < 1 || n > most {
-		return fmt.Errorf("%s must be from 1 to %d, not %d", name, most, n)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"sync"
@@ -39,35 +40,22 @@ func may(verb, state string) bool {
 }
 
 // change is a change that somebody has made with the pages: of one delivery, or of a group of
-// dead ones. Only changes may read the last three fields, while it holds its mutex.
+// dead ones. Only changes may read the last four fields, while it holds its mutex.
 type change struct {
 	manage.Change
-	Endpoint manage.Endpoint
-	Began    time.Time
-	ended    chan struct{}
+	Began time.Time
+	ended chan struct{}
 
 	Progress adminapi.Progress
+	Skipped  int64 // deliveries that were not changed, as they had changed themselves
 	Running  bool
 	Err      error
 }
 
-// Skipped returns how many deliveries were not changed, as they had changed themselves.
-func (c change) Skipped() int64 {
-	if c.Progress.Skipped == nil {
-		return 0
-	}
-	return *c.Progress.Skipped
-}
-
-// changes runs changes in the background, and remembers the last ones.
+// changes are the changes that run in the background, and the last ones that have ended.
 type changes struct {
 	mu   sync.Mutex
 	list []*change // the newest first
-}
-
-var errManyChanges = caddy.APIError{
-	HTTPStatus: http.StatusTooManyRequests,
-	Err:        fmt.Errorf("%d changes are running: wait until one has ended", maxRunningChanges),
 }
 
 // add remembers a change that is to run now.
@@ -81,23 +69,21 @@ func (a *changes) add(c *change) error {
 		}
 	}
 	if running >= maxRunningChanges {
-		return errManyChanges
+		return caddy.APIError{HTTPStatus: http.StatusTooManyRequests, Err: fmt.Errorf("%d changes are running: wait until one has ended", running)}
 	}
 	c.Began, c.Running, c.ended = time.Now(), true, make(chan struct{})
 	a.list = slices.Insert(a.list, 0, c)
-	place := 0
-	a.list = slices.DeleteFunc(a.list, func(c *change) bool { // what runs is never forgotten
-		place++
-		return place > maxShownChanges && !c.Running
-	})
+	shown := min(len(a.list), maxShownChanges)
+	older := slices.DeleteFunc(a.list[shown:], func(c *change) bool { return !c.Running })
+	a.list = a.list[:shown+len(older)]
 	return nil
 }
 
 // run makes a change. It ends with the config at the latest.
-func (a *changes) run(config context.Context, c *change) {
+func (a *changes) run(config context.Context, e manage.Endpoint, c *change) {
 	ctx, cancel := manage.WhileConfig(context.Background(), config)
 	defer cancel()
-	_, done, err := c.Endpoint.Change(ctx, c.Change, func(so adminapi.Progress) {
+	_, done, err := e.Change(ctx, c.Change, func(so adminapi.Progress) {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		c.Progress = so
@@ -105,19 +91,21 @@ func (a *changes) run(config context.Context, c *change) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	c.Progress, c.Running, c.Err = done, false, err
+	if done.Skipped != nil {
+		c.Skipped = *done.Skipped
+	}
 	close(c.ended)
 }
 
 // serveChanges shows how far the changes are.
 func (p *pages) serveChanges(w http.ResponseWriter, _ *http.Request) error {
 	var shown []change
-	running := false
 	p.changes.mu.Lock()
 	for _, c := range p.changes.list {
 		shown = append(shown, *c)
-		running = running || c.Running
 	}
 	p.changes.mu.Unlock()
+	running := slices.ContainsFunc(shown, func(c change) bool { return c.Running })
 	p.show(w, http.StatusOK, "changes", struct {
 		Changes []change
 		Running bool
@@ -128,10 +116,14 @@ func (p *pages) serveChanges(w http.ResponseWriter, _ *http.Request) error {
 // serveChange retries, resends or drops a group of dead deliveries, or one delivery. Before it
 // drops any, it asks once more.
 func (p *pages) serveChange(w http.ResponseWriter, r *http.Request) error {
-	c, err := p.changeOf(r)
-	if err != nil {
-		return err
+	if err := r.ParseForm(); err != nil {
+		return manage.BadRequest(errors.New("the form cannot be read: go back, and try again"))
 	}
+	c, err := changeOf(r.PostForm)
+	if err != nil {
+		return manage.BadRequest(err)
+	}
+	c.Who = p.who(r)
 	if c.Verb == manage.Drop && r.PostForm.Get("confirmed") == "" {
 		p.show(w, http.StatusOK, "confirm", c)
 		return nil
@@ -139,7 +131,7 @@ func (p *pages) serveChange(w http.ResponseWriter, r *http.Request) error {
 	if err := p.changes.add(c); err != nil {
 		return err
 	}
-	go p.changes.run(p.config, c)
+	go p.changes.run(p.config, manage.Endpoint{Worker: p.worker, Name: c.Filter.Endpoint}, c)
 	select {
 	case <-c.ended:
 	case <-time.After(changeWait):
@@ -150,33 +142,29 @@ func (p *pages) serveChange(w http.ResponseWriter, r *http.Request) error {
 }
 
 // changeOf returns the change that a form asks for.
-func (p *pages) changeOf(r *http.Request) (*change, error) {
-	if err := r.ParseForm(); err != nil {
-		return nil, manage.BadRequest(errors.New("the form cannot be read: go back, and try again"))
+func changeOf(form url.Values) (*change, error) {
+	c := new(change)
+	c.Verb = manage.Verb(form.Get("verb"))
+	c.Filter = db.Filter{Endpoint: form.Get("endpoint"), States: buttonStates[c.Verb]}
+	if c.Filter.States == nil {
+		return nil, errors.New("verb: give retry, resend or drop")
 	}
-	field := r.PostForm.Get
-	c := &change{Endpoint: manage.Endpoint{Worker: p.worker, Name: field("endpoint")}}
-	c.Verb, c.Who = manage.Verb(field("verb")), p.who(r)
-	if buttonStates[c.Verb] == nil {
-		return nil, manage.BadRequest(errors.New("verb: give retry, resend or drop"))
-	}
-	c.Filter = db.Filter{Endpoint: field("endpoint"), States: buttonStates[c.Verb]}
 	if c.Filter.Endpoint == "" { // it would mean all of them
-		return nil, manage.BadRequest(errors.New("endpoint: give its name"))
+		return nil, errors.New("endpoint: give its name")
 	}
-	if text := field("delivery"); text != "" {
+	if text := form.Get("delivery"); text != "" {
 		id, err := strconv.ParseInt(text, 10, 64)
 		if err != nil || id < 1 {
-			return nil, manage.BadRequest(errors.New("delivery: give a number"))
+			return nil, errors.New("delivery: give a number")
 		}
 		c.ID, c.What = id, "delivery="+text
 		return c, nil
 	}
-	c.Filter.Topic, c.Filter.Lane, c.Filter.States = field("topic"), field("lane"), []db.State{db.Dead}
-	c.Filter.Reasons = []db.Reason{db.Reason(field("reason"))}
-	if c.Filter.Topic == "" || c.Filter.Lane == "" || !slices.Contains(db.Reasons, c.Filter.Reasons[0]) {
-		return nil, manage.BadRequest(errors.New("give the number of a delivery, or a topic, a lane and a reason"))
+	reason := db.Reason(form.Get("reason"))
+	c.Filter.Topic, c.Filter.Lane, c.Filter.States, c.Filter.Reasons = form.Get("topic"), form.Get("lane"), []db.State{db.Dead}, []db.Reason{reason}
+	if c.Filter.Topic == "" || c.Filter.Lane == "" || !slices.Contains(db.Reasons, reason) {
+		return nil, errors.New("give the number of a delivery, or a topic, a lane and a reason")
 	}
-	c.What = fmt.Sprintf("topic=%s&lane=%s&reason=%s", c.Filter.Topic, c.Filter.Lane, c.Filter.Reasons[0])
+	c.What = fmt.Sprintf("topic=%s&lane=%s&reason=%s", c.Filter.Topic, c.Filter.Lane, reason)
 	return c, nil
 }

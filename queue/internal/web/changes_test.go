@@ -3,6 +3,7 @@ package web
 import (
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -54,14 +55,11 @@ func TestARunningChangeIsRemembered(t *testing.T) {
 }
 
 func TestAFormOfAGroup(t *testing.T) {
-	p := &pages{changes: new(changes), who: func(*http.Request) string { return "ops" }}
-	r := httptest.NewRequest(http.MethodPost, "/change", strings.NewReader("verb=retry&endpoint=intercom&topic=a.b&lane=support&reason=age"))
-	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-	c, err := p.changeOf(r)
+	c, err := changeOf(url.Values{"verb": {"retry"}, "endpoint": {"intercom"}, "topic": {"a.b"}, "lane": {"support"}, "reason": {"age"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Who != "ops" || c.What != "topic=a.b&lane=support&reason=age" || c.Filter.Reasons[0] != db.Age || len(c.Filter.States) != 1 || c.Filter.States[0] != db.Dead {
+	if c.What != "topic=a.b&lane=support&reason=age" || c.Filter.Reasons[0] != db.Age || len(c.Filter.States) != 1 || c.Filter.States[0] != db.Dead {
 		t.Errorf("the change is %+v", c)
 	}
 }

@@ -39,15 +39,15 @@ func (p *pages) serveDeliveries(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	e := p.endpoint(parameters.One("endpoint"))
-	s, err := parameters.List(e)
+	e := p.endpoint(parameters.Get("endpoint"))
+	selected, err := e.Read(parameters, "", "")
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeoutCause(r.Context(), listTime, errors.New("looking for deliveries takes long: go on with older ones"))
 	defer cancel()
 	var found []adminapi.Delivery
-	more, err := e.List(ctx, s, func(some []adminapi.Delivery) { found = append(found, some...) })
+	more, err := e.List(ctx, selected.Selection, func(some []adminapi.Delivery) { found = append(found, some...) })
 	if err != nil {
 		if ctx.Err() == nil || r.Context().Err() != nil {
 			return err

@@ -48,8 +48,10 @@ func New(config context.Context, w *worker.Worker, prefix string, who func(*http
 	p := &pages{config: config, worker: w, Path: prefix, who: who, changes: new(changes)}
 	mux := http.NewServeMux()
 	for pattern, serve := range map[string]func(http.ResponseWriter, *http.Request) error{
-		"GET " + prefix + "/{$}":          p.serveOverview,
-		"GET " + prefix + "/":             p.serveUnknown,
+		"GET " + prefix + "/{$}": p.serveOverview,
+		"GET " + prefix + "/": func(http.ResponseWriter, *http.Request) error {
+			return manage.NotFound(errors.New("there is no such page"))
+		},
 		"GET " + prefix + "/deliveries":   p.serveDeliveries,
 		"GET " + prefix + "/notification": p.serveNotification,
 		"GET " + prefix + "/changes":      p.serveChanges,
@@ -61,29 +63,31 @@ func New(config context.Context, w *worker.Worker, prefix string, who func(*http
 	}
 	// A form on a foreign web page must not change anything in the name of a user who is
 	// logged in.
-	return withHeaders(http.NewCrossOriginProtection().Handler(mux))
+	protected := http.NewCrossOriginProtection().Handler(mux)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for name, value := range headers {
+			w.Header().Set(name, value)
+		}
+		protected.ServeHTTP(w, r)
+	})
+}
+
+// headers keep browsers from running, loading or storing anything, and foreign web pages from
+// showing the pages in a frame: a click that they lead onto a button is a request of the pages'
+// own origin. Without a referrer, browsers would send `Origin: null` with forms, which would
+// then be refused.
+var headers = map[string]string{
+	"Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+	"X-Frame-Options":         "DENY",
+	"X-Content-Type-Options":  "nosniff",
+	"Referrer-Policy":         "same-origin",
+	"Cache-Control":           "no-store",
 }
 
 // IsForm reports whether a POST to this path is for the pages. All others can be for a
 // webhook at the same site.
 func IsForm(prefix, path string) bool {
 	return path == prefix+changePath || path == prefix+lanePath
-}
-
-// withHeaders keeps browsers from running, loading or storing anything, and foreign web pages
-// from showing the pages in a frame: a click that they lead onto a button is a request of the
-// pages' own origin. Without a referrer, browsers would send `Origin: null` with forms, which
-// would then be refused.
-func withHeaders(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		header := w.Header()
-		header.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'")
-		header.Set("X-Frame-Options", "DENY")
-		header.Set("X-Content-Type-Options", "nosniff")
-		header.Set("Referrer-Policy", "same-origin")
-		header.Set("Cache-Control", "no-store")
-		next.ServeHTTP(w, r)
-	})
 }
 
 // withErrors shows errors of handlers, with their status.
@@ -102,10 +106,6 @@ func (p *pages) withErrors(serve func(http.ResponseWriter, *http.Request) error)
 	}
 }
 
-func (*pages) serveUnknown(http.ResponseWriter, *http.Request) error {
-	return manage.NotFound(errors.New("there is no such page"))
-}
-
 //go:embed page
 var pageFiles embed.FS
 
@@ -122,16 +122,13 @@ var templates = template.Must(template.New("").Funcs(template.FuncMap{
 	"may":      may,
 }).ParseFS(pageFiles, "page/*.html"))
 
-// shown is what a template gets.
-type shown struct {
-	*pages
-	Data any
-}
-
 // show writes an HTML page.
 func (p *pages) show(w http.ResponseWriter, status int, name string, data any) {
 	var text bytes.Buffer
-	if err := templates.ExecuteTemplate(&text, name, shown{p, data}); err != nil {
+	if err := templates.ExecuteTemplate(&text, name, struct {
+		Path string
+		Data any
+	}{p.Path, data}); err != nil {
 		http.Error(w, "the page cannot be shown: "+err.Error(), http.StatusInternalServerError)
 		return
 	}
@@ -156,10 +153,10 @@ func plain(text string) string {
 	return b.String()
 }
 
-// endpointDead are the groups of the dead deliveries of an endpoint.
-type endpointDead struct {
+// deadGroup is a group of the dead deliveries of an endpoint.
+type deadGroup struct {
 	Endpoint string
-	Groups   []db.DeadGroup
+	db.DeadGroup
 }
 
 // serveOverview shows the lanes and the dead letters.
@@ -168,36 +165,32 @@ func (p *pages) serveOverview(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	views := make([]adminapi.Lane, len(lanes))
-	for i := range lanes {
-		views[i] = manage.ViewLane(&lanes[i])
-	}
-	var dead []endpointDead
+	var dead []deadGroup
 	for _, name := range p.endpoints(lanes) {
 		groups, err := manage.Endpoint{Worker: p.worker, Name: name}.DeadGroups(r.Context())
 		if err != nil {
 			return err
 		}
-		if len(groups) > 0 {
-			dead = append(dead, endpointDead{name, groups})
+		for _, group := range groups {
+			dead = append(dead, deadGroup{name, group})
 		}
 	}
 	p.show(w, http.StatusOK, "overview", struct {
 		Lanes  []adminapi.Lane
 		States []string
-		Dead   []endpointDead
-	}{views, manage.Names(manage.BacklogStates), dead})
+		Dead   []deadGroup
+	}{lanes, manage.Names(manage.BacklogStates), dead})
 	return nil
 }
 
 // endpoints returns the names of the endpoints of the config, and of those of the lanes.
-func (p *pages) endpoints(lanes []worker.LaneStatus) []string {
+func (p *pages) endpoints(lanes []adminapi.Lane) []string {
 	found := make(map[string]bool)
 	for name := range p.worker.Config() {
 		found[name] = true
 	}
 	for i := range lanes {
-		found[lanes[i].Lane.Endpoint] = true
+		found[lanes[i].Endpoint] = true
 	}
 	return slices.Sorted(maps.Keys(found))
 }

@@ -1,14 +1,12 @@
 package cli
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"net"
 	"net/http"
 	"net/url"
@@ -56,16 +54,13 @@ func newAdminClient(fl caddycmd.Flags) (*adminClient, error) {
 		return nil, usagef("address of the admin endpoint in --config: %w", err)
 	}
 	parsed, err := caddy.ParseNetworkAddress(address)
-	if err != nil || parsed.PortRangeSize() > 1 {
-		return nil, badAdminAddress(address)
-	}
 	c := &adminClient{address: address, origin: "http://" + parsed.JoinHostPort(0), isSocket: parsed.IsUnixNetwork()}
 	if c.isSocket {
 		parsed.Host, _, _ = strings.Cut(parsed.Host, "|") // the permissions of the socket
 		c.origin = "http://127.0.0.1"
 	}
-	if _, err := url.Parse(c.origin); err != nil {
-		return nil, badAdminAddress(address)
+	if _, bad := url.Parse(c.origin); err != nil || bad != nil || parsed.PortRangeSize() > 1 {
+		return nil, usagef("address %q of the admin endpoint must be as in localhost:2019 or unix//run/caddy-admin.sock", address)
 	}
 	dialer := net.Dialer{Timeout: 10 * time.Second}
 	c.http = &http.Client{
@@ -79,115 +74,28 @@ func newAdminClient(fl caddycmd.Flags) (*adminClient, error) {
 	return c, nil
 }
 
-func badAdminAddress(address string) error {
-	return usagef("address %q of the admin endpoint must be as in localhost:2019 or unix//run/caddy-admin.sock", address)
-}
-
-// lines returns the lines of an answer as they come, each of them a JSON value. After an
-// error there are none. The error is that of ctx once ctx is done, and an *adminError if
-// the endpoint answers with one.
-func (c *adminClient) lines(ctx context.Context, method, path string, query url.Values) iter.Seq2[json.RawMessage, error] {
-	return func(yield func(json.RawMessage, error) bool) {
-		response, err := c.do(ctx, method, path, query)
-		if err != nil {
-			yield(nil, err)
-			return
-		}
-		defer response.Body.Close()
-		decoder := json.NewDecoder(response.Body)
-		for {
-			var line json.RawMessage
-			err := decoder.Decode(&line)
-			switch {
-			case err == io.EOF:
-				return
-			case ctx.Err() != nil:
-				yield(nil, ctx.Err())
-				return
-			case errors.As(err, new(*json.SyntaxError)):
-				yield(nil, fmt.Errorf("the answer of %s is not JSON: name the admin endpoint of a Caddy with --address", c.address))
-				return
-			case err != nil:
-				yield(nil, fmt.Errorf("the answer of the Caddy at %s ended early (%w): it was stopped, or has a new config; try again", c.address, err))
-				return
-			}
-			if !yield(line, nil) {
-				return
-			}
-		}
-	}
-}
-
-// do sends a request. The caller closes the body of the response, whose status is 2xx.
-func (c *adminClient) do(ctx context.Context, method, path string, query url.Values) (*http.Response, error) {
-	target := c.origin + path
-	if len(query) > 0 {
-		target += "?" + query.Encode()
-	}
-	request, err := http.NewRequestWithContext(ctx, method, target, nil)
+// ask sends a request, and calls do for each line of the answer, decoded and as it is. The
+// error is that of ctx once ctx is done, an *adminError if the endpoint answers with one, and a
+// *lineError if the last line says that the answer could not be completed.
+func ask[T any](ctx context.Context, c *adminClient, method, path string, query url.Values, do func(value T, line json.RawMessage) error) error {
+	response, err := c.do(ctx, method, path, query)
 	if err != nil {
-		return nil, fmt.Errorf("asking the Caddy at %s: %w", c.address, err)
+		return err
 	}
-	if !c.isSocket { // which has no origin that Caddy would allow
-		request.Header.Set("Origin", c.origin)
-	}
-	response, err := c.http.Do(request)
-	switch {
-	case ctx.Err() != nil:
-		if err == nil {
-			response.Body.Close()
-		}
-		return nil, ctx.Err()
-	case isDialError(err):
-		return nil, fmt.Errorf("no Caddy answers at %s (%w): start it, or name its admin endpoint with --address; a Caddy with \"admin off\" has none", c.address, errors.Unwrap(err))
-	case err != nil:
-		return nil, fmt.Errorf("%s does not answer as the admin endpoint of a Caddy (%w): name it with --address", c.address, errors.Unwrap(err))
-	case response.StatusCode/100 != 2:
-		defer response.Body.Close()
-		return nil, c.readError(response)
-	}
-	return response, nil
-}
-
-func isDialError(err error) bool {
-	var op *net.OpError
-	return errors.As(err, &op) && op.Op == "dial"
-}
-
-// readError returns the error of an answer whose status is not 2xx.
-func (c *adminClient) readError(response *http.Response) error {
-	const most = 64 << 10
-	var answer struct {
-		Error string `json:"error"`
-	}
-	body, err := io.ReadAll(io.LimitReader(response.Body, most))
-	if err == nil {
-		err = json.NewDecoder(bytes.NewReader(body)).Decode(&answer)
-	}
-	text := answer.Error
-	switch known := err == nil && text != ""; {
-	case !known && response.StatusCode == http.StatusNotFound:
-		text = fmt.Sprintf("the Caddy at %s does not know this command: it runs without the module intercom_webhook, or with an older version; "+
-			"build it with the module, as new as this one, and restart it, or name another Caddy with --address", c.address)
-	case !known:
-		text = fmt.Sprintf("%s answers %s: name the admin endpoint of a Caddy with --address", c.address, response.Status)
-	case response.StatusCode == http.StatusForbidden:
-		text = fmt.Sprintf("the Caddy at %s refuses this client (%s): use the address that its config has in the global option admin", c.address, text)
-	}
-	return &adminError{response.StatusCode, text}
-}
-
-// lineError is the last line of an answer that could not be completed.
-type lineError struct{ adminapi.Last }
-
-func (e *lineError) Error() string { return e.Last.Error }
-
-// eachLine calls do for each line of an answer, decoded and as it is. If the last line says
-// that the answer could not be completed, eachLine returns it as a *lineError.
-func eachLine[T any](lines iter.Seq2[json.RawMessage, error], do func(value T, line json.RawMessage) error) error {
-	for line, err := range lines {
-		if err != nil {
-			return err
+	defer response.Body.Close()
+	decoder := json.NewDecoder(response.Body)
+	for {
+		var line json.RawMessage
+		err := decoder.Decode(&line)
+		switch {
+		case err == io.EOF:
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.As(err, new(*json.SyntaxError)):
+			return fmt.Errorf("the answer of %s is not JSON: name the admin endpoint of a Caddy with --address", c.address)
+		case err != nil:
+			return fmt.Errorf("the answer of the Caddy at %s ended early (%w): it was stopped, or has a new config; try again", c.address, err)
 		}
 		var value T
 		var last struct {
@@ -204,5 +112,60 @@ func eachLine[T any](lines iter.Seq2[json.RawMessage, error], do func(value T, l
 			return err
 		}
 	}
-	return nil
+}
+
+// lineError is the last line of an answer that could not be completed.
+type lineError struct{ adminapi.Last }
+
+func (e *lineError) Error() string { return e.Last.Error }
+
+// do sends a request. The caller closes the body of the response, whose status is 2xx.
+func (c *adminClient) do(ctx context.Context, method, path string, query url.Values) (*http.Response, error) {
+	target := c.origin + path
+	if len(query) > 0 {
+		target += "?" + query.Encode()
+	}
+	request, err := http.NewRequestWithContext(ctx, method, target, nil)
+	if err != nil {
+		return nil, fmt.Errorf("asking the Caddy at %s: %w", c.address, err)
+	}
+	if !c.isSocket { // which has no origin that Caddy would allow
+		request.Header.Set("Origin", c.origin)
+	}
+	response, err := c.http.Do(request)
+	var op *net.OpError
+	switch {
+	case ctx.Err() != nil:
+		if err == nil {
+			response.Body.Close()
+		}
+		return nil, ctx.Err()
+	case errors.As(err, &op) && op.Op == "dial":
+		return nil, fmt.Errorf("no Caddy answers at %s (%w): start it, or name its admin endpoint with --address; a Caddy with \"admin off\" has none", c.address, errors.Unwrap(err))
+	case err != nil:
+		return nil, fmt.Errorf("%s does not answer as the admin endpoint of a Caddy (%w): name it with --address", c.address, errors.Unwrap(err))
+	case response.StatusCode/100 != 2:
+		defer response.Body.Close()
+		return nil, c.readError(response)
+	}
+	return response, nil
+}
+
+// readError returns the error of an answer whose status is not 2xx.
+func (c *adminClient) readError(response *http.Response) error {
+	var answer struct {
+		Error string `json:"error"`
+	}
+	err := json.NewDecoder(io.LimitReader(response.Body, 64<<10)).Decode(&answer)
+	text := answer.Error
+	switch known := err == nil && text != ""; {
+	case !known && response.StatusCode == http.StatusNotFound:
+		text = fmt.Sprintf("the Caddy at %s does not know this command: it runs without the module intercom_webhook, or with an older version; "+
+			"build it with the module, as new as this one, and restart it, or name another Caddy with --address", c.address)
+	case !known:
+		text = fmt.Sprintf("%s answers %s: name the admin endpoint of a Caddy with --address", c.address, response.Status)
+	case response.StatusCode == http.StatusForbidden:
+		text = fmt.Sprintf("the Caddy at %s refuses this client (%s): use the address that its config has in the global option admin", c.address, text)
+	}
+	return &adminError{response.StatusCode, text}
 }

@@ -39,13 +39,11 @@ func readLanes(t *testing.T, flags ...string) (lines []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for line, err := range admin.lines(t.Context(), http.MethodGet, adminapi.LanesPath, url.Values{"endpoint": {"a&b"}}) {
-		if err != nil {
-			return lines, err
-		}
+	err = ask(t.Context(), admin, http.MethodGet, adminapi.LanesPath, url.Values{"endpoint": {"a&b"}}, func(_ struct{}, line json.RawMessage) error {
 		lines = append(lines, string(line))
-	}
-	return lines, nil
+		return nil
+	})
+	return lines, err
 }
 
 func TestAdminLines(t *testing.T) {
@@ -169,13 +167,10 @@ func TestAdminCanceled(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var got error
-			for line, err := range admin.lines(ctx, http.MethodPost, adminapi.DeliveriesPath+"/retry", nil) {
-				if line != nil && json.Valid(line) {
-					cancel()
-				}
-				got = err
-			}
+			got := ask(ctx, admin, http.MethodPost, adminapi.DeliveriesPath+"/retry", nil, func(struct{}, json.RawMessage) error {
+				cancel()
+				return nil
+			})
 			if !errors.Is(got, context.Canceled) {
 				t.Errorf("got the error %v", got)
 			}

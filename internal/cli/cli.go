@@ -1,8 +1,11 @@
+// Package cli has the subcommands of `caddy intercom-webhook`. They decide nothing that the
+// module decides: they ask a running Caddy, or have Caddy load a config.
 package cli
 
 import (
 	"context"
 	"embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +20,17 @@ import (
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
 )
+
+// AddCommands adds all subcommands to the command.
+func AddCommands(cmd *cobra.Command) {
+	queue := newCommand("queue")
+	groupCommands(queue,
+		newQueueStatusCommand(), newQueueListCommand(), newQueueShowCommand(),
+		retry.newCommand(), resend.newCommand(), drop.newCommand(), erase.newCommand(),
+		newLaneCommand("pause", "paused"), newLaneCommand("resume", "resumed"), newQueueMoveCommand())
+	groupCommands(cmd,
+		newSendCommand(), newIPRangesCommand(), queue, newListenCommand(), newTopicsCommand(), newVerifyCommand(), newDoctorCommand())
+}
 
 // help has a file for each command: a line of usage, a line that is its short description, and
 // its help. What several of them say is in files of its own.
@@ -87,6 +101,21 @@ func (r *run) print(value any, text func(out io.Writer)) error {
 	}
 	text(r.out)
 	return nil
+}
+
+// printLine prints a line of an answer of the admin endpoint.
+func (r *run) printLine(line json.RawMessage) { fmt.Fprintln(r.out, escapeJSON(string(line))) }
+
+// orLine returns a function that prints each line of an answer as it is, with the flag json, or
+// else what text prints of it.
+func orLine[T any](r *run, text func(T) error) func(T, json.RawMessage) error {
+	return func(value T, line json.RawMessage) error {
+		if r.Bool("json") {
+			r.printLine(line)
+			return nil
+		}
+		return text(value)
+	}
 }
 
 // runE returns the RunE function of a command that does do. The context ends with the first

@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -58,30 +60,102 @@ func runDoctor(ctx context.Context, r *run, args []string) error {
 	if err := found.print(r.out, r.Bool("json")); err != nil {
 		return err
 	}
-	return found.err()
+	if n := found.count(levelBroken); n > 0 {
+		return fmt.Errorf("doctor found %s", count(n, "broken thing"))
+	}
+	return nil
 }
 
 // newURLDoctor returns a urlDoctor for the flags.
 func newURLDoctor(r *run, target string) (*urlDoctor, error) {
-	d := &urlDoctor{topic: r.String("topic"), insecure: r.Bool("insecure")}
-	if d.topic != "" && !intercom.IsKnown(d.topic) {
-		return nil, usagef("topic %q is not known: the nearest topics are %s", d.topic, strings.Join(intercom.NearestTopics(d.topic, 3), ", "))
+	topic := r.String("topic")
+	if topic != "" && !intercom.IsKnown(topic) {
+		return nil, usagef("topic %q is not known: the nearest topics are %s", topic, strings.Join(intercom.NearestTopics(topic, 3), ", "))
 	}
-	if err := checkURL("url", target); err != nil {
-		return nil, err
-	}
-	keys, err := clientSecrets(r)
+	s, err := newSigningSender(r, target)
 	if err != nil {
 		return nil, err
 	}
-	timeout := r.Duration("timeout")
-	if timeout <= 0 {
-		return nil, usagef("timeout %s must be longer than 0", timeout)
-	}
-	if d.admin, err = newAdminClient(r.Flags); err != nil {
+	s.scheme, s.name = signature.Hub, intercom.TopicPing
+	if _, s.body, err = s.content(); err != nil { // always the same, so that it is found again in the stream
 		return nil, err
 	}
-	d.sender = sender{client: newSendClient(timeout, d.insecure), url: target, scheme: signature.Hub, name: intercom.TopicPing, key: keys[0]}
-	_, d.body, err = d.content() // always the same, so that it is found again in the stream
-	return d, err
+	admin, err := newAdminClient(r.Flags)
+	return &urlDoctor{sender: *s, topic: topic, insecure: r.Bool("insecure"), admin: admin}, err
+}
+
+// level says how bad a finding is.
+type level string
+
+const (
+	levelOK         level = "ok"
+	levelWarning    level = "warning"
+	levelBroken     level = "broken"      // notifications are lost, or anybody can send them
+	levelNotChecked level = "not checked" // something stood in the way
+)
+
+// finding is what a check of doctor has found.
+type finding struct {
+	Level level  `json:"level"`
+	Check string `json:"check"`
+	What  string `json:"what"`
+	Why   string `json:"why,omitempty"` // why it matters
+	Do    string `json:"do,omitempty"`  // what to do
+}
+
+// findings are all that doctor has found.
+type findings []finding
+
+func (f *findings) ok(check, format string, args ...any) {
+	*f = append(*f, finding{Level: levelOK, Check: check, What: fmt.Sprintf(format, args...)})
+}
+
+func (f *findings) warn(check, what, why, do string) {
+	*f = append(*f, finding{levelWarning, check, what, why, do})
+}
+
+func (f *findings) broken(check, what, why, do string) {
+	*f = append(*f, finding{levelBroken, check, what, why, do})
+}
+
+func (f *findings) notChecked(check, what, do string) {
+	*f = append(*f, finding{Level: levelNotChecked, Check: check, What: what, Do: do})
+}
+
+// count returns how many findings are of a level.
+func (f findings) count(l level) int {
+	n := 0
+	for _, finding := range f {
+		if finding.Level == l {
+			n++
+		}
+	}
+	return n
+}
+
+// print prints the findings by level, one a line.
+func (f findings) print(w io.Writer, asJSON bool) error {
+	for _, l := range []level{levelOK, levelNotChecked, levelWarning, levelBroken} {
+		if f.count(l) > 0 && !asJSON {
+			fmt.Fprintln(w, l)
+		}
+		for _, finding := range f {
+			switch {
+			case finding.Level != l:
+			case asJSON:
+				if err := printJSON(w, finding); err != nil {
+					return err
+				}
+			default:
+				fmt.Fprintf(w, "  %s: %s\n", finding.Check, finding.text())
+			}
+		}
+	}
+	return nil
+}
+
+// text returns what was found, why it matters, and what to do.
+func (f finding) text() string {
+	parts := slices.DeleteFunc([]string{f.What, f.Why, f.Do}, func(part string) bool { return part == "" })
+	return escape(strings.Join(parts, "; "))
 }

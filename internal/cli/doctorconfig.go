@@ -23,20 +23,20 @@ import (
 // adapted.
 func checkConfig(ctx context.Context, f *findings, file, adapter string) (adapts bool, err error) {
 	adapted, _, _, err := caddycmd.LoadConfig(file, adapter)
-	if err != nil && !isConfig(file, adapter) {
-		return false, usageError{err}
+	if err != nil {
+		_, unreadable := os.ReadFile(file) //nolint:gosec // named by the user
+		if unreadable != nil && file != "-" || adapter != "" && caddyconfig.GetAdapter(adapter) == nil {
+			return false, usageError{err}
+		}
+		f.doesNotLoad(err)
+		return false, nil //nolint:nilerr // the finding tells of it
 	}
-	var config map[string]any
-	if err == nil {
-		err = json.Unmarshal(adapted, &config)
-	}
+	handlers, err := handlersIn(adapted)
 	if err != nil {
 		f.doesNotLoad(err)
 		return false, nil //nolint:nilerr // the finding tells of it
 	}
-	found := false
-	eachHandler(config, "intercom_webhook", func(map[string]any) { found = true })
-	if !found {
+	if len(handlers) == 0 {
 		f.broken("config", "there is no intercom_webhook in it", "nothing takes Intercom's notifications", "add it, or name the config that Caddy runs with")
 	}
 	checkLoads(ctx, f, adapted)
@@ -45,12 +45,6 @@ func checkConfig(ctx context.Context, f *findings, file, adapter string) (adapts
 
 func (f *findings) doesNotLoad(err error) {
 	f.broken("config", "it does not load: "+err.Error(), "Caddy does not start with it", "correct it; `caddy validate` says the same")
-}
-
-// isConfig reports whether a file can be read, and the adapter for it is known.
-func isConfig(file, adapter string) bool {
-	_, err := os.ReadFile(file) //nolint:gosec // named by the user
-	return (err == nil || file == "-") && (adapter == "" || caddyconfig.GetAdapter(adapter) != nil)
 }
 
 // checkLoads loads the config, as caddy validate does, and adds what the module warns of. A
@@ -125,11 +119,12 @@ func (f *findings) addWarnings(lines []byte) {
 
 // copyAddressLists copies the stored lists of Intercom's addresses, of whose age the module warns.
 func copyAddressLists(ctx context.Context, f *findings, adapted []byte, dir string) {
-	storage, release, err := storageOf(adapted)
+	ofStorage, cancel := caddy.NewContext(caddy.Context{Context: ctx})
+	defer cancel()
+	storage, err := storageOf(ofStorage, adapted)
 	if err != nil {
 		return // the config does not load
 	}
-	defer release()
 	to := &certmagic.FileStorage{Path: dir}
 	keys, _ := storage.List(ctx, "intercom_webhook/ip_ranges", false) // none are stored yet, or none can be read
 	for _, key := range keys {

@@ -43,7 +43,9 @@ func (d *urlDoctor) examine(ctx context.Context) {
 	seen := d.watch(ctx)
 	ping := d.send(ctx)
 	if ping.Status == http.StatusForbidden {
-		d.refusedHere()
+		d.notChecked("signatures", "the ping was refused with 403: this machine's address is not in allow, as it should be for all but Intercom",
+			"run doctor on the server itself, with an address of its own in allow, as in `allow static private_ranges` beside `allow intercom`; "+
+				"if notifications of Intercom are refused, too, the refusals in Caddy's log have their client_ip: behind a proxy, set trusted_proxies and trusted_proxies_strict")
 		return
 	}
 	d.judge("ping", "a signed ping", ping)
@@ -56,13 +58,6 @@ func (d *urlDoctor) examine(ctx context.Context) {
 		s.name, s.body = d.topic, nil
 		d.judge("notification", "a notification of "+d.topic, s.send(ctx))
 	}
-}
-
-// refusedHere says that nothing else can be tested from this machine.
-func (d *urlDoctor) refusedHere() {
-	d.notChecked("signatures", "the ping was refused with 403: this machine's address is not in allow, as it should be for all but Intercom",
-		"run doctor on the server itself, with an address of its own in allow, as in `allow static private_ranges` beside `allow intercom`; "+
-			"if notifications of Intercom are refused, too, the refusals in Caddy's log have their client_ip: behind a proxy, set trusted_proxies and trusted_proxies_strict")
 }
 
 // checkHead sends a HEAD, as Intercom does when the URL is saved, and looks at TLS. It reports
@@ -78,12 +73,12 @@ func (d *urlDoctor) checkHead(ctx context.Context) bool {
 		d.broken("reach", "there is no answer: "+d.explain(err).Error(), "Intercom cannot send anything", "start the server, and check name, port and firewall")
 		return false
 	}
-	d.checkTLS(head.tls)
-	switch status := head.status; {
+	d.checkTLS(head.TLS)
+	switch status := head.StatusCode; {
 	case status == http.StatusOK:
 		d.ok("head", "HEAD is answered 200, so Intercom accepts the URL")
 	case status >= 300 && status < 400:
-		d.broken("redirect", fmt.Sprintf("HEAD is redirected (%s) to %s", statusText(status), head.location),
+		d.broken("redirect", fmt.Sprintf("HEAD is redirected (%s) to %s", statusText(status), head.Header.Get("Location")),
 			"Intercom is not known to follow redirects", "enter the last URL in the Developer Hub")
 	default:
 		d.broken("head", "HEAD is answered "+statusText(status), "Intercom validates the URL with it, and does not save the URL",
@@ -92,24 +87,17 @@ func (d *urlDoctor) checkHead(ctx context.Context) bool {
 	return true
 }
 
-// headAnswer is the answer to a HEAD.
-type headAnswer struct {
-	status   int
-	location string
-	tls      *tls.ConnectionState
-}
-
-func (d *urlDoctor) head(ctx context.Context, target string) (headAnswer, error) {
+// head returns the answer to a HEAD, which has no body.
+func (d *urlDoctor) head(ctx context.Context, target string) (*http.Response, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodHead, target, nil)
 	if err != nil {
-		return headAnswer{}, err
+		return nil, err
 	}
 	response, err := d.client.Do(request)
 	if err != nil {
-		return headAnswer{}, err
+		return nil, err
 	}
-	defer response.Body.Close()
-	return headAnswer{response.StatusCode, response.Header.Get("Location"), response.TLS}, nil
+	return response, response.Body.Close()
 }
 
 func (d *urlDoctor) checkTLS(state *tls.ConnectionState) {
@@ -131,14 +119,14 @@ func (d *urlDoctor) checkTLS(state *tls.ConnectionState) {
 // judge adds what Intercom would make of an answer.
 func (d *urlDoctor) judge(check, what string, r sendResult) {
 	const retried = "Intercom tries once more after a minute, and then the notification is lost"
-	took := roundTime(r.took).String()
+	took := duration(r.Seconds)
 	answered := fmt.Sprintf("%s is answered %s in %s", what, statusText(r.Status), took)
 	switch {
 	case r.err != nil:
 		d.broken(check, what+" gets no answer: "+r.err.Error(), retried, "look in Caddy's log")
-	case r.took > intercom.AnswerTimeout:
+	case took > intercom.AnswerTimeout:
 		d.broken(check, answered, "Intercom waits for 5s only; "+retried, "set timeout below 5s, or use queue")
-	case r.Status == http.StatusOK && r.took > intercom.PriorityTimeout:
+	case r.Status == http.StatusOK && took > intercom.PriorityTimeout:
 		d.warn(check, answered, "over 500ms the endpoint gets a lower priority", "use queue, or a faster backend")
 	case r.Status == http.StatusOK:
 		d.ok(check, "%s", answered)
@@ -197,12 +185,12 @@ func (d *urlDoctor) checkSlash(ctx context.Context) {
 	s.url, s.headers = u.String(), http.Header{intercom.HubSignature: nil}
 	unsigned := s.send(ctx)
 	switch {
-	case head.status == http.StatusOK && unsigned.ok():
+	case head.StatusCode == http.StatusOK && unsigned.ok():
 		d.broken("slash", fmt.Sprintf("%s answers %s to everything", u, statusText(unsigned.Status)),
 			"with this mistake in the URL, Intercom finds it valid, and each notification is lost", "end the site with `respond 404`")
-	case head.status == http.StatusOK && unsigned.Status == http.StatusUnauthorized:
+	case head.StatusCode == http.StatusOK && unsigned.Status == http.StatusUnauthorized:
 		d.ok("slash", "%s is the endpoint, too", u)
-	case head.status == http.StatusOK:
+	case head.StatusCode == http.StatusOK:
 		answer := "is answered " + statusText(unsigned.Status)
 		if unsigned.err != nil {
 			answer = "gets no answer"
@@ -210,58 +198,38 @@ func (d *urlDoctor) checkSlash(ctx context.Context) {
 		d.broken("slash", fmt.Sprintf("HEAD of %s is answered 200, but a POST %s", u, answer),
 			"with this mistake in the URL, Intercom finds it valid, and every notification fails", "end the site with `respond 404`")
 	default:
-		d.ok("slash", "%s is answered %s, so Intercom does not accept it by mistake", u, statusText(head.status))
+		d.ok("slash", "%s is answered %s, so Intercom does not accept it by mistake", u, statusText(head.StatusCode))
 	}
 }
 
-// watch starts to look at what comes to the endpoint, and returns a function that waits for
-// our ping.
+// watch connects to the stream of notifications, and returns a function that waits for our ping
+// in it.
 func (d *urlDoctor) watch(ctx context.Context) func() (*adminapi.Request, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	found := make(chan *adminapi.Request, 1)
-	failed := make(chan error, 1)
-	ready := make(chan struct{})
-	go func() {
-		query := url.Values{"topic": {intercom.TopicPing}, "request": {"true"}}
-		response, err := d.admin.do(ctx, http.MethodGet, adminapi.StreamPath, query)
-		if err != nil {
-			failed <- err
-			return
-		}
-		defer response.Body.Close()
-		close(ready)
-		decoder := json.NewDecoder(response.Body)
-		for {
-			var line adminapi.Event
-			if err := decoder.Decode(&line); err != nil {
-				failed <- errors.New("the stream of notifications ended early")
-				return
-			}
-			if line.Request != nil && bytes.Equal(requestBody(line.Request), d.body) {
-				found <- line.Request
-				return
-			}
-		}
-	}()
-	var early error
-	select {
-	case <-ready:
-	case early = <-failed:
-	case <-time.After(adminTimeout):
-		early = errors.New("the admin endpoint does not answer")
+	limit := time.AfterFunc(adminTimeout, cancel)
+	query := url.Values{"topic": {intercom.TopicPing}, "request": {"true"}}
+	response, failed := d.admin.do(ctx, http.MethodGet, adminapi.StreamPath, query)
+	if !limit.Stop() {
+		failed = errors.New("the admin endpoint does not answer")
 	}
 	return func() (*adminapi.Request, error) {
 		defer cancel()
-		if early != nil {
-			return nil, early
+		if failed != nil {
+			return nil, failed
 		}
-		select {
-		case request := <-found:
-			return request, nil
-		case err := <-failed:
-			return nil, err
-		case <-time.After(adminTimeout):
-			return nil, errors.New("the Caddy of the admin endpoint did not see the ping: it is another Caddy, or its answer did not come from intercom_webhook")
+		defer response.Body.Close()
+		limit.Reset(adminTimeout)
+		decoder := json.NewDecoder(response.Body)
+		for {
+			var line adminapi.Event
+			switch err := decoder.Decode(&line); {
+			case err != nil && ctx.Err() != nil:
+				return nil, errors.New("the Caddy of the admin endpoint did not see the ping: it is another Caddy, or its answer did not come from intercom_webhook")
+			case err != nil:
+				return nil, errors.New("the stream of notifications ended early")
+			case line.Request != nil && bytes.Equal(requestBody(line.Request), d.body):
+				return line.Request, nil
+			}
 		}
 	}
 }

@@ -43,11 +43,18 @@ func runIPRanges(ctx context.Context, r *run, args []string) error {
 	if err != nil {
 		return usageError{err}
 	}
-	storage, release, err := configuredStorage(r.String("config"), r.String("adapter"))
+	config := []byte("{}")
+	if file := r.String("config"); file != "" {
+		if config, _, _, err = caddycmd.LoadConfig(file, r.String("adapter")); err != nil {
+			return usageError{err}
+		}
+	}
+	ofStorage, cancel := caddy.NewContext(caddy.Context{Context: ctx})
+	defer cancel()
+	storage, err := storageOf(ofStorage, config)
 	if err != nil {
 		return usageError{err}
 	}
-	defer release()
 
 	var failed error
 	for _, feed := range feeds {
@@ -86,39 +93,21 @@ func printRanges(r *run, region string, list *ipranges.List) error {
 	})
 }
 
-// configuredStorage returns the storage of a config, or Caddy's default storage if config is
-// empty. The caller must call release after the last use.
-func configuredStorage(config, adapter string) (storage certmagic.Storage, release func(), err error) {
-	if config == "" {
-		return caddy.DefaultStorage, func() {}, nil
-	}
-	adapted, _, _, err := caddycmd.LoadConfig(config, adapter)
-	if err != nil {
-		return nil, nil, err
-	}
-	return storageOf(adapted)
-}
-
-// storageOf returns the storage of a config in JSON. The caller must call release after the
-// last use.
-func storageOf(adapted []byte) (storage certmagic.Storage, release func(), err error) {
+// storageOf returns the storage of a config in JSON, Caddy's default one if it has none. It can be
+// used until ctx ends.
+func storageOf(ctx caddy.Context, config []byte) (certmagic.Storage, error) {
 	var storing struct {
 		StorageRaw json.RawMessage `json:"storage" caddy:"namespace=caddy.storage inline_key=module"`
 	}
-	if err := json.Unmarshal(adapted, &storing); err != nil {
-		return nil, nil, fmt.Errorf("decoding config: %w", err)
+	if err := json.Unmarshal(config, &storing); err != nil {
+		return nil, fmt.Errorf("decoding config: %w", err)
 	}
 	if storing.StorageRaw == nil {
-		return caddy.DefaultStorage, func() {}, nil
+		return caddy.DefaultStorage, nil
 	}
-	ctx, release := caddy.NewContext(caddy.Context{Context: context.Background()})
 	module, err := ctx.LoadModule(&storing, "StorageRaw")
-	if err == nil {
-		storage, err = module.(caddy.StorageConverter).CertMagicStorage()
-	}
 	if err != nil {
-		release()
-		return nil, nil, fmt.Errorf("loading storage: %w", err)
+		return nil, fmt.Errorf("loading storage: %w", err)
 	}
-	return storage, release, nil
+	return module.(caddy.StorageConverter).CertMagicStorage()
 }

@@ -1,14 +1,17 @@
 package cli
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,6 +21,9 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
+
+// maxForwards is how many notifications are sent on at the same time.
+const maxForwards = 4
 
 func newListenCommand() *cobra.Command {
 	cmd := newCommand("listen")
@@ -51,35 +57,28 @@ func runListen(ctx context.Context, r *run, _ []string) error {
 
 // listener shows what a stream of the admin endpoint tells, and sends it on.
 type listener struct {
-	client  *adminClient
-	query   url.Values
-	notices io.Writer
+	*run
+	client *adminClient
+	query  url.Values
 
-	forward    *forwarder // nil without --forward-to
+	forward    *sender // nil without --forward-to; only its URL and client are used
 	forwarding sync.WaitGroup
 	slots      chan struct{} // holds one for each notification that is being sent
 
-	mu  sync.Mutex
-	out listenPrinter
+	mu sync.Mutex // of the output
 }
 
 // newListener makes a listener from the flags.
 func newListener(r *run) (*listener, error) {
-	topics, errTopics := r.GetStringArray("topic")
-	workspaces, errWorkspaces := r.GetStringArray("workspace")
-	if err := errors.Join(errTopics, errWorkspaces); err != nil {
-		return nil, err
-	}
+	topics, _ := r.GetStringArray("topic") // both are arrays
+	workspaces, _ := r.GetStringArray("workspace")
 	client, err := newAdminClient(r.Flags)
 	if err != nil {
 		return nil, err
 	}
 	l := &listener{
-		client:  client,
-		query:   url.Values{"topic": topics, "workspace": workspaces},
-		notices: r.notes,
-		slots:   make(chan struct{}, maxForwards),
-		out:     listenPrinter{w: r.out, json: r.Bool("json"), body: r.Bool("body")},
+		run: r, client: client, slots: make(chan struct{}, maxForwards),
+		query: url.Values{"topic": topics, "workspace": workspaces},
 	}
 	for _, pattern := range topics {
 		if err := topicpattern.Check(pattern); err != nil {
@@ -92,10 +91,12 @@ func newListener(r *run) (*listener, error) {
 	if r.Changed("workspace") && len(workspaces) == 0 || slices.Contains(workspaces, "") { // pflag drops a single empty one
 		return nil, usagef("--workspace is empty: give the id of a workspace")
 	}
-	if l.forward, err = newForwarder(r); err != nil {
-		return nil, err
+	if r.Changed("forward-to") {
+		if l.forward, err = newSender(r, "--forward-to", r.String("forward-to")); err != nil {
+			return nil, err
+		}
 	}
-	if l.out.body || l.forward != nil {
+	if r.Bool("body") || l.forward != nil {
 		l.query.Set("request", "true")
 	}
 	return l, nil
@@ -103,7 +104,7 @@ func newListener(r *run) (*listener, error) {
 
 // notice tells the user something about the connection.
 func (l *listener) notice(format string, args ...any) {
-	fmt.Fprintf(l.notices, "-- "+format+"\n", args...)
+	fmt.Fprintf(l.notes, "-- "+format+"\n", args...)
 }
 
 // listen shows notifications until the context ends. When Caddy ends the stream, listen
@@ -162,12 +163,12 @@ func (l *listener) follow(ctx context.Context) (connected bool, err error) {
 // show prints a notification, and sends it on. It waits while maxForwards are being sent, so
 // that Caddy drops what comes too fast.
 func (l *listener) show(ctx context.Context, n *listened) {
-	if l.forward == nil || n.Request == nil {
+	forwards := l.forward != nil && n.Request != nil
+	if !forwards || !l.Bool("json") { // or else one line tells all of it
 		l.print(n)
-		return
 	}
-	if !l.out.json {
-		l.print(n)
+	if !forwards {
+		return
 	}
 	select {
 	case l.slots <- struct{}{}:
@@ -176,15 +177,16 @@ func (l *listener) show(ctx context.Context, n *listened) {
 	}
 	l.forwarding.Go(func() {
 		defer func() { <-l.slots }()
-		n.forwarded = l.forward.send(ctx, n)
+		n.forwarded = n.sendOn(ctx, l.forward)
 		l.print(n)
 	})
 }
 
+// print prints a notification. One that was printed before is printed as it was sent on.
 func (l *listener) print(n *listened) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.out.print(n)
+	fmt.Fprint(l.out, n.text(l.Bool("json"), l.Bool("body")))
 }
 
 // listened is a line of the stream: a notification, or how many were dropped.
@@ -193,5 +195,89 @@ type listened struct {
 	adminapi.Dropped
 
 	line      json.RawMessage
-	forwarded *forwarded // nil before it is sent on
+	forwarded *sendResult // nil before it is sent on
+}
+
+// notForwarded are headers of the connection between Intercom and Caddy, and such that follow
+// from the body.
+var notForwarded = []string{
+	"Connection", "Content-Length", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+}
+
+// sendOn sends the notification to the URL of a sender, and waits for the whole answer.
+func (n *listened) sendOn(ctx context.Context, to *sender) *sendResult {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, to.url, bytes.NewReader(requestBody(n.Request)))
+	if err != nil {
+		return &sendResult{Error: err.Error()}
+	}
+	r.Header["User-Agent"] = nil // or else net/http adds its own if there is none
+	maps.Copy(r.Header, n.Request.Header)
+	for _, name := range notForwarded {
+		delete(r.Header, name)
+	}
+	for name, value := range map[string]string{
+		"X-Intercom-Topic": n.Topic, "X-Intercom-App-Id": n.Workspace, "X-Intercom-Notification-Id": n.ID,
+	} {
+		if value != "" {
+			r.Header[name] = []string{value}
+		}
+	}
+	got := to.roundTrip(r)
+	if got.err != nil {
+		got.Error = "not delivered: " + got.err.Error()
+	}
+	return &got
+}
+
+// text returns what is printed of the notification, for people or as JSON, with or without its
+// body. Once it was sent on, people are told only what came of that.
+func (n *listened) text(asJSON, body bool) string {
+	const clock = "15:04:05.000"
+	switch {
+	case asJSON:
+		return escapeJSON(string(n.json(body))) + "\n"
+	case n.Dropped.Dropped > 0:
+		return fmt.Sprintf("-- %d missed: they came faster than this could take them\n", n.Dropped.Dropped)
+	case n.forwarded != nil:
+		return fmt.Sprintf("%s  -> %s  %s\n", strings.Repeat(" ", len(clock)), n.outcome(), escape(cmp.Or(n.ID, n.Topic)))
+	}
+	came := n.Outcome
+	if n.Lane != "" {
+		came += " (" + n.Lane + ")"
+	}
+	text := fmt.Sprintf("%s  %-32s  %-10s  %-38s  %s, %d %s\n", n.At.Local().Format(clock),
+		escape(n.Topic), cmp.Or(escape(n.Workspace), "-"), cmp.Or(escape(n.ID), "-"), escape(came), n.Status, inTime(n.Seconds))
+	if body && n.Request != nil {
+		text += prettyBody(requestBody(n.Request)) + "\n"
+	}
+	return text
+}
+
+// json returns the line of the stream. The request is left out if it is only there to be sent on.
+func (n *listened) json(body bool) []byte {
+	var members map[string]json.RawMessage
+	if (body || n.Request == nil) && n.forwarded == nil || json.Unmarshal(n.line, &members) != nil {
+		return n.line
+	}
+	if !body {
+		delete(members, "request")
+	}
+	if n.forwarded != nil {
+		members["forwarded"], _ = json.Marshal(n.forwarded) // cannot fail
+	}
+	line, _ := json.Marshal(members) // each was decoded
+	return line
+}
+
+// outcome says what came of sending a notification on.
+func (n *listened) outcome() string {
+	to := n.forwarded
+	switch {
+	case to.Error != "":
+		return escape(to.Error)
+	case to.ok() || to.Answer == "":
+		return statusText(to.Status) + " " + inTime(to.Seconds)
+	default:
+		return statusText(to.Status) + " " + inTime(to.Seconds) + ": " + escape(to.Answer)
+	}
 }

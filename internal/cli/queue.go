@@ -4,7 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -32,8 +32,8 @@ var (
 // queueRun is one run of a command on the queue of a running Caddy.
 type queueRun struct {
 	*run
-	admin *adminClient
-	json  bool // print the lines of the answer as they are
+	admin    *adminClient
+	selected url.Values // the flags that select deliveries, or only the endpoint
 }
 
 // onQueue completes a command that speaks to the queue of a running Caddy.
@@ -47,11 +47,15 @@ func onQueue(cmd *cobra.Command, args cobra.PositionalArgs, do func(ctx context.
 		if slices.Contains(args, "") {
 			return usagef("an argument is empty: is the variable set that it comes from?")
 		}
+		selected, err := r.parameters("topic", "workspace", "lane", "state", "reason", "notification", "since", "until", "error", "endpoint")
+		if err != nil {
+			return err
+		}
 		admin, err := newAdminClient(r.Flags)
 		if err != nil {
 			return err
 		}
-		err = do(ctx, &queueRun{r, admin, r.Bool("json")}, args)
+		err = do(ctx, &queueRun{r, admin, selected}, args)
 		var answer *adminError
 		switch {
 		case errors.As(err, &answer) && answer.status == http.StatusBadRequest:
@@ -64,39 +68,27 @@ func onQueue(cmd *cobra.Command, args cobra.PositionalArgs, do func(ctx context.
 	return cmd
 }
 
-// printLine prints a line of an answer.
-func (q *queueRun) printLine(line json.RawMessage) {
-	fmt.Fprintln(q.out, escapeJSON(string(line)))
-}
-
-// ofEndpoint returns the parameters that name the endpoint, if one is named.
-func (q *queueRun) ofEndpoint() (url.Values, error) {
+// parameters returns the flags that are given, as parameters of the admin endpoint with the same
+// names. An empty text, such as a variable that is not set, is an error: ignored, it would select
+// more than is meant.
+func (r *run) parameters(names ...string) (url.Values, error) {
 	parameters := make(url.Values)
-	return parameters, q.copyFlags(parameters, "endpoint")
-}
-
-// copyFlags adds the flags that are given to parameters of the same names. An empty text, such
-// as a variable that is not set, is an error: ignored, it would select more than is meant.
-func (q *queueRun) copyFlags(parameters url.Values, names ...string) error {
 	for _, name := range names {
-		flag := q.Lookup(name)
+		flag := r.Lookup(name)
 		if flag == nil || !flag.Changed {
 			continue
 		}
 		values := []string{flag.Value.String()}
 		if flag.Value.Type() == "stringSlice" {
-			values, _ = q.GetStringSlice(name) // it is one
+			values, _ = r.GetStringSlice(name) // it is one
 		}
 		if len(values) == 0 || slices.Contains(values, "") {
-			return usagef("--%s is empty: leave it out, or give it a value", name)
+			return nil, usagef("--%s is empty: leave it out, or give it a value", name)
 		}
 		parameters[name] = values
 	}
-	return nil
+	return parameters, nil
 }
-
-// filters are the flags that select deliveries, and also the parameters of the admin endpoint.
-var filters = []string{"topic", "workspace", "lane", "state", "reason", "notification", "since", "until", "error", "endpoint"}
 
 // addFilterFlags adds the flags that select deliveries.
 func addFilterFlags(cmd *cobra.Command) {
@@ -128,17 +120,15 @@ func (q *queueRun) deliveries(ctx context.Context, parameters url.Values, limit 
 		adminapi.Delivery
 		Cursor string `json:"cursor"`
 	}
-	for n, cursor := 0, ""; ; {
+	query := maps.Clone(parameters)
+	for n := 0; ; {
 		page := maxPage
 		if limit > 0 {
 			page = min(page, limit-n)
 		}
-		query := withParameter(parameters, "limit", strconv.Itoa(page))
-		if cursor != "" {
-			query.Set("cursor", cursor)
-		}
+		query.Set("limit", strconv.Itoa(page))
 		next := ""
-		err := eachLine(q.admin.lines(ctx, http.MethodGet, adminapi.DeliveriesPath, query), func(e entry, line json.RawMessage) error {
+		err := ask(ctx, q.admin, http.MethodGet, adminapi.DeliveriesPath, query, func(e entry, line json.RawMessage) error {
 			if e.Cursor != "" {
 				next = e.Cursor
 				return nil
@@ -147,27 +137,15 @@ func (q *queueRun) deliveries(ctx context.Context, parameters url.Values, limit 
 			return do(e.Delivery, line)
 		})
 		switch {
-		case err != nil:
+		case err != nil || next == "":
 			return false, err
-		case next == "":
-			return false, nil
 		case limit > 0 && n >= limit:
 			return true, nil
-		case next == cursor:
+		case next == query.Get("cursor"):
 			return false, errors.New("the list of Caddy does not go on: it gave the same cursor twice")
 		}
-		cursor = next
+		query.Set("cursor", next)
 	}
-}
-
-// withParameter returns parameters with one more.
-func withParameter(parameters url.Values, name, value string) url.Values {
-	more := make(url.Values, len(parameters)+1)
-	for key, values := range parameters {
-		more[key] = values
-	}
-	more.Set(name, value)
-	return more
 }
 
 // nothingFits says that the filters select nothing, and perhaps why.
@@ -183,29 +161,28 @@ func nothingFits(parameters url.Values) string {
 	}
 }
 
-// completeLanes and completeEndpoints complete names for the shell. They ask the running Caddy,
-// and offer nothing if it does not answer soon.
-func completeLanes(cmd *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	return completeNames(cmd, func(l adminapi.Lane) string { return l.Lane })
-}
+// completeLanes and completeEndpoints complete names for the shell.
+var (
+	completeLanes     = completeNames(func(l adminapi.Lane) string { return l.Lane })
+	completeEndpoints = completeNames(func(l adminapi.Lane) string { return l.Endpoint })
+)
 
-func completeEndpoints(cmd *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	return completeNames(cmd, func(l adminapi.Lane) string { return l.Endpoint })
-}
-
-// completeNames offers the names that are well-formed: a shell runs $(…) in what it completes.
-func completeNames(cmd *cobra.Command, name func(adminapi.Lane) string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	var names []string
-	if admin, err := newAdminClient(caddycmd.Flags{FlagSet: cmd.Flags()}); err == nil {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		defer cancel()
-		_ = eachLine(admin.lines(ctx, http.MethodGet, adminapi.LanesPath, nil), func(l adminapi.Lane, _ json.RawMessage) error {
-			if lanename.Check(name(l)) == nil && !slices.Contains(names, name(l)) {
-				names = append(names, name(l))
-			}
-			return nil
-		})
+// completeNames asks the running Caddy for names, and offers nothing if it does not answer soon.
+// It offers those that are well-formed: a shell runs $(…) in what it completes.
+func completeNames(name func(adminapi.Lane) string) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		var names []string
+		if admin, err := newAdminClient(caddycmd.Flags{FlagSet: cmd.Flags()}); err == nil {
+			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+			defer cancel()
+			_ = ask(ctx, admin, http.MethodGet, adminapi.LanesPath, nil, func(l adminapi.Lane, _ json.RawMessage) error {
+				if lanename.Check(name(l)) == nil {
+					names = append(names, name(l))
+				}
+				return nil
+			})
+		}
+		slices.Sort(names)
+		return slices.Compact(names), cobra.ShellCompDirectiveNoFileComp
 	}
-	slices.Sort(names)
-	return names, cobra.ShellCompDirectiveNoFileComp
 }

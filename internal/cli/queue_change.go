@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -26,27 +27,20 @@ type change struct {
 	whole   bool   // takes --vacuum
 }
 
-func newQueueRetryCommand() *cobra.Command {
-	return newChangeCommand(&change{verb: "retry", past: "retried", to: true})
-}
-
-func newQueueResendCommand() *cobra.Command {
-	return newChangeCommand(&change{verb: "resend", past: "resent", to: true, warning: "Backends get again what they have taken already."})
-}
-
-func newQueueDropCommand() *cobra.Command {
-	return newChangeCommand(&change{verb: "drop", past: "dropped", warning: "This cannot be undone."})
-}
-
-func newQueueEraseCommand() *cobra.Command {
-	return newChangeCommand(&change{verb: "erase", past: "erased", whole: true, warning: "This cannot be undone, and what is not delivered yet is lost."})
-}
+// The changes, by their commands.
+var (
+	retry  = change{verb: "retry", past: "retried", to: true}
+	resend = change{verb: "resend", past: "resent", to: true, warning: "Backends get again what they have taken already."}
+	drop   = change{verb: "drop", past: "dropped", warning: "This cannot be undone."}
+	erase  = change{verb: "erase", past: "erased", whole: true, warning: "This cannot be undone, and what is not delivered yet is lost."}
+)
 
 // vacuumWarning says for how long storing stands still: the command does not know the size.
 const vacuumWarning = "--vacuum writes the whole file anew. Until it is done, no notification can be stored: Intercom gets 503, and sends once more after a minute. " +
 	"How long it takes depends on the size of the file and on the disk: about as long as to copy the file twice, so seconds for 100 MB, and minutes for 10 GB."
 
-func newChangeCommand(c *change) *cobra.Command {
+// newCommand returns the command of the change.
+func (c *change) newCommand() *cobra.Command {
 	cmd := newCommand("queue-" + c.verb)
 	addFilterFlags(cmd)
 	flags := cmd.Flags()
@@ -64,11 +58,13 @@ func newChangeCommand(c *change) *cobra.Command {
 	return onQueue(cmd, cobra.ArbitraryArgs, c.run)
 }
 
-// run selects deliveries, asks, and changes them.
+// run selects deliveries, asks, and changes them. Without a state, the module selects by one.
 func (c *change) run(ctx context.Context, q *queueRun, ids []string) error {
-	selected, err := c.selection(q, ids)
-	if err != nil {
-		return err
+	if len(ids) > 0 {
+		q.selected["notification"] = append(q.selected["notification"], ids...)
+	}
+	if len(q.selected) == 0 || len(q.selected) == 1 && q.selected.Has("endpoint") {
+		return usagef("nothing is selected: give ids or filters, such as --topic 'conversation.*' or --state dead")
 	}
 	options, err := c.options(q)
 	if err != nil {
@@ -78,12 +74,15 @@ func (c *change) run(ctx context.Context, q *queueRun, ids []string) error {
 	if !yes && !dryRun && !isTerminal(q.in) {
 		return usagef("there is no terminal to ask on: give --yes to %s without a question, or --dry-run to see how many are selected", c.verb)
 	}
-	missing, none, err := q.missing(ctx, selected)
+	missing, none, err := q.missing(ctx)
 	if err != nil || none {
 		return errors.Join(missing, err)
 	}
+	if cursor, ok := options["cursor"]; ok {
+		q.selected["cursor"] = cursor
+	}
 	if !yes || dryRun {
-		total, err := c.preview(ctx, q, selected)
+		total, err := c.preview(ctx, q)
 		if err != nil || total == 0 || dryRun {
 			return errors.Join(missing, err)
 		}
@@ -95,30 +94,15 @@ func (c *change) run(ctx context.Context, q *queueRun, ids []string) error {
 			return cmp.Or(err, errors.New("nothing was changed"))
 		}
 	}
-	for name, values := range selected {
-		options[name] = values
-	}
 	return errors.Join(missing, c.carryOut(ctx, q, options))
-}
-
-// selection returns the parameters that select deliveries. Without a state, the module decides.
-func (c *change) selection(q *queueRun, ids []string) (url.Values, error) {
-	selected := make(url.Values)
-	if err := q.copyFlags(selected, filters...); err != nil {
-		return nil, err
-	}
-	if len(ids) > 0 {
-		selected["notification"] = append(selected["notification"], ids...)
-	}
-	if len(selected) == 0 || len(selected) == 1 && selected.Has("endpoint") {
-		return nil, usagef("nothing is selected: give ids or filters, such as --topic 'conversation.*' or --state dead")
-	}
-	return selected, nil
 }
 
 // options returns the parameters that say how deliveries are changed.
 func (c *change) options(q *queueRun) (url.Values, error) {
-	options := make(url.Values)
+	options, err := q.parameters("to", "cursor")
+	if err != nil {
+		return nil, err
+	}
 	rate := q.Float64("rate")
 	switch {
 	case !(rate >= 0): // this refuses NaN, too
@@ -129,22 +113,23 @@ func (c *change) options(q *queueRun) (url.Values, error) {
 	if c.whole && q.Bool("vacuum") {
 		options.Set("whole", "true")
 	}
-	return options, q.copyFlags(options, "to", "cursor")
+	return options, nil
 }
 
 // missing returns as the first error which notifications of the selection are not there: a
 // misspelled id of something to erase must not go unnoticed. After an interruption, which a
 // cursor tells of, it does not look, because they may be erased. It also reports whether none of
 // them is there.
-func (q *queueRun) missing(ctx context.Context, selected url.Values) (missing error, none bool, failed error) {
-	ids := slices.Clone(selected["notification"])
-	if len(ids) == 0 || q.Changed("cursor") {
+func (q *queueRun) missing(ctx context.Context) (missing error, none bool, failed error) {
+	named := q.selected["notification"]
+	if len(named) == 0 || q.Changed("cursor") {
 		return nil, false, nil
 	}
-	parameters := url.Values{"notification": selected["notification"]}
-	if err := q.copyFlags(parameters, "endpoint"); err != nil {
-		return nil, false, err
+	parameters := url.Values{"notification": named}
+	if endpoint, ok := q.selected["endpoint"]; ok {
+		parameters["endpoint"] = endpoint
 	}
+	ids := slices.Clone(named)
 	_, failed = q.deliveries(ctx, parameters, 0, func(d adminapi.Delivery, _ json.RawMessage) error {
 		ids = slices.DeleteFunc(ids, func(id string) bool { return id == d.Notification || id == strconv.FormatInt(d.Number, 10) })
 		return nil
@@ -152,52 +137,56 @@ func (q *queueRun) missing(ctx context.Context, selected url.Values) (missing er
 	for _, id := range ids {
 		missing = errors.Join(missing, fmt.Errorf("%s: there is no such notification", id))
 	}
-	return missing, len(ids) == len(selected["notification"]), failed
+	return missing, len(ids) == len(named), failed
+}
+
+// post asks for the change with some options more than what is selected, and calls show with
+// each line of progress.
+func (c *change) post(ctx context.Context, q *queueRun, options url.Values, show func(p adminapi.Progress, line json.RawMessage)) error {
+	parameters := maps.Clone(q.selected)
+	maps.Copy(parameters, options)
+	return ask(ctx, q.admin, http.MethodPost, adminapi.DeliveriesPath+"/"+c.verb, parameters, func(p adminapi.Progress, line json.RawMessage) error {
+		show(p, line)
+		return nil
+	})
 }
 
 // preview says how many deliveries are selected. With --json and --dry-run, it prints the
 // lines of the answer.
-func (c *change) preview(ctx context.Context, q *queueRun, selected url.Values) (total int64, err error) {
-	out := q.out
-	parameters := withParameter(selected, "dry_run", "true")
-	if q.Changed("cursor") {
-		parameters.Set("cursor", q.String("cursor"))
-	}
-	err = eachLine(q.admin.lines(ctx, http.MethodPost, adminapi.DeliveriesPath+"/"+c.verb, parameters), func(p adminapi.Progress, line json.RawMessage) error {
+func (c *change) preview(ctx context.Context, q *queueRun) (total int64, err error) {
+	asJSON := q.Bool("json")
+	err = c.post(ctx, q, url.Values{"dry_run": {"true"}}, func(p adminapi.Progress, line json.RawMessage) {
 		total = p.Total
-		if q.json && q.Bool("dry-run") {
+		if asJSON && q.Bool("dry-run") {
 			q.printLine(line)
 		}
-		return nil
 	})
 	switch {
-	case err != nil || q.json:
+	case err != nil || asJSON:
 		return total, err
 	case total == 0:
-		return 0, c.nothing(q, selected)
+		return 0, c.nothing(q)
 	}
-	fmt.Fprintf(out, "%s to %s\n", count(total, "delivery"), c.verb)
+	fmt.Fprintf(q.out, "%s to %s\n", count(total, "delivery"), c.verb)
 	if c.warning != "" {
-		fmt.Fprintln(out, c.warning)
+		fmt.Fprintln(q.out, c.warning)
 	}
 	if c.whole && q.Bool("vacuum") {
-		fmt.Fprintln(out, vacuumWarning)
+		fmt.Fprintln(q.out, vacuumWarning)
 	}
 	return total, nil
 }
 
 // carryOut changes the deliveries, and reports what was done.
-func (c *change) carryOut(ctx context.Context, q *queueRun, parameters url.Values) error {
+func (c *change) carryOut(ctx context.Context, q *queueRun, options url.Values) error {
 	bar := newProgress(q.notes, c.past)
-	defer bar.clear()
 	var now adminapi.Progress
-	err := eachLine(q.admin.lines(ctx, http.MethodPost, adminapi.DeliveriesPath+"/"+c.verb, parameters), func(p adminapi.Progress, line json.RawMessage) error {
+	err := c.post(ctx, q, options, func(p adminapi.Progress, line json.RawMessage) {
 		now = p
-		if q.json {
+		if q.Bool("json") {
 			q.printLine(line)
 		}
 		bar.show(now.Done, now.Total)
-		return nil
 	})
 	bar.clear()
 	if last, ok := errors.AsType[*lineError](err); ok {
@@ -208,36 +197,35 @@ func (c *change) carryOut(ctx context.Context, q *queueRun, parameters url.Value
 			err = fmt.Errorf("%w (to go on: --cursor %s)", err, last.Cursor)
 		}
 	}
-	switch out := q.out; {
+	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("stopped: at least %s of %s are %s, the others are as they were", comma(now.Done), count(now.Total, "delivery"), c.past)
 	case err != nil && now.Total > 0:
 		return fmt.Errorf("%s of %s are %s, then: %w", comma(now.Done), count(now.Total, "delivery"), c.past, err)
-	case err != nil || q.json:
+	case err != nil || q.Bool("json"):
 		return err
 	case now.Total == 0 && !q.Changed("cursor"): // with it, they may be those of the run before
-		return c.nothing(q, parameters)
-	default:
-		fmt.Fprintf(out, "%s %s", c.past, count(now.Done, "delivery"))
-		if now.Skipped != nil && *now.Skipped > 0 {
-			why := "changed meanwhile"
-			if parameters.Has("to") {
-				why += ", or in that lane already"
-			}
-			fmt.Fprintf(out, ", skipped %s: %s", comma(*now.Skipped), why)
+		return c.nothing(q)
+	}
+	fmt.Fprintf(q.out, "%s %s", c.past, count(now.Done, "delivery"))
+	if now.Skipped != nil && *now.Skipped > 0 {
+		why := "changed meanwhile"
+		if options.Has("to") {
+			why += ", or in that lane already"
 		}
-		fmt.Fprintln(out)
-		if now.Note != "" {
-			fmt.Fprintln(out, escape(now.Note))
-		}
+		fmt.Fprintf(q.out, ", skipped %s: %s", comma(*now.Skipped), why)
+	}
+	fmt.Fprintln(q.out)
+	if now.Note != "" {
+		fmt.Fprintln(q.out, escape(now.Note))
 	}
 	return nil
 }
 
 // nothing says that no delivery is selected. That is an error if a notification is named.
-func (c *change) nothing(q *queueRun, selected url.Values) error {
-	text := fmt.Sprintf("there is nothing to %s: %s", c.verb, nothingFits(selected))
-	if selected.Has("notification") {
+func (c *change) nothing(q *queueRun) error {
+	text := fmt.Sprintf("there is nothing to %s: %s", c.verb, nothingFits(q.selected))
+	if q.selected.Has("notification") {
 		return errors.New(text + "; see 'caddy intercom-webhook queue show'")
 	}
 	_, err := fmt.Fprintln(q.out, escape(text))

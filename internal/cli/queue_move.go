@@ -78,38 +78,47 @@ func queuesIn(fl caddycmd.Flags, flag string) ([]json.RawMessage, error) {
 	if err != nil {
 		return nil, usagef("config of --%s: %w", flag, err)
 	}
-	var config any
-	decoder := json.NewDecoder(bytes.NewReader(adapted))
-	decoder.UseNumber()
-	if err := decoder.Decode(&config); err != nil {
+	handlers, err := handlersIn(adapted)
+	if err != nil {
 		return nil, usagef("config of --%s: decoding: %w", flag, err)
 	}
 	var queues []json.RawMessage
-	eachHandler(config, "intercom_webhook", func(handler map[string]any) {
+	for _, handler := range handlers {
 		if queue, ok := handler["queue"]; ok {
 			encoded, _ := json.Marshal(queue) // it was decoded
 			queues = append(queues, encoded)
 		}
-	})
+	}
 	if len(queues) == 0 {
 		return nil, usagef("%s of --%s has no queue: name a config with a queue in an intercom_webhook", file, flag)
 	}
 	return queues, nil
 }
 
-// eachHandler calls do for each handler of a kind in a part of a config.
-func eachHandler(part any, kind string, do func(handler map[string]any)) {
-	switch part := part.(type) {
-	case []any:
-		for _, element := range part {
-			eachHandler(element, kind, do)
-		}
-	case map[string]any:
-		if part["handler"] == kind {
-			do(part)
-		}
-		for _, key := range slices.Sorted(maps.Keys(part)) {
-			eachHandler(part[key], kind, do)
+// handlersIn returns the intercom_webhook handlers of a config in JSON.
+func handlersIn(config []byte) (handlers []map[string]any, err error) {
+	var root map[string]any
+	decoder := json.NewDecoder(bytes.NewReader(config))
+	decoder.UseNumber()
+	if err := decoder.Decode(&root); err != nil {
+		return nil, err
+	}
+	var search func(part any)
+	search = func(part any) {
+		switch part := part.(type) {
+		case []any:
+			for _, element := range part {
+				search(element)
+			}
+		case map[string]any:
+			if part["handler"] == "intercom_webhook" {
+				handlers = append(handlers, part)
+			}
+			for _, key := range slices.Sorted(maps.Keys(part)) {
+				search(part[key])
+			}
 		}
 	}
+	search(root)
+	return handlers, nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -14,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
 )
 
 func newQueueStatusCommand() *cobra.Command {
@@ -25,14 +25,10 @@ func newQueueStatusCommand() *cobra.Command {
 
 // runQueueStatus prints the lanes of the databases that answer, also if one does not.
 func runQueueStatus(ctx context.Context, q *queueRun, _ []string) error {
-	parameters, err := q.ofEndpoint()
-	if err != nil {
-		return err
-	}
 	var lanes []adminapi.Lane
-	failed := eachLine(q.admin.lines(ctx, http.MethodGet, adminapi.LanesPath, parameters), func(l adminapi.Lane, line json.RawMessage) error {
+	failed := ask(ctx, q.admin, http.MethodGet, adminapi.LanesPath, q.selected, func(l adminapi.Lane, line json.RawMessage) error {
 		lanes = append(lanes, l)
-		if q.json {
+		if q.Bool("json") {
 			q.printLine(line)
 		}
 		return nil
@@ -40,8 +36,8 @@ func runQueueStatus(ctx context.Context, q *queueRun, _ []string) error {
 	if failed != nil && len(lanes) == 0 {
 		return failed
 	}
-	if !q.json {
-		if err := q.printLanes(lanes); err != nil {
+	if !q.Bool("json") {
+		if err := printLanes(q.out, lanes); err != nil {
 			return err
 		}
 	}
@@ -51,42 +47,43 @@ func runQueueStatus(ctx context.Context, q *queueRun, _ []string) error {
 	return failed
 }
 
-// backlogStates are the states whose deliveries are counted by lane.
-var backlogStates = []string{"waiting", "delivering", "retrying", "dead"}
-
-// printLanes prints a table with a line for each lane, and one for all of them.
-func (q *queueRun) printLanes(lanes []adminapi.Lane) error {
+// printLanes prints a table with a line for each lane, and one for all of them. It names the
+// endpoints if there are several.
+func printLanes(out io.Writer, lanes []adminapi.Lane) error {
+	states := []string{"waiting", "delivering", "retrying", "dead"} // delivered ones are not counted
+	rows := [][]string{{"ENDPOINT", "LANE", "KIND", "STATE", "WORKERS"}}
+	for _, state := range states {
+		rows[0] = append(rows[0], strings.ToUpper(state))
+	}
+	rows[0] = append(rows[0], "OLDEST")
+	add := func(l adminapi.Lane, workers string) {
+		row := []string{l.Endpoint, l.Lane, l.Kind, l.State, workers}
+		for _, state := range states {
+			row = append(row, comma(l.Deliveries[state]))
+		}
+		rows = append(rows, append(row, age(l.OldestSeconds)))
+	}
 	several := false
+	total := adminapi.Lane{Lane: "total", Deliveries: make(map[string]int64)}
 	for _, l := range lanes {
 		several = several || l.Endpoint != lanes[0].Endpoint
-	}
-	row := func(endpoint string, texts ...string) []string {
-		if several {
-			return append([]string{endpoint}, texts...)
-		}
-		return texts
-	}
-	head := row("ENDPOINT", "LANE", "KIND", "STATE", "WORKERS")
-	for _, state := range backlogStates {
-		head = append(head, strings.ToUpper(state))
-	}
-	t := newTable(q.out, append(head, "OLDEST")...)
-	total := adminapi.Lane{Deliveries: make(map[string]int64)}
-	print := func(l adminapi.Lane, cells []string) {
-		for _, state := range backlogStates {
-			cells = append(cells, comma(l.Deliveries[state]))
-		}
-		t.row(append(cells, age(l.OldestSeconds))...)
-	}
-	for _, l := range lanes {
 		for state, n := range l.Deliveries {
 			total.Deliveries[state] += n
 		}
 		total.OldestSeconds = max(total.OldestSeconds, l.OldestSeconds)
-		print(l, row(l.Endpoint, l.Lane, l.Kind, l.State, strconv.Itoa(l.Workers)))
+		add(l, strconv.Itoa(l.Workers))
 	}
-	print(total, row("", "total", "", "", ""))
-	return t.Flush()
+	add(total, "")
+	if !several {
+		for i := range rows {
+			rows[i] = rows[i][1:]
+		}
+	}
+	t := newTable(out, rows[0]...)
+	for _, row := range rows[1:] {
+		t.row(row...)
+	}
+	return t.flush()
 }
 
 // age writes how long something waits; empty if it does not.
@@ -105,22 +102,16 @@ func age(seconds float64) string {
 
 // checkLanes returns an error if a lane is down or there are dead letters.
 func checkLanes(lanes []adminapi.Lane) error {
-	var down, findings []string
+	var findings []string
 	dead := int64(0)
 	for _, l := range lanes {
 		if l.State == "down" {
-			down = append(down, l.Lane)
+			findings = append(findings, "lane down: "+l.Lane)
 		}
 		dead += l.Deliveries["dead"]
 	}
-	switch {
-	case len(down) == 1:
-		findings = append(findings, "lane down: "+down[0])
-	case len(down) > 1:
-		findings = append(findings, "lanes down: "+option.Enumerate(down))
-	}
 	if dead > 0 {
-		findings = append(findings, fmt.Sprintf("%s: see 'caddy intercom-webhook queue list --state dead'", count(dead, "dead letter")))
+		findings = append(findings, count(dead, "dead letter")+": see 'caddy intercom-webhook queue list --state dead'")
 	}
 	if len(findings) == 0 {
 		return nil
@@ -128,29 +119,17 @@ func checkLanes(lanes []adminapi.Lane) error {
 	return errors.New(strings.Join(findings, "; "))
 }
 
-func newQueuePauseCommand() *cobra.Command { return newLaneCommand("pause", "paused") }
-
-func newQueueResumeCommand() *cobra.Command { return newLaneCommand("resume", "resumed") }
-
 // newLaneCommand returns a command that changes a lane.
 func newLaneCommand(verb, past string) *cobra.Command {
 	cmd := newCommand("queue-" + verb)
 	cmd.ValidArgsFunction = completeLane
 	return onQueue(cmd, cobra.ExactArgs(1), func(ctx context.Context, q *queueRun, args []string) error {
-		parameters, err := q.ofEndpoint()
-		if err != nil {
-			return err
-		}
 		path := adminapi.LanesPath + "/" + url.PathEscape(args[0]) + "/" + verb
-		return eachLine(q.admin.lines(ctx, http.MethodPost, path, parameters), func(l adminapi.Lane, line json.RawMessage) error {
-			if q.json {
-				q.printLine(line)
-				return nil
-			}
+		return ask(ctx, q.admin, http.MethodPost, path, q.selected, orLine(q.run, func(l adminapi.Lane) error {
 			undelivered := l.Deliveries["waiting"] + l.Deliveries["retrying"]
 			_, err := fmt.Fprintf(q.out, "%s lane %s; %s not made yet\n", past, escape(l.Lane), count(undelivered, "delivery"))
 			return err
-		})
+		}))
 	})
 }
 

@@ -2,10 +2,10 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -14,27 +14,53 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/signature"
 )
 
 func newSendCommand() *cobra.Command {
 	cmd := newCommand("send")
 	cmd.Args, cmd.ValidArgsFunction, cmd.RunE = cobra.ArbitraryArgs, completeTopic, runE(runSend)
-	flags := cmd.Flags()
-	addSecretFlags(flags)
-	flags.String("body", "", "File to send as it is, - for standard input")
-	flags.Bool("list", false, "Print what can be sent, and send nothing")
-	addRequestFlags(flags)
-	cmd.AddCommand(newSendAppRequestCommand())
+	cmd.Flags().Bool("list", false, "Print what can be sent, and send nothing")
+	addSendFlags(cmd.Flags())
+	appRequest := newCommand("send-app-request")
+	appRequest.Args, appRequest.ValidArgs, appRequest.RunE = usageArgs(cobra.ExactArgs(2)), intercom.AppRequestKinds(), runE(runSendAppRequest)
+	addSendFlags(appRequest.Flags())
+	cmd.AddCommand(appRequest)
 	return cmd
 }
 
-// addRequestFlags adds the flags that newSender reads, except those of the secret.
-func addRequestFlags(flags *pflag.FlagSet) {
+// addSendFlags adds the flags that newContentSender reads.
+func addSendFlags(flags *pflag.FlagSet) {
+	addSecretFlags(flags)
+	flags.String("body", "", "File to send as it is, - for standard input")
 	flags.StringArrayP("header", "H", nil, "Header to send, replacing the usual one of its name (format: \"Name: value\"; repeatable)")
 	flags.Duration("timeout", 10*time.Second, "How long to wait for an answer")
 	flags.Bool("insecure", false, "Do not verify the server's certificate (WARNING: for local tests only)")
 	flags.Bool("json", false, "Print JSON")
+}
+
+// newContentSender makes a sender to a URL with the headers and the body of the flags. Without
+// --body, the body is nil.
+func newContentSender(r *run, target string) (*sender, error) {
+	s, err := newSigningSender(r, target)
+	if err != nil {
+		return nil, err
+	}
+	fields, err := r.GetStringArray("header")
+	if err != nil {
+		return nil, err
+	}
+	if s.headers, err = parseHeaders(fields); err != nil {
+		return nil, err
+	}
+	if file := r.String("body"); file != "" {
+		const maxBody = 64 << 20
+		if s.body, err = readFile(file, r.in, maxBody); err != nil {
+			return nil, usagef("reading the body of --body: %w", err)
+		}
+	}
+	return s, nil
 }
 
 // runSend sends a notification and prints the answer.
@@ -46,14 +72,33 @@ func runSend(ctx context.Context, r *run, args []string) error {
 	if err != nil {
 		return err
 	}
-	s, err := newSender(r, target)
+	s, err := newContentSender(r, target)
 	if err != nil {
 		return err
 	}
 	s.scheme, s.name = signature.Hub, topic
+	_, err = s.sendAndPrint(ctx, r)
+	return err
+}
+
+// runSendAppRequest sends an app request and prints the answer, which Intercom uses if it is JSON.
+func runSendAppRequest(ctx context.Context, r *run, args []string) error {
+	kind := args[0]
+	sample, err := intercom.NewAppRequest(kind)
+	if err != nil {
+		return usagef("app request %q is not known: the kinds are %s", kind, option.Choices(kind, intercom.AppRequestKinds()))
+	}
+	s, err := newContentSender(r, args[1])
+	if err != nil {
+		return err
+	}
+	s.scheme, s.name = signature.Body, kind
+	if s.body == nil {
+		s.body = sample
+	}
 	answer, err := s.sendAndPrint(ctx, r)
-	if err == nil && !answer.ok() {
-		err = answer.notAccepted()
+	if err == nil && kind != "uninstall" && !json.Valid(answer.body) {
+		err = fmt.Errorf("the answer to %s is not JSON: Intercom cannot use it", kind)
 	}
 	return err
 }
@@ -69,48 +114,6 @@ func listSamples(r *run) error {
 		if err := r.print(map[string]string{"app_request": kind}, func(out io.Writer) { fmt.Fprintln(out, "app-request", kind) }); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// newSender makes a sender to a URL from the flags.
-func newSender(r *run, target string) (*sender, error) {
-	if err := checkURL("url", target); err != nil {
-		return nil, err
-	}
-	keys, err := clientSecrets(r)
-	if err != nil {
-		return nil, err
-	}
-	fields, err := r.GetStringArray("header")
-	if err != nil {
-		return nil, err
-	}
-	headers, err := parseHeaders(fields)
-	if err != nil {
-		return nil, err
-	}
-	timeout := r.Duration("timeout")
-	if timeout <= 0 {
-		return nil, usagef("timeout %s must be longer than 0", timeout)
-	}
-	body, err := readBody(r.String("body"), r.in)
-	if err != nil {
-		return nil, err
-	}
-	return &sender{
-		client:  newSendClient(timeout, r.Bool("insecure")),
-		url:     target,
-		body:    body,
-		key:     keys[0],
-		headers: headers,
-	}, nil
-}
-
-// checkURL returns an error if what, an argument or a flag, is no URL that requests can be sent to.
-func checkURL(what, target string) error {
-	if u, err := url.Parse(target); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
-		return usagef("%s %q must start with http:// or https:// and a host, as in http://localhost:3000/hook", what, strings.TrimSpace(target))
 	}
 	return nil
 }
@@ -131,19 +134,6 @@ func sendArgs(args []string, body string) (topic, target string, err error) {
 			topic, strings.Join(intercom.NearestTopics(topic, 3), ", "))
 	}
 	return topic, target, nil
-}
-
-// readBody reads the body of --body. It returns nil without --body.
-func readBody(file string, stdin io.Reader) ([]byte, error) {
-	if file == "" {
-		return nil, nil
-	}
-	const maxBody = 64 << 20
-	body, err := readFile(file, stdin, maxBody)
-	if err != nil {
-		return nil, usagef("reading the body of --body: %w", err)
-	}
-	return body, nil
 }
 
 // readFile reads a file that the user has named; "-" is standard input. What is larger than most

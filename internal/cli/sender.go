@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -43,27 +44,48 @@ type sender struct {
 
 // sendResult is the answer to one request.
 type sendResult struct {
-	Name    string      `json:"sent"`         // the topic, or the kind of app request
-	ID      string      `json:"id,omitempty"` // of the notification
-	Bytes   int         `json:"bytes"`        // the size of the body sent
-	Status  int         `json:"status"`
-	Seconds float64     `json:"seconds"`
-	Answer  string      `json:"answer,omitempty"` // the beginning of the answer's body
-	body    []byte      // the beginning of the answer's body, as it is
-	header  http.Header // of the answer
-	took    time.Duration
-	err     error // set if there was no complete answer
+	Name    string  `json:"sent,omitempty"`  // the topic, or the kind of app request
+	ID      string  `json:"id,omitempty"`    // of the notification
+	Bytes   int     `json:"bytes,omitempty"` // the size of the body sent
+	Status  int     `json:"status,omitempty"`
+	Seconds float64 `json:"seconds"`
+	Answer  string  `json:"answer,omitempty"` // the beginning of the answer's body
+	Error   string  `json:"error,omitempty"`  // of a notification that was sent on
+	body    []byte  // more of it, as it is
+	err     error   // set if there was no complete answer
 }
 
-func newSendClient(timeout time.Duration, insecure bool) *http.Client {
+// newSender makes a sender to a URL, which is that of what, an argument or a flag. It reads the
+// flags timeout and insecure, and has no key.
+func newSender(r *run, what, target string) (*sender, error) {
+	if u, err := url.Parse(target); err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+		return nil, usagef("%s %q must start with http:// or https:// and a host, as in http://localhost:3000/hook", what, strings.TrimSpace(target))
+	}
+	timeout := r.Duration("timeout")
+	if timeout <= 0 {
+		return nil, usagef("--timeout %s must be longer than 0", timeout)
+	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: insecure} //nolint:gosec // only with --insecure
-	transport.DisableCompression = true                                   // Intercom is not known to send Accept-Encoding
-	return &http.Client{
+	transport.TLSClientConfig = &tls.Config{InsecureSkipVerify: r.Bool("insecure")} //nolint:gosec // only with --insecure
+	transport.DisableCompression = true                                             // Intercom is not known to send Accept-Encoding
+	return &sender{url: target, client: &http.Client{
 		Transport:     transport,
 		Timeout:       timeout,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}, nil
+}
+
+// newSigningSender makes a sender to the URL in an argument, with the first client secret.
+func newSigningSender(r *run, target string) (*sender, error) {
+	s, err := newSender(r, "url", target)
+	if err != nil {
+		return nil, err
 	}
+	keys, err := clientSecrets(r)
+	if err == nil {
+		s.key = keys[0]
+	}
+	return s, err
 }
 
 // send sends one request and waits for the complete answer.
@@ -76,11 +98,8 @@ func (s *sender) send(ctx context.Context) sendResult {
 	if err != nil {
 		return sendResult{err: err}
 	}
-	r := sendResult{Name: s.name, ID: id, Bytes: len(body)}
-	start := time.Now()
-	s.roundTrip(req, &r)
-	r.took = time.Since(start)
-	r.Seconds = r.took.Seconds()
+	r := s.roundTrip(req)
+	r.Name, r.ID, r.Bytes = s.name, id, len(body)
 	return r
 }
 
@@ -116,12 +135,13 @@ func (s *sender) request(ctx context.Context, body []byte) (*http.Request, error
 	return req, nil
 }
 
-// roundTrip sends a request, and puts the answer into r.
-func (s *sender) roundTrip(req *http.Request, r *sendResult) {
+// roundTrip sends a request, and waits for the complete answer.
+func (s *sender) roundTrip(req *http.Request) (r sendResult) {
+	start := time.Now()
+	defer func() { r.Seconds = time.Since(start).Seconds() }()
 	resp, err := s.client.Do(req)
 	if err != nil {
-		r.err = s.explain(err)
-		return
+		return sendResult{err: s.explain(err)}
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswerRead))
@@ -129,11 +149,9 @@ func (s *sender) roundTrip(req *http.Request, r *sendResult) {
 		_, err = io.Copy(io.Discard, resp.Body)
 	}
 	if err != nil {
-		r.err = s.explain(err)
-		return
+		return sendResult{err: s.explain(err)}
 	}
-	r.Status, r.header, r.body = resp.StatusCode, resp.Header, answer
-	r.Answer = strings.TrimSpace(string(answer[:min(len(answer), maxAnswerShown)]))
+	return sendResult{Status: resp.StatusCode, body: answer, Answer: strings.TrimSpace(string(answer[:min(len(answer), maxAnswerShown)]))}
 }
 
 // explain adds to an error what the user can do about it.
@@ -150,27 +168,26 @@ func (s *sender) explain(err error) error {
 	}
 }
 
-// sendAndPrint sends one request and prints the answer.
+// sendAndPrint sends one request and prints the answer. What is no 2xx is an error.
 func (s *sender) sendAndPrint(ctx context.Context, r *run) (sendResult, error) {
 	result := s.send(ctx)
 	if result.err != nil {
 		return result, result.err
 	}
-	return result, r.print(result, func(out io.Writer) { result.report(out, s.scheme == signature.Body) })
+	err := r.print(result, func(out io.Writer) { result.report(out, s.scheme == signature.Body) })
+	if err == nil && !result.ok() {
+		err = fmt.Errorf("answered %s: Intercom would count this as failed", statusText(result.Status))
+	}
+	return result, err
 }
 
 // ok reports whether the answer was a 2xx.
 func (r sendResult) ok() bool { return intercom.Accepts(r.Status) }
 
-// notAccepted returns the error for an answer that is no 2xx.
-func (r sendResult) notAccepted() error {
-	return fmt.Errorf("answered %s: Intercom would count this as failed", statusText(r.Status))
-}
-
 // report prints one line for the answer. If it is not a 2xx, or somebody waits for it, its body
 // follows.
 func (r sendResult) report(w io.Writer, awaited bool) {
-	fmt.Fprintf(w, "%s in %s%s, %s bytes sent", statusText(r.Status), roundTime(r.took), lateness(r.took), comma(r.Bytes))
+	fmt.Fprintf(w, "%s %s, %s bytes sent", statusText(r.Status), inTime(r.Seconds), comma(r.Bytes))
 	if name := strings.TrimSpace(r.Name + " " + r.ID); name != "" {
 		fmt.Fprintf(w, ", %s", escape(name))
 	}
@@ -189,16 +206,17 @@ func statusText(status int) string {
 	return strings.TrimSpace(fmt.Sprintf("%d %s", status, http.StatusText(status)))
 }
 
-// lateness says how Intercom reacts to an answer that takes so long.
-func lateness(took time.Duration) string {
+// inTime says how long an answer took, and how Intercom reacts to one that is late.
+func inTime(seconds float64) string {
+	took := duration(seconds)
+	text := "in " + took.String()
 	switch {
 	case took > intercom.AnswerTimeout:
-		return " (over 5s: Intercom gives up)"
+		text += " (over 5s: Intercom gives up)"
 	case took > intercom.PriorityTimeout:
-		return " (over 500ms: lower priority)"
-	default:
-		return ""
+		text += " (over 500ms: lower priority)"
 	}
+	return text
 }
 
 // secretEnv names the environment variable that holds the client secret.

@@ -2,9 +2,11 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
+	"iter"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -48,19 +50,23 @@ func escapeJSON(text string) string {
 	if !strings.ContainsFunc(text, unprintable) && utf8.ValidString(text) {
 		return text
 	}
-	var safe strings.Builder
+	return escapeRunes(text, unprintable)
+}
+
+// escapeRunes writes the characters of JSON that are to be escaped as JSON does.
+func escapeRunes(text string, escaped func(rune) bool) string {
+	var out strings.Builder
 	for _, r := range text {
-		switch {
-		case !unprintable(r):
-			safe.WriteRune(r)
+		switch high, low := utf16.EncodeRune(r); {
+		case !escaped(r):
+			out.WriteRune(r)
 		case r <= 0xffff:
-			fmt.Fprintf(&safe, `\u%04x`, r)
+			fmt.Fprintf(&out, `\u%04x`, r)
 		default:
-			high, low := utf16.EncodeRune(r)
-			fmt.Fprintf(&safe, `\u%04x\u%04x`, high, low)
+			fmt.Fprintf(&out, `\u%04x\u%04x`, high, low)
 		}
 	}
-	return safe.String()
+	return out.String()
 }
 
 // unprintable reports whether a terminal may take a character for something else than text.
@@ -98,11 +104,8 @@ const maxIndented = 32 << 20
 // indentedSize returns the size of JSON that is indented by 2.
 func indentedSize(document []byte) int {
 	size, depth := len(document), 0
-	for i := 0; i < len(document); i++ {
-		switch document[i] {
-		case '"':
-			i += stringLength(document[i:]) - 1
-			continue
+	for part := range jsonParts(document) {
+		switch part[0] {
 		case '[', '{':
 			depth++
 		case ']', '}':
@@ -116,17 +119,25 @@ func indentedSize(document []byte) int {
 	return size
 }
 
-// stringLength returns the length of the JSON string at the start of text, with its quotes.
-func stringLength(text []byte) int {
-	for i := 1; i < len(text); i++ {
-		switch text[i] {
-		case '\\':
-			i++
-		case '"':
-			return i + 1
+// jsonParts returns the strings of JSON, with their quotes, and the bytes between them one by one.
+func jsonParts(document []byte) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		for n := 0; len(document) > 0; document = document[n:] {
+			n = 1
+			if document[0] == '"' {
+				for n < len(document) && document[n] != '"' {
+					if document[n] == '\\' {
+						n++
+					}
+					n++
+				}
+				n = min(n+1, len(document))
+			}
+			if !yield(document[:n]) {
+				return
+			}
 		}
 	}
-	return len(text)
 }
 
 // shorten cuts text after so many characters.
@@ -145,10 +156,10 @@ func localTime(at time.Time) string {
 	return at.Local().Format(time.RFC3339)
 }
 
-// seconds writes how long something took.
-func seconds(s float64) string { return roundTime(time.Duration(s * float64(time.Second))).String() }
-
-func roundTime(d time.Duration) time.Duration { return d.Round(100 * time.Microsecond) }
+// duration returns how long something took, rounded for a person.
+func duration(seconds float64) time.Duration {
+	return time.Duration(seconds * float64(time.Second)).Round(100 * time.Microsecond)
+}
 
 // count writes a number and the name of what is counted, which ends with y or takes an s.
 func count[N int | int64](n N, name string) string {
@@ -165,8 +176,8 @@ func count[N int | int64](n N, name string) string {
 
 func comma[N int | int64](n N) string { return humanize.Comma(int64(n)) }
 
-// table is a table of text. Flush prints it.
-type table struct{ *tabwriter.Writer }
+// table is a table of text. flush prints it. The zero table prints nothing.
+type table struct{ w *tabwriter.Writer }
 
 func newTable(out io.Writer, head ...string) table {
 	t := table{tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)}
@@ -177,9 +188,14 @@ func newTable(out io.Writer, head ...string) table {
 // row adds a row. Its cells are made safe to print, and an empty one becomes a dash.
 func (t table) row(cells ...string) {
 	for i, text := range cells {
-		if cells[i] = escape(text); text == "" {
-			cells[i] = "-"
-		}
+		cells[i] = cmp.Or(escape(text), "-")
 	}
-	fmt.Fprintln(t, strings.Join(cells, "\t"))
+	fmt.Fprintln(t.w, strings.Join(cells, "\t"))
+}
+
+func (t table) flush() error {
+	if t.w == nil {
+		return nil
+	}
+	return t.w.Flush()
 }

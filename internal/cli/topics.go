@@ -82,7 +82,7 @@ func printTopics(w io.Writer, topics []intercom.Topic, asJSON bool) error {
 		}
 		table.row(topic.Name, topic.Object, versions, topic.Note)
 	}
-	return table.Flush()
+	return table.flush()
 }
 
 // printRoutes prints where a notification would go in a running Caddy.
@@ -99,10 +99,10 @@ func printRoutes(ctx context.Context, r *run) error {
 		return err
 	}
 	n, out := 0, r.out
-	err = eachLine(admin.lines(ctx, http.MethodGet, adminapi.RoutePath, query), func(route adminapi.Route, line json.RawMessage) error {
+	err = ask(ctx, admin, http.MethodGet, adminapi.RoutePath, query, func(route adminapi.Route, line json.RawMessage) error {
 		if n++; r.Bool("json") {
-			_, err := fmt.Fprintln(out, escapeJSON(string(line)))
-			return err
+			r.printLine(line)
+			return nil
 		}
 		place := "intercom_webhook"
 		for _, part := range [][2]string{{" of server ", route.Server}, {", queue ", route.Endpoint}} {

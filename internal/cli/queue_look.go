@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -18,6 +19,60 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
 )
 
+func newQueueListCommand() *cobra.Command {
+	cmd := newCommand("queue-list")
+	addFilterFlags(cmd)
+	cmd.Flags().Int("limit", 100, "How many deliveries to list (0 = all)")
+	return onQueue(cmd, cobra.NoArgs, runQueueList)
+}
+
+func runQueueList(ctx context.Context, q *queueRun, _ []string) error {
+	const (
+		block    = 1000 // rows whose columns have the same widths
+		maxError = 80   // characters
+	)
+	limit := q.Int("limit")
+	if limit < 0 {
+		return usagef("limit %d must not be negative", limit)
+	}
+	var t table
+	n := 0
+	more, err := q.deliveries(ctx, q.selected, limit, func(d adminapi.Delivery, line json.RawMessage) error {
+		n++
+		if q.Bool("json") {
+			q.printLine(line)
+			return nil
+		}
+		if n%block == 1 {
+			if err := t.flush(); err != nil { // show what is there already
+				return err
+			}
+			t = newTable(q.out, "NUMBER", "STORED", "TOPIC", "WORKSPACE", "LANE", "STATE", "ATTEMPTS", "LAST ERROR")
+		}
+		t.row(strconv.FormatInt(d.Number, 10), localTime(d.StoredAt), d.Topic, d.Workspace, d.Lane, stateOf(d),
+			strconv.Itoa(d.Attempts), shorten(d.Error, maxError))
+		return nil
+	})
+	if err = errors.Join(t.flush(), err); err != nil {
+		return err
+	}
+	switch {
+	case n == 0:
+		fmt.Fprintln(q.notes, nothingFits(q.selected))
+	case more:
+		fmt.Fprintf(q.notes, "the newest %s are listed; for more, see --limit\n", comma(n))
+	}
+	return nil
+}
+
+// stateOf returns the state of a delivery and, of a dead one, the reason.
+func stateOf(d adminapi.Delivery) string {
+	if d.Reason == "" {
+		return d.State
+	}
+	return d.State + " (" + d.Reason + ")"
+}
+
 func newQueueShowCommand() *cobra.Command {
 	cmd := newCommand("queue-show")
 	cmd.Flags().Bool("body", false, "Print the body, too")
@@ -26,18 +81,10 @@ func newQueueShowCommand() *cobra.Command {
 }
 
 func runQueueShow(ctx context.Context, q *queueRun, args []string) error {
-	parameters, err := q.ofEndpoint()
-	if err != nil {
-		return err
-	}
 	out := q.out
 	var last adminapi.Details
 	path := adminapi.NotificationsPath + "/" + url.PathEscape(args[0])
-	err = eachLine(q.admin.lines(ctx, http.MethodGet, path, parameters), func(d adminapi.Details, line json.RawMessage) error {
-		if q.json {
-			q.printLine(line)
-			return nil
-		}
+	err := ask(ctx, q.admin, http.MethodGet, path, q.selected, orLine(q.run, func(d adminapi.Details) error {
 		if last.ID != 0 {
 			fmt.Fprintln(out)
 		}
@@ -46,7 +93,7 @@ func runQueueShow(ctx context.Context, q *queueRun, args []string) error {
 		}
 		last = d
 		return nil
-	})
+	}))
 	if err != nil || last.Request == nil {
 		return err
 	}
@@ -131,5 +178,5 @@ func answerOf(status int, upstream string, took float64) string {
 	if status != 0 {
 		what = statusText(status)
 	}
-	return fmt.Sprintf("%s from %s in %s", what, cmp.Or(upstream, "the route"), seconds(took))
+	return fmt.Sprintf("%s from %s in %s", what, cmp.Or(upstream, "the route"), duration(took))
 }

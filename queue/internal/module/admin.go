@@ -61,8 +61,6 @@ func (a *adminAPI) Routes() []caddy.AdminRoute {
 	}
 }
 
-var errNotRunning = errors.New("no config runs: Caddy is starting or shutting down; try again")
-
 // call is a request to the admin API.
 type call struct {
 	*http.Request            // whose context ends with the config, too
@@ -77,9 +75,6 @@ func (a *adminAPI) route(pattern, method string, known []string, serve func(call
 		if r.Method != method {
 			w.Header().Set("Allow", method)
 			return caddy.APIError{HTTPStatus: http.StatusMethodNotAllowed, Err: fmt.Errorf("method %s: use %s", r.Method, method)}
-		}
-		if caddy.ActiveContext().Context == nil && len(openWorkers()) == 0 { // the admin endpoint is there before the apps and after them
-			return caddy.APIError{HTTPStatus: http.StatusServiceUnavailable, Err: errNotRunning}
 		}
 		if n, _ := io.ReadFull(r.Body, make([]byte, 1)); n > 0 {
 			return manage.BadRequest(errors.New("the request has a body: give parameters in the query, as in ?topic=conversation.*&since=2h"))

@@ -12,8 +12,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/caddyserver/caddy/v2"
-
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/module"
 )
@@ -393,13 +391,6 @@ func TestAdminRefusals(t *testing.T) {
 
 func TestAdminWithoutQueue(t *testing.T) {
 	q := start(t, nil)
-	if a := q.get("/lanes"); a.status != http.StatusServiceUnavailable || !strings.Contains(fmt.Sprint(a.lines[0]["error"]), "starting or shutting down") {
-		t.Errorf("while Caddy starts: %v", a)
-	}
-	if err := caddy.Run(&caddy.Config{Admin: &caddy.AdminConfig{Disabled: true}}); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = caddy.Stop() })
 	for _, path := range []string{"/lanes", "/deliveries", "/notifications/1"} {
 		if a := q.get(path); a.status != http.StatusNotFound || a.lines[0]["error"] != "the config has no queue: give an intercom_webhook a `queue`" {
 			t.Errorf("%s: %v", path, a)

@@ -47,7 +47,7 @@ func startGateway(t *testing.T, backend string) (base string) {
 }
 http://%s {
 	intercom_queue_ui /queue
-	intercom_webhook {
+	intercom_webhook /intercom {
 		client_secret %s
 		allow static 127.0.0.1
 		route * as support to %s

@@ -36,7 +36,7 @@ func TestDeadLettersOfATopicAreReadAndRetriedInABrowser(t *testing.T) {
 	page := base + "/queue"
 	const hostile = `<script>document.title="owned"</script>`
 	for id, topic := range map[string]string{"notif_1": "conversation.user.replied", "notif_2": "conversation.user.replied", "notif_3": "contact.deleted", "notif_4": "other.topic"} {
-		postNotification(t, base+"/", fmt.Appendf(nil, `{"type":"notification_event","app_id":"tulip4","data":{"item":{"body":%q}},"id":%q,"topic":%q}`, hostile, id, topic))
+		postNotification(t, base+"/intercom", fmt.Appendf(nil, `{"type":"notification_event","app_id":"tulip4","data":{"item":{"body":%q}},"id":%q,"topic":%q}`, hostile, id, topic))
 		awaitDeadLetter(t, base+"/queue", id)
 	}
 
@@ -79,7 +79,7 @@ func TestDeadLettersOfATopicAreReadAndRetriedInABrowser(t *testing.T) {
 func TestPageRefusesFormsOfOtherSites(t *testing.T) {
 	backend := newBackend(t)
 	base := startGateway(t, backend.address)
-	postNotification(t, base+"/", notification("contact.deleted", "notif_1"))
+	postNotification(t, base+"/intercom", notification("contact.deleted", "notif_1"))
 	awaitDeadLetter(t, base+"/queue", "notif_1")
 	form := url.Values{"verb": {"drop"}, "confirmed": {"yes"}, "endpoint": {"intercom"}, "delivery": {"100"}}
 	drop := func(origin string) int {

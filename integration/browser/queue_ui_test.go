@@ -149,7 +149,7 @@ func TestDeadLetterIsReadAndRetriedInABrowser(t *testing.T) {
 	backend := newBackend(t)
 	base := startGateway(t, backend.address)
 	body := notification("conversation.user.replied", "notif_dead")
-	postNotification(t, base+"/", body)
+	postNotification(t, base+"/intercom", body)
 	awaitDeadLetter(t, base+"/queue", "notif_dead")
 
 	b := newBrowser(t, base+"/queue")

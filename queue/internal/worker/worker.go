@@ -134,6 +134,9 @@ func (w *Worker) Detach(ctx context.Context, config Config) {
 	w.mu.Unlock()
 	if last {
 		w.stop(ctx)
+		w.mu.Lock()
+		w.configs = nil
+		w.mu.Unlock()
 	} else if a := w.active.Load(); a != nil { // the config before is the current one again if a start has failed
 		a.updateLanes(nil)
 		wake(a.surveyNow)

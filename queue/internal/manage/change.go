@@ -210,18 +210,16 @@ func newPace(rate float64) *pace {
 }
 
 // wait adapts the size of the next batch to how long the last one of n deliveries took. Then
-// it pauses for as long as that. It pauses for longer while answers to Intercom take long, and
-// if the batch was too large for the rate.
+// it pauses for as long as that, and for longer while answers to Intercom take long, or if the
+// batch was too large for the rate.
 func (p *pace) wait(ctx context.Context, n int, took, answer time.Duration) error {
-	p.done += n
-	switch {
-	case took < batchTime/2:
+	if took < batchTime/2 {
 		p.resize(p.size * 2)
-	case took > 2*batchTime:
+	} else if took > 2*batchTime {
 		p.resize(p.size / 2)
 	}
 	pause := max(took, answerTimes*answer)
-	if p.rate > 0 {
+	if p.done += n; p.rate > 0 {
 		due := p.began.Add(time.Duration(float64(p.done) / p.rate * float64(time.Second)))
 		pause = max(pause, time.Until(due))
 	}
@@ -229,8 +227,8 @@ func (p *pace) wait(ctx context.Context, n int, took, answer time.Duration) erro
 }
 
 func (p *pace) resize(size int) {
-	p.size = max(1, min(size, maxBatch))
 	if p.rate > 0 { // a batch is at most what a second may have
-		p.size = max(1, min(p.size, int(p.rate)))
+		size = min(size, int(p.rate))
 	}
+	p.size = max(1, min(size, maxBatch))
 }

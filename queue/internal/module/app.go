@@ -25,13 +25,9 @@ var workers = caddy.NewUsagePool()
 
 var errStarting = errors.New("the config is being started")
 
-const (
-	lanesTimeout = 2 * time.Second
-
-	// strandedInterval is how long after the start of a config it is counted what no endpoint
-	// delivers, and how often that is tried while the database cannot be used.
-	strandedInterval = 5 * time.Second
-)
+// strandedInterval is how long after the start of a config it is counted what no endpoint
+// delivers, and how often that is tried while the database cannot be used.
+const strandedInterval = 5 * time.Second
 
 // app opens the queues of a config when Caddy starts the config. Nothing is opened, locked
 // or changed before, so that a config can be validated while another Caddy runs. The queues
@@ -78,32 +74,24 @@ func (a *app) Start() error {
 	}
 	for _, queue := range a.queues {
 		if err := queue.acquire(); err != nil {
-			return a.abandon(err)
+			return err
 		}
 	}
 	a.used = make(map[*worker.Worker]worker.Config)
 	for _, queue := range a.queues {
-		if a.used[queue.worker] == nil {
-			config := configs[queue.database.Key]
-			a.used[queue.worker] = config
-			queue.worker.Attach(config)
-			go a.watchStranded(queue.worker)
+		if w := queue.worker; a.used[w] == nil {
+			a.used[w] = configs[queue.database.Key]
+			w.Attach(a.used[w])
+			go a.watchStranded(w)
 		}
-	}
-	for _, queue := range a.queues {
 		close(queue.acquired)
 	}
 	for _, ui := range a.uis {
 		if err := ui.start(a.queues); err != nil {
-			return a.abandon(err)
+			return errors.Join(err, a.Stop()) // which Caddy does not call if Start fails
 		}
 	}
 	return nil
-}
-
-// abandon undoes what Start has done. Caddy does not call Stop if Start fails.
-func (a *app) abandon(err error) error {
-	return errors.Join(err, a.Stop())
 }
 
 // Stop implements caddy.App. If no other config uses a database, Stop waits until the
@@ -130,18 +118,14 @@ func (a *app) Stop() error {
 func (a *app) configs() (map[string]worker.Config, error) {
 	configs := make(map[string]worker.Config)
 	for _, queue := range a.queues {
-		config := configs[queue.database.Key]
-		if config == nil {
-			config = make(worker.Config)
-			configs[queue.database.Key] = config
+		key, name := queue.database.Key, queue.endpoint.Name
+		if configs[key] == nil {
+			configs[key] = make(worker.Config)
 		}
-		name := queue.endpoint.Name
-		if other := config[name]; other != nil && other.Handler.ConfigHash != queue.endpoint.Handler.ConfigHash {
-			return nil, fmt.Errorf("queue %s: two different handlers have the name %q: give one of them another name with `name`",
-				queue.database.Name, name)
-		}
-		if config[name] == nil {
-			config[name] = queue.endpoint
+		if other := configs[key][name]; other == nil {
+			configs[key][name] = queue.endpoint
+		} else if other.Handler.ConfigHash != queue.endpoint.Handler.ConfigHash {
+			return nil, fmt.Errorf("queue %s: two different handlers have the name %q: give one of them another name with `name`", queue.database.Name, name)
 		}
 	}
 	return configs, nil
@@ -165,8 +149,6 @@ func (a *app) watchStranded(w *worker.Worker) {
 // warnOfStranded warns of what waits in the database for endpoints that neither the config nor
 // another live instance has.
 func (a *app) warnOfStranded(ctx context.Context, w *worker.Worker) {
-	ctx, cancel := context.WithTimeout(ctx, lanesTimeout)
-	defer cancel()
 	lanes, err := w.Lanes(ctx, "")
 	if err != nil { // the worker logs that the database cannot be used
 		return

@@ -15,9 +15,6 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/worker"
 )
 
-// loggerName is the logger's name for what belongs to no config.
-const loggerName = "http.intercom_webhook.queues"
-
 // Engine is implemented by the Caddy module of each engine.
 type Engine interface {
 	// Database returns where the database is, with placeholders expanded. The module need not

@@ -50,7 +50,7 @@ func (*mover) MoveQueue(ctx context.Context, from, to []json.RawMessage, endpoin
 	if source.Key == target.Key {
 		return "", fmt.Errorf("both configs have the queue %s: there is nothing to move", source.Name)
 	}
-	logger := caddy.Log().Named(loggerName)
+	logger := caddy.Log().Named("http.intercom_webhook.queues")
 	old, err := openSource(ctx, source, logger)
 	if err != nil {
 		return "", fmt.Errorf("queue %s: %w", source.Name, err)
@@ -89,10 +89,9 @@ func openSource(ctx context.Context, at worker.Database, logger *zap.Logger) (op
 	if err == nil {
 		opened, err = at.Open(ctx, logger)
 	}
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	if errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("%w: its default place depends on the user, so run the command as the user that Caddy runs as", err)
-	case errors.Is(err, db.ErrLocked):
+	} else if errors.Is(err, db.ErrLocked) {
 		err = errors.New("a Caddy has it open: stop that Caddy, or reload it with another queue, and try again")
 	}
 	return opened, err
@@ -114,16 +113,20 @@ func openTarget(ctx context.Context, at worker.Database, logger *zap.Logger) (db
 func findDatabase(queues []json.RawMessage, endpoint string) (found worker.Database, names []string, err error) {
 	var all []string
 	for _, encoded := range queues {
-		at, name, err := decodeQueue(encoded)
-		if name != "" {
-			all = append(all, name)
-		}
-		switch {
-		case endpoint != "" && name != "" && name != endpoint:
-			continue // it may be another database, whose variables need not be set
-		case err != nil:
+		engine, err := decodeQueue(encoded)
+		if err != nil {
 			return found, nil, err
-		case found.Key != "" && found.Key != at.Key:
+		}
+		name := engine.CommonOptions().Name
+		all = append(all, name)
+		if endpoint != "" && name != endpoint {
+			continue // it may be another database, whose variables need not be set
+		}
+		at, err := engine.Database()
+		if err != nil {
+			return found, nil, err
+		}
+		if found.Key != "" && found.Key != at.Key {
 			return found, nil, fmt.Errorf("it has queues in several databases: choose one with --endpoint; the endpoints are %s", option.Enumerate(all))
 		}
 		found, names = at, append(names, name)
@@ -137,36 +140,31 @@ func findDatabase(queues []json.RawMessage, endpoint string) (found worker.Datab
 	return found, names, nil
 }
 
-// decodeQueue returns where the database of a handler's queue is, and the name of the endpoint;
-// no name if the queue cannot be decoded.
-func decodeQueue(encoded json.RawMessage) (at worker.Database, name string, err error) {
+// decodeQueue returns the queue of a handler.
+func decodeQueue(encoded json.RawMessage) (Engine, error) {
 	var fields map[string]json.RawMessage
-	var engineName string
+	var name string
 	if err := json.Unmarshal(encoded, &fields); err != nil {
-		return at, "", err
+		return nil, err
 	}
-	if err := json.Unmarshal(fields["engine"], &engineName); err != nil {
-		return at, "", errors.New("a queue has no engine")
+	if err := json.Unmarshal(fields["engine"], &name); err != nil {
+		return nil, errors.New("a queue has no engine")
 	}
-	delete(fields, "engine")
-	own, err := json.Marshal(fields)
+	info, err := caddy.GetModule("http.intercom_webhook.queues." + name)
 	if err != nil {
-		return at, "", err
-	}
-	info, err := caddy.GetModule("http.intercom_webhook.queues." + engineName)
-	if err != nil {
-		return at, "", fmt.Errorf("queue %s: this Caddy is built without it", engineName)
+		return nil, fmt.Errorf("queue %s: this Caddy is built without it", name)
 	}
 	engine, ok := info.New().(Engine)
 	if !ok {
-		return at, "", fmt.Errorf("queue %s: the engine cannot be moved", engineName)
+		return nil, fmt.Errorf("queue %s: the engine cannot be moved", name)
 	}
-	if err := caddy.StrictUnmarshalJSON(own, engine); err != nil {
-		return at, "", err
+	delete(fields, "engine")
+	own, err := json.Marshal(fields)
+	if err == nil {
+		err = caddy.StrictUnmarshalJSON(own, engine)
 	}
-	o := engine.CommonOptions()
-	if err = o.complete(); err == nil {
-		at, err = engine.Database()
+	if err == nil {
+		err = engine.CommonOptions().complete()
 	}
-	return at, o.Name, err
+	return engine, err
 }

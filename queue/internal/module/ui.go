@@ -1,6 +1,7 @@
 package module
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -63,11 +64,9 @@ func (*UI) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-var errPrefix = errors.New("the path prefix must begin with / and be a plain path, as in /queue")
-
 func checkPrefix(prefix string) error {
 	if prefix != "" && (!strings.HasPrefix(prefix, "/") || strings.ContainsAny(prefix, "*?#%{} ") || path.Clean(prefix) != prefix) {
-		return errPrefix
+		return errors.New("the path prefix must begin with / and be a plain path, as in /queue")
 	}
 	return nil
 }
@@ -78,9 +77,7 @@ func (u *UI) Provision(ctx caddy.Context) error {
 	if err := checkPrefix(u.Prefix); err != nil {
 		return err
 	}
-	u.ctx = ctx
-	u.started = make(chan struct{})
-	u.floodLogger = logging.OncePerSecond(ctx.Logger())
+	u.ctx, u.started, u.floodLogger = ctx, make(chan struct{}), logging.OncePerSecond(ctx.Logger())
 	if u.Unauthenticated {
 		ctx.Logger().Warn("intercom_queue_ui is unauthenticated: whoever reaches it can read and delete what is in the queue; "+
 			"make sure that something else guards it, such as forward_auth before it, or remove `unauthenticated`",
@@ -102,11 +99,10 @@ func (u *UI) Provision(ctx caddy.Context) error {
 		u.key = at.Key
 	}
 	app, err := appOf(ctx)
-	if err != nil {
-		return err
+	if err == nil {
+		app.uis = append(app.uis, u)
 	}
-	app.uis = append(app.uis, u)
-	return nil
+	return err
 }
 
 // start finds the queue among those of the config. It returns an error if there is none, or
@@ -132,11 +128,17 @@ func (u *UI) start(queues []*Base) error {
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (u *UI) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if !u.isFor(r) {
+	// The pages and a webhook can both be at the root of a site, to which Intercom sends
+	// notifications, and a HEAD to validate the URL.
+	ours := r.Method == http.MethodGet || r.Method == http.MethodHead && u.Prefix != "" || web.IsForm(u.Prefix, r)
+	if !ours {
 		return next.ServeHTTP(w, r)
 	}
 	if err := checkAccess(r); err != nil && !u.Unauthenticated {
-		return u.refuse(r, err)
+		if c := u.floodLogger.Check(zapcore.WarnLevel, "refused request for intercom_queue_ui: "+err.Error()); c != nil {
+			c.Write(zap.String("client_ip", clientIP(r)), zap.String("remote_addr", r.RemoteAddr))
+		}
+		return caddyhttp.Error(http.StatusForbidden, err)
 	}
 	select {
 	case <-u.started:
@@ -144,19 +146,6 @@ func (u *UI) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 		return nil
 	case <-r.Context().Done():
 		return r.Context().Err()
-	}
-}
-
-// isFor reports whether a request is for the pages. They and a webhook can both be at the
-// root of a site, to which Intercom sends notifications, and a HEAD to validate the URL.
-func (u *UI) isFor(r *http.Request) bool {
-	switch r.Method {
-	case http.MethodGet:
-		return true
-	case http.MethodHead:
-		return u.Prefix != ""
-	default:
-		return web.IsForm(u.Prefix, r.URL.Path)
 	}
 }
 
@@ -192,12 +181,10 @@ func isLoopback(address string) bool {
 }
 
 // user returns the name of the user whom Caddy has authenticated; empty if there is none.
-func user(r *http.Request) string {
-	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	if !ok {
-		return ""
+func user(r *http.Request) (name string) {
+	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		name, _ = repl.GetString("http.auth.user.id")
 	}
-	name, _ := repl.GetString("http.auth.user.id")
 	return name
 }
 
@@ -207,22 +194,7 @@ func clientIP(r *http.Request) string {
 }
 
 // client returns who makes a request, for logs: a user, or an address.
-func client(r *http.Request) string {
-	if name := user(r); name != "" {
-		return name
-	}
-	if address := clientIP(r); address != "" {
-		return address
-	}
-	return r.RemoteAddr
-}
-
-func (u *UI) refuse(r *http.Request, why error) error {
-	if c := u.floodLogger.Check(zapcore.WarnLevel, "refused request for intercom_queue_ui: "+why.Error()); c != nil {
-		c.Write(zap.String("client_ip", clientIP(r)), zap.String("remote_addr", r.RemoteAddr))
-	}
-	return caddyhttp.Error(http.StatusForbidden, why)
-}
+func client(r *http.Request) string { return cmp.Or(user(r), clientIP(r), r.RemoteAddr) }
 
 // Interface guards
 var (

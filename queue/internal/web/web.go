@@ -84,10 +84,10 @@ var headers = map[string]string{
 	"Cache-Control":           "no-store",
 }
 
-// IsForm reports whether a POST to this path is for the pages. All others can be for a
-// webhook at the same site.
-func IsForm(prefix, path string) bool {
-	return path == prefix+changePath || path == prefix+lanePath
+// IsForm reports whether a request is a form of the pages under a prefix. All other POSTs can
+// be for a webhook at the same site.
+func IsForm(prefix string, r *http.Request) bool {
+	return r.Method == http.MethodPost && (r.URL.Path == prefix+changePath || r.URL.Path == prefix+lanePath)
 }
 
 // withErrors shows errors of handlers, with their status.

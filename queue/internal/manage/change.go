@@ -57,11 +57,11 @@ const (
 	listAtOnce       = 2000
 )
 
-// Change makes a change in small batches, and pauses after each for at least as long as it
+// Make makes a change of deliveries of an endpoint in small batches, and pauses after each for at least as long as it
 // took, so that storing and delivering go first. It calls report about once a second, and at
 // the end. The selection is fixed at the start: what is stored or finished later is not
-// changed. After an error, Change returns where to go on.
-func (e Endpoint) Change(ctx context.Context, c Change, report func(adminapi.Progress)) (at Cursor, done adminapi.Progress, err error) {
+// changed. After an error, it returns where to go on.
+func Make(ctx context.Context, e Endpoint, c Change, report func(adminapi.Progress)) (at Cursor, done adminapi.Progress, err error) {
 	c.fix(e.Worker.Now())
 	r := &run{Change: c, endpoint: e, report: report, reported: time.Now()}
 	if r.inspector, err = e.inspector(); err == nil {

@@ -158,7 +158,7 @@ func servePause(c call, e manage.Endpoint) error {
 
 // serveList lists deliveries, the newest first.
 func serveList(c call, e manage.Endpoint) error {
-	s, err := e.Read(c.parameters, "", "")
+	s, err := manage.Read(e, c.parameters, "", "")
 	if err != nil {
 		return err
 	}
@@ -176,7 +176,7 @@ func serveNotification(c call, e manage.Endpoint) error {
 		return noSuchPath("a notification has %s/<its id>", adminapi.NotificationsPath)
 	}
 	found, err := e.Find(c.Context(), id)
-	write(c.out, found...)
+	write(c.out, slices.Concat(found...)...)
 	return err
 }
 
@@ -186,11 +186,11 @@ func serveChange(c call, e manage.Endpoint) error {
 	if !slices.Contains(manage.Verbs, v) {
 		return noSuchPath("below %s/ are %s", adminapi.DeliveriesPath, option.Choices(c.rest, manage.Names(manage.Verbs)))
 	}
-	change, err := e.Read(c.parameters, v, client(c.Request))
+	change, err := manage.Read(e, c.parameters, v, client(c.Request))
 	if err != nil {
 		return err
 	}
-	at, done, err := e.Change(c.Context(), change, func(done adminapi.Progress) { write(c.out, done) })
+	at, done, err := manage.Make(c.Context(), e, change, func(done adminapi.Progress) { write(c.out, done) })
 	return c.out.fail(c.Context(), err, adminapi.Last{Cursor: at.String(), Progress: &done})
 }
 

@@ -182,3 +182,102 @@ func checkName(name string) error {
 	}
 	return nil
 }
+
+// Unmarshal parses the block of options of a queue. ownName is the one option that only this
+// engine has; its value is checked by checkOwn, which may be nil, and stored in own. Syntax:
+//
+//	{
+//		<ownName>        <value>
+//		name             <endpoint name>
+//		workers          <n>
+//		lane <name> {
+//			workers <n>
+//		}
+//		delivery_timeout <duration>
+//		max_attempts     <n>
+//		max_age          <duration>
+//		keep_delivered   <duration>
+//		keep_dead        <duration>
+//	}
+func (o *Options) Unmarshal(d *caddyfile.Dispenser, ownName string, own *string, checkOwn func(string) error) error {
+	names := []string{ownName, "name", "workers", "lane"}
+	settings := make(map[string]setting)
+	for _, s := range o.settings() {
+		settings[s.name] = s
+		if !slices.Contains(names, s.name) {
+			names = append(names, s.name)
+		}
+	}
+	seen := make(map[string]bool)
+	for d.NextBlock(0) {
+		name := d.Val()
+		if name != "lane" && seen[name] {
+			return d.Errf("%s is given twice", name)
+		}
+		seen[name] = true
+
+		var err error
+		switch {
+		case name == ownName:
+			if !d.AllArgs(own) || *own == "" {
+				return d.ArgErr()
+			}
+			if checkOwn != nil {
+				err = at(d, checkOwn(*own))
+			}
+		case name == "name":
+			if !d.AllArgs(&o.Name) {
+				return d.ArgErr()
+			}
+			err = at(d, checkName(o.Name))
+		case name == "lane":
+			err = o.unmarshalLane(d)
+		case slices.Contains(names, name):
+			err = settings[name].unmarshal(d)
+		default:
+			err = d.Errf("unknown option %s of queue: it has %s", name, option.Choices(name, names))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (o *Options) unmarshalLane(d *caddyfile.Dispenser) error {
+	var name string
+	if !d.AllArgs(&name) {
+		return d.ArgErr()
+	}
+	if _, given := o.Lanes[name]; given {
+		return d.Errf("lane %s is given twice", name)
+	}
+	var lane Lane
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if d.Val() != "workers" {
+			return d.Errf("unknown option %s of a lane: it has %s", d.Val(), option.Choices(d.Val(), []string{"workers"}))
+		}
+		if lane.Workers != 0 {
+			return d.Err("workers is given twice")
+		}
+		if err := lane.workers().unmarshal(d); err != nil {
+			return err
+		}
+	}
+	if lane.Workers == 0 {
+		return d.Errf("lane %s has no option: give it one, as in { workers 4 }", name)
+	}
+	if o.Lanes == nil {
+		o.Lanes = make(map[string]Lane)
+	}
+	o.Lanes[name] = lane
+	return nil
+}
+
+// at adds the file and the line to an error. It returns nil for nil.
+func at(d *caddyfile.Dispenser, err error) error {
+	if err == nil {
+		return nil
+	}
+	return d.WrapErr(err)
+}

@@ -16,14 +16,22 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	intercomwebhook "github.com/caddy-intercom/caddy-intercom-webhook"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/logging"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/web"
 )
 
 func init() {
 	caddy.RegisterModule(new(UI))
+	httpcaddyfile.RegisterDirective("intercom_queue_ui", parseUI)
+	// It shows what people must not see without leave, so it stands behind everything that
+	// guards: authentication, abort, error and respond.
+	httpcaddyfile.RegisterDirectiveOrder("intercom_queue_ui", httpcaddyfile.Before, "reverse_proxy")
 }
 
 // UI serves web pages for a queue. They show the lanes, which can be paused; dead letters
@@ -195,6 +203,49 @@ func clientIP(r *http.Request) string {
 
 // client returns who makes a request, for logs: a user, or an address.
 func client(r *http.Request) string { return cmp.Or(user(r), clientIP(r), r.RemoteAddr) }
+
+// parseUI sets up the pages from Caddyfile tokens. Syntax:
+//
+//	intercom_queue_ui [<path prefix>] [{
+//		queue [<engine>] ...
+//		unauthenticated
+//	}]
+func parseUI(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
+	ui := new(UI)
+	h.Next() // consume the directive name
+	if h.NextArg() {
+		ui.Prefix = strings.TrimSuffix(h.Val(), "/")
+		if err := checkPrefix(ui.Prefix); err != nil {
+			return nil, h.WrapErr(err)
+		}
+		if h.NextArg() {
+			return nil, h.ArgErr()
+		}
+	}
+	for h.NextBlock(0) {
+		switch name := h.Val(); {
+		case name == "queue" && ui.QueueRaw != nil, name == "unauthenticated" && ui.Unauthenticated:
+			return nil, h.Errf("%s is given twice", name)
+		case name == "queue":
+			module, engine, err := intercomwebhook.UnmarshalQueue(h.Dispenser)
+			if err != nil {
+				return nil, err
+			}
+			ui.QueueRaw = caddyconfig.JSONModuleObject(module, "engine", engine, nil)
+		case name == "unauthenticated" && h.NextArg():
+			return nil, h.ArgErr()
+		case name == "unauthenticated":
+			ui.Unauthenticated = true
+		default:
+			return nil, h.Errf("unknown option %s of intercom_queue_ui: it has %s", name, option.Choices(name, []string{"queue", "unauthenticated"}))
+		}
+	}
+	var matcher caddy.ModuleMap
+	if ui.Prefix != "" {
+		matcher = caddy.ModuleMap{"path": h.JSON(caddyhttp.MatchPath{ui.Prefix, ui.Prefix + "/*"})}
+	}
+	return h.NewRoute(matcher, ui), nil
+}
 
 // Interface guards
 var (

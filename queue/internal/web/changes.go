@@ -83,7 +83,7 @@ func (a *changes) add(c *change) error {
 func (a *changes) run(config context.Context, e manage.Endpoint, c *change) {
 	ctx, cancel := manage.WhileConfig(context.Background(), config)
 	defer cancel()
-	_, done, err := e.Change(ctx, c.Change, func(so adminapi.Progress) {
+	_, done, err := manage.Make(ctx, e, c.Change, func(so adminapi.Progress) {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		c.Progress = so
@@ -106,10 +106,7 @@ func (p *pages) serveChanges(w http.ResponseWriter, _ *http.Request) error {
 	}
 	p.changes.mu.Unlock()
 	running := slices.ContainsFunc(shown, func(c change) bool { return c.Running })
-	p.show(w, http.StatusOK, "changes", struct {
-		Changes []change
-		Running bool
-	}{shown, running})
+	p.show(w, http.StatusOK, "changes", map[string]any{"Changes": shown, "Running": running})
 	return nil
 }
 
@@ -137,7 +134,7 @@ func (p *pages) serveChange(w http.ResponseWriter, r *http.Request) error {
 	case <-time.After(changeWait):
 	case <-r.Context().Done():
 	}
-	http.Redirect(w, r, p.Path+"/changes", http.StatusSeeOther)
+	http.Redirect(w, r, p.prefix+"/changes", http.StatusSeeOther)
 	return nil
 }
 

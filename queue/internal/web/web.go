@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"embed"
+	"encoding/json"
 	"errors"
 	"html/template"
 	"maps"
@@ -37,7 +38,7 @@ const (
 type pages struct {
 	config  context.Context // ends with the config
 	worker  *worker.Worker
-	Path    string // the prefix
+	prefix  string // of the path
 	who     func(*http.Request) string
 	changes *changes
 }
@@ -45,7 +46,7 @@ type pages struct {
 // New returns the pages for a database, under a path prefix. Changes end with the config. who
 // returns who makes a request, for the log.
 func New(config context.Context, w *worker.Worker, prefix string, who func(*http.Request) string) http.Handler {
-	p := &pages{config: config, worker: w, Path: prefix, who: who, changes: new(changes)}
+	p := &pages{config: config, worker: w, prefix: prefix, who: who, changes: new(changes)}
 	mux := http.NewServeMux()
 	for pattern, serve := range map[string]func(http.ResponseWriter, *http.Request) error{
 		"GET " + prefix + "/{$}": p.serveOverview,
@@ -125,10 +126,7 @@ var templates = template.Must(template.New("").Funcs(template.FuncMap{
 // show writes an HTML page.
 func (p *pages) show(w http.ResponseWriter, status int, name string, data any) {
 	var text bytes.Buffer
-	if err := templates.ExecuteTemplate(&text, name, struct {
-		Path string
-		Data any
-	}{p.Path, data}); err != nil {
+	if err := templates.ExecuteTemplate(&text, name, map[string]any{"Path": p.prefix, "Data": data}); err != nil {
 		http.Error(w, "the page cannot be shown: "+err.Error(), http.StatusInternalServerError)
 		return
 	}
@@ -175,11 +173,7 @@ func (p *pages) serveOverview(w http.ResponseWriter, r *http.Request) error {
 			dead = append(dead, deadGroup{name, group})
 		}
 	}
-	p.show(w, http.StatusOK, "overview", struct {
-		Lanes  []adminapi.Lane
-		States []string
-		Dead   []deadGroup
-	}{lanes, manage.Names(manage.BacklogStates), dead})
+	p.show(w, http.StatusOK, "overview", map[string]any{"Lanes": lanes, "States": manage.Names(manage.BacklogStates), "Dead": dead})
 	return nil
 }
 
@@ -205,6 +199,105 @@ func (p *pages) serveLane(w http.ResponseWriter, r *http.Request) error {
 	if err := e.SetPaused(r.Context(), lane, action == "pause", p.who(r)); err != nil {
 		return err
 	}
-	http.Redirect(w, r, p.Path+"/", http.StatusSeeOther)
+	http.Redirect(w, r, p.prefix+"/", http.StatusSeeOther)
 	return nil
+}
+
+// maxIndentDepth is how deeply a body may be nested to be indented. One that is nested more
+// deeply is shown as it is: each line would be indented so far that a small body becomes a huge
+// page.
+const maxIndentDepth = 50
+
+// endpoint returns the endpoint of a name or, for no name, the first one of the config.
+func (p *pages) endpoint(name string) manage.Endpoint {
+	if names := p.endpoints(nil); name == "" && len(names) > 0 {
+		name = names[0]
+	}
+	return manage.Endpoint{Worker: p.worker, Name: name}
+}
+
+// serveDeliveries lists deliveries by filters, the newest first.
+func (p *pages) serveDeliveries(w http.ResponseWriter, r *http.Request) error {
+	query := r.URL.Query()
+	maps.DeleteFunc(query, func(_ string, values []string) bool { // fields that were left empty
+		return !slices.ContainsFunc(values, func(v string) bool { return v != "" })
+	})
+	parameters, err := manage.ParseParameters(query.Encode(), manage.ListParameters)
+	if err != nil {
+		return err
+	}
+	e := p.endpoint(parameters.Get("endpoint"))
+	selected, err := manage.Read(e, parameters, "", "")
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(r.Context(), listTime, errors.New("looking for deliveries takes long: go on with older ones"))
+	defer cancel()
+	var found []adminapi.Delivery
+	more, err := e.List(ctx, selected.Selection, func(some []adminapi.Delivery) { found = append(found, some...) })
+	if err != nil {
+		if ctx.Err() == nil || r.Context().Err() != nil {
+			return err
+		}
+		err = context.Cause(ctx)
+	}
+	older := ""
+	if text := more.String(); text != "" {
+		parameters.Set("cursor", text)
+		older = p.prefix + "/deliveries?" + parameters.Encode()
+	}
+	p.show(w, http.StatusOK, "deliveries", map[string]any{
+		"Query": query, "States": manage.Names(db.States), "Reasons": manage.Names(db.Reasons), "Endpoint": e.Name, "Endpoints": p.endpoints(nil),
+		"Found": found, "Older": older, "Err": err,
+	})
+	return nil
+}
+
+// serveNotification shows the notifications that have an id, with their deliveries.
+func (p *pages) serveNotification(w http.ResponseWriter, r *http.Request) error {
+	id := strings.TrimSpace(r.URL.Query().Get("id"))
+	if id == "" {
+		http.Redirect(w, r, p.prefix+"/", http.StatusSeeOther)
+		return nil
+	}
+	e := p.endpoint(r.URL.Query().Get("endpoint"))
+	found, err := e.Find(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	p.show(w, http.StatusOK, "notification", map[string]any{"ID": id, "Notifications": found})
+	return nil
+}
+
+// readable returns the body of a request in a form for people.
+func readable(request *adminapi.Request) string {
+	body := string(request.BodyBase64)
+	if request.Body != nil {
+		body = *request.Body
+	}
+	var indented bytes.Buffer
+	if depth(body) <= maxIndentDepth && json.Indent(&indented, []byte(body), "", "  ") == nil {
+		return indented.String()
+	}
+	return body
+}
+
+// depth returns how deeply a JSON text is nested.
+func depth(text string) (deepest int) {
+	now, quoted := 0, false
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '{' || c == '[':
+			now++
+			deepest = max(deepest, now)
+		case c == '}' || c == ']':
+			now--
+		}
+	}
+	return deepest
 }

@@ -24,8 +24,7 @@ const (
 	Erase  Verb = "erase"  // deletes without a trace
 )
 
-// verbs has for each verb what it does, and with deliveries of which states if the selection
-// names none.
+// verbs has for each verb what it does, and with deliveries of which states if the selection names none.
 var verbs = map[Verb]struct {
 	action db.Action
 	states []db.State
@@ -58,9 +57,8 @@ const (
 )
 
 // Make makes a change of deliveries of an endpoint in small batches, and pauses after each for at least as long as it
-// took, so that storing and delivering go first. It calls report about once a second, and at
-// the end. The selection is fixed at the start: what is stored or finished later is not
-// changed. After an error, it returns where to go on.
+// took, so that storing and delivering go first. It calls report about once a second, and at the end. The selection
+// is fixed at the start: what is stored or finished later is not changed. After an error, it returns where to go on.
 func Make(ctx context.Context, e Endpoint, c Change, report func(adminapi.Progress)) (at Cursor, done adminapi.Progress, err error) {
 	c.fix(e.Worker.Now())
 	r := &run{Change: c, endpoint: e, report: report, reported: time.Now()}
@@ -82,8 +80,7 @@ func Make(ctx context.Context, e Endpoint, c Change, report func(adminapi.Progre
 	return r.Cursor, r.done, err
 }
 
-// fix fixes the selection at a time of the database, or at the one at which the change began
-// that goes on.
+// fix fixes the selection at a time of the database, or at the one at which the change began that goes on.
 func (c *Change) fix(now time.Time) {
 	if c.Filter.States == nil {
 		c.Filter.States = verbs[c.Verb].states
@@ -183,19 +180,18 @@ func (r *run) changeBatch(ctx context.Context, batch []db.Delivery) error {
 }
 
 const (
-	// A batch of a change has the size that takes about batchTime. So the database is never
-	// kept from storing for longer.
+	// A batch of a change has the size that takes about batchTime. So the database is never kept from storing for
+	// longer.
 	batchTime  = 15 * time.Millisecond
 	firstBatch = 20
 	maxBatch   = 500
 
-	// A pause is at least answerTimes times as long as Intercom waits for an answer, so that
-	// few answers wait for a batch when the disk or the processors are busy.
+	// A pause is at least answerTimes times as long as Intercom waits for an answer, so that few answers wait for a
+	// batch when the disk or the processors are busy.
 	answerTimes = 4
 )
 
-// pace makes a change that consists of many batches slow enough for what is stored and
-// delivered at the same time.
+// pace makes a change that consists of many batches slow enough for what is stored and delivered at the same time.
 type pace struct {
 	size  int     // of the next batch
 	rate  float64 // a second; 0: without limit
@@ -209,9 +205,8 @@ func newPace(rate float64) *pace {
 	return p
 }
 
-// wait adapts the size of the next batch to how long the last one of n deliveries took. Then
-// it pauses for as long as that, and for longer while answers to Intercom take long, or if the
-// batch was too large for the rate.
+// wait adapts the size of the next batch to how long the last one of n deliveries took. Then it pauses for as long as
+// that, and for longer while answers to Intercom take long, or if the batch was too large for the rate.
 func (p *pace) wait(ctx context.Context, n int, took, answer time.Duration) error {
 	if took < batchTime/2 {
 		p.resize(p.size * 2)

@@ -1,6 +1,5 @@
-// Package manage is what a person may do with a queue: look at lanes and deliveries, change
-// what a selection has, and move everything to another database. The admin API and the pages
-// offer it.
+// Package manage is what a person may do with a queue: look at lanes and deliveries, change what a selection has, and
+// move everything to another database. The admin API and the pages offer it.
 package manage
 
 import (
@@ -23,23 +22,18 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/worker"
 )
 
-// Endpoint is the part of a database that belongs to an endpoint, or to all of them if there
-// is no name. It is to be found anew for each request, because configs come and go.
+// Endpoint is the part of a database that belongs to an endpoint, or to all of them if there is no name. It is to be
+// found anew for each request, because configs come and go.
 type Endpoint struct {
 	Worker *worker.Worker
 	Name   string
 }
 
-// BadRequest returns an error of the client. Errors without a status mean that the database
-// cannot be used now.
-func BadRequest(err error) error {
-	return caddy.APIError{HTTPStatus: http.StatusBadRequest, Err: err}
-}
+// BadRequest returns an error of the client. Errors without a status mean that the database cannot be used now.
+func BadRequest(err error) error { return caddy.APIError{HTTPStatus: http.StatusBadRequest, Err: err} }
 
 // NotFound returns the error for what does not exist.
-func NotFound(err error) error {
-	return caddy.APIError{HTTPStatus: http.StatusNotFound, Err: err}
-}
+func NotFound(err error) error { return caddy.APIError{HTTPStatus: http.StatusNotFound, Err: err} }
 
 // Status returns the HTTP status of an error.
 func Status(err error) int {
@@ -67,8 +61,8 @@ func WhileConfig(request, config context.Context) (context.Context, context.Canc
 	}
 }
 
-// FindEndpoints returns the endpoints of the configs that run now, by name. With a name, it returns
-// only those of this name, or else those that only a database has.
+// FindEndpoints returns the endpoints of the configs that run now, by name. With a name, it returns only those of
+// this name, or else those that only a database has.
 func FindEndpoints(ctx context.Context, workers []*worker.Worker, name string) (found []Endpoint, err error) {
 	var names []string
 	for _, w := range workers {
@@ -183,8 +177,8 @@ func (e Endpoint) inspector() (db.Inspector, error) {
 	return database.(db.Inspector), nil // as those of all engines
 }
 
-// List calls do with the selected deliveries, the newest first, as it finds them. It returns
-// where to go on if there may be more, also after an error.
+// List calls do with the selected deliveries, the newest first, as it finds them. It returns where to go on if there
+// may be more, also after an error.
 func (e Endpoint) List(ctx context.Context, s Selection, do func([]adminapi.Delivery)) (more Cursor, err error) {
 	inspector, err := e.inspector()
 	if err != nil {
@@ -206,8 +200,7 @@ func (e Endpoint) List(ctx context.Context, s Selection, do func([]adminapi.Deli
 	return s.Cursor, err
 }
 
-// Find returns the deliveries of each notification that has an id: Intercom's, or the number
-// in the database.
+// Find returns the deliveries of each notification that has an id: Intercom's, or the number in the database.
 func (e Endpoint) Find(ctx context.Context, id string) (found [][]adminapi.Details, err error) {
 	if notText(id) {
 		return nil, BadRequest(errors.New("the id is not text: escape UTF-8 with %, and leave out zero bytes"))

@@ -21,10 +21,9 @@ type Moved struct {
 	Endpoints  map[string]int64 // deliveries by endpoint
 }
 
-// Move moves the notifications of an endpoint, or all of them if it is empty, from one
-// database to another one, while a Caddy works with the other one. It removes from the first
-// only what the other one has durably, so it can be run again after an interruption. It calls
-// report with the number of deliveries.
+// Move moves the notifications of an endpoint, or all of them if it is empty, from one database to another one, while
+// a Caddy works with the other one. It removes from the first only what the other one has durably, so it can be run
+// again after an interruption. It calls report with the number of deliveries.
 func Move(ctx context.Context, from db.DB, to db.Mover, endpoint string, report func(done, total int64)) (moved Moved, err error) {
 	moved.Endpoints = make(map[string]int64)
 	source := from.(db.Inspector) // as those of all engines

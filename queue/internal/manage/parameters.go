@@ -26,8 +26,7 @@ const (
 	maxRate      = 1_000_000
 )
 
-// The names of the parameters: of all requests, of those that list deliveries, and of those
-// that change them.
+// The names of the parameters: of all requests, of those that list deliveries, and of those that change them.
 var (
 	EndpointParameters = []string{"endpoint"}
 	ListParameters     = slices.Concat(EndpointParameters, filterParameters, []string{"cursor", "limit"})
@@ -68,8 +67,8 @@ func notText(value string) bool {
 	return !utf8.ValidString(value) || strings.ContainsRune(value, 0)
 }
 
-// Read returns what parameters say about a change of deliveries of the endpoint or, without a
-// verb, about a list of them.
+// Read returns what parameters say about a change of deliveries of the endpoint or, without a verb, about a list of
+// them.
 func Read(e Endpoint, parameters url.Values, v Verb, who string) (Change, error) {
 	c, err := read(parameters, v, e.Worker.Now())
 	if err != nil {
@@ -121,8 +120,8 @@ func (r *reader) check(err error) { r.err = cmp.Or(r.err, err) }
 
 func (r *reader) fail(format string, args ...any) { r.check(fmt.Errorf(format, args...)) }
 
-// choices returns the values of a parameter that may be given several times, or with commas.
-// Without valid ones, it refuses only empty ones.
+// choices returns the values of a parameter that may be given several times, or with commas. Without valid ones, it
+// refuses only empty ones.
 func choices[T ~string](r *reader, name string, valid []T) (chosen []T) {
 	for _, text := range r.Values[name] {
 		for one := range strings.SplitSeq(text, ",") {
@@ -196,10 +195,9 @@ type Selection struct {
 	Limit         int // how many at most; 0: all
 }
 
-// each calls do with the selected deliveries, a page at a time. It pauses after each look at the
-// database for as long as that took, so that storing gets the processors. The cursor is behind
-// what do has had; after the last delivery, it is that of the start. wait, if there is one, may
-// pause for longer, and change the page.
+// each calls do with the selected deliveries, a page at a time. It pauses after each look at the database for as long
+// as that took, so that storing gets the processors. The cursor is behind what do has had; after the last delivery,
+// it is that of the start. wait, if there is one, may pause for longer, and change the page.
 func (s *Selection) each(ctx context.Context, in db.Inspector, page *db.Page, do func([]db.Delivery) error, wait func() error) error {
 	if s.ID != 0 {
 		return do([]db.Delivery{{ID: s.ID}})
@@ -262,16 +260,16 @@ func sleep(ctx context.Context, pause time.Duration) error {
 	}
 }
 
-// Cursor is where to go on. A list goes on with what is older, a change with what is newer,
-// among what was selected when it began. Its text is opaque for clients.
+// Cursor is where to go on. A list goes on with what is older, a change with what is newer, among what was selected
+// when it began. Its text is opaque for clients.
 type Cursor struct {
 	Part int       // the place in Selection.Notifications
 	From int64     // the id to begin with; 0: the first one
 	AsOf time.Time // when a change began, by the database's clock; zero for a list
 }
 
-// String returns 0-4711 for a list, and 0-4711-1764500000000000 for a change. So neither can
-// be used for the other: they go in opposite directions. From the start, there is none.
+// String returns 0-4711 for a list, and 0-4711-1764500000000000 for a change. So neither can be used for the other:
+// they go in opposite directions. From the start, there is none.
 func (c Cursor) String() string {
 	switch {
 	case c == Cursor{}:

@@ -1,5 +1,5 @@
-// Package module is Caddy's side of the queue, which all engines share: options, the app that
-// opens databases, the admin API, the handler of the pages, and the mover.
+// Package module is Caddy's side of the queue, which all engines share: options, the app that opens databases, the
+// admin API, the handler of the pages, and the mover.
 package module
 
 import (
@@ -20,23 +20,21 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/worker"
 )
 
-func init() {
-	caddy.RegisterModule(new(app))
-}
+func init() { caddy.RegisterModule(new(app)) }
 
-// workers has the worker of each database that is open, by the key of the database. Configs
-// and their handlers share them, so that a reload does not stop deliveries.
+// workers has the worker of each database that is open, by the key of the database. Configs and their handlers share
+// them, so that a reload does not stop deliveries.
 var workers = caddy.NewUsagePool()
 
 var errStarting = errors.New("the config is being started")
 
-// strandedInterval is how long after the start of a config it is counted what no endpoint
-// delivers, and how often that is tried while the database cannot be used.
+// strandedInterval is how long after the start of a config it is counted what no endpoint delivers, and how often
+// that is tried while the database cannot be used.
 const strandedInterval = 5 * time.Second
 
-// app opens the queues of a config when Caddy starts the config. Nothing is opened, locked
-// or changed before, so that a config can be validated while another Caddy runs. The queues
-// and their pages load it; it has no config of its own.
+// app opens the queues of a config when Caddy starts the config. Nothing is opened, locked or changed before, so that
+// a config can be validated while another Caddy runs. The queues and their pages load it; it has no config of its
+// own.
 type app struct {
 	ctx    caddy.Context
 	log    *zap.Logger
@@ -48,10 +46,7 @@ type app struct {
 
 // CaddyModule returns the Caddy module information.
 func (*app) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{
-		ID:  "intercom_queues",
-		New: func() caddy.Module { return new(app) },
-	}
+	return caddy.ModuleInfo{ID: "intercom_queues", New: func() caddy.Module { return new(app) }}
 }
 
 // Provision implements caddy.Provisioner.
@@ -99,8 +94,8 @@ func (a *app) Start() error {
 	return nil
 }
 
-// Stop implements caddy.App. If no other config uses a database, Stop waits until the
-// running deliveries have ended, or the grace period is over, and warns of what it leaves there.
+// Stop implements caddy.App. If no other config uses a database, Stop waits until the running deliveries have ended,
+// or the grace period is over, and warns of what it leaves there.
 func (a *app) Stop() error {
 	ctx := context.Background()
 	if a.grace > 0 {
@@ -117,9 +112,8 @@ func (a *app) Stop() error {
 	return nil
 }
 
-// configs groups the endpoints by the key of their database. Handlers with the same name must
-// have the same config, and become one endpoint: a site with several ports has one handler for
-// each.
+// configs groups the endpoints by the key of their database. Handlers with the same name must have the same config,
+// and become one endpoint: a site with several ports has one handler for each.
 func (a *app) configs() (map[string]worker.Config, error) {
 	configs := make(map[string]worker.Config)
 	for _, queue := range a.queues {
@@ -151,8 +145,8 @@ func (a *app) watchStranded(w *worker.Worker) {
 	}
 }
 
-// warnOfStranded warns of what waits in the database for endpoints that neither the config nor
-// another live instance has.
+// warnOfStranded warns of what waits in the database for endpoints that neither the config nor another live instance
+// has.
 func (a *app) warnOfStranded(ctx context.Context, w *worker.Worker) {
 	lanes, err := w.Lanes(ctx, "")
 	if err != nil { // the worker logs that the database cannot be used
@@ -176,16 +170,15 @@ func (a *app) warnOfStranded(ctx context.Context, w *worker.Worker) {
 
 // Engine is implemented by the Caddy module of each engine.
 type Engine interface {
-	// Database returns where the database is, with placeholders expanded. The module need not
-	// be provisioned.
+	// Database returns where the database is, with placeholders expanded. The module need not be provisioned.
 	Database() (worker.Database, error)
 
 	// CommonOptions returns the options that all engines have.
 	CommonOptions() *Options
 }
 
-// Base is what the queues of all engines have in common. The Caddy module of an engine embeds
-// it beside Options. Together they implement intercomwebhook.Queue.
+// Base is what the queues of all engines have in common. The Caddy module of an engine embeds it beside Options.
+// Together they implement intercomwebhook.Queue.
 type Base struct {
 	app      *app
 	database worker.Database
@@ -195,8 +188,8 @@ type Base struct {
 	worker   *worker.Worker
 }
 
-// Provision checks the options, and sets the defaults of those that are not given. The
-// database is opened when the config is started.
+// Provision checks the options, and sets the defaults of those that are not given. The database is opened when the
+// config is started.
 func (b *Base) Provision(ctx caddy.Context, at worker.Database, o *Options) error {
 	if err := o.complete(); err != nil {
 		return err
@@ -256,8 +249,7 @@ func (b *Base) acquire() error {
 	return nil
 }
 
-// Cleanup implements caddy.CleanerUpper. It closes the database if no other config or handler
-// uses it.
+// Cleanup implements caddy.CleanerUpper. It closes the database if no other config or handler uses it.
 func (b *Base) Cleanup() error {
 	if b.worker == nil { // it was not started
 		return nil

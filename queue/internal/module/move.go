@@ -20,24 +20,19 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/worker"
 )
 
-func init() {
-	caddy.RegisterModule(new(mover))
-}
+func init() { caddy.RegisterModule(new(mover)) }
 
-// mover moves what a queue has to another database. The command line finds it by its module
-// id, because it cannot import it.
+// mover moves what a queue has to another database. The command line finds it by its module id, because it cannot
+// import it.
 type mover struct{}
 
 // CaddyModule returns the Caddy module information.
 func (*mover) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{
-		ID:  "intercom_webhook.commands.move",
-		New: func() caddy.Module { return new(mover) },
-	}
+	return caddy.ModuleInfo{ID: "intercom_webhook.commands.move", New: func() caddy.Module { return new(mover) }}
 }
 
-// MoveQueue moves the notifications of an endpoint, or all of them if it is empty, from the
-// database of one config to that of another. It is given the queues of all handlers of both.
+// MoveQueue moves the notifications of an endpoint, or all of them if it is empty, from the database of one config to
+// that of another. It is given the queues of all handlers of both.
 func (*mover) MoveQueue(ctx context.Context, from, to []json.RawMessage, endpoint string, report func(done, total int64)) (summary string, err error) {
 	source, _, err := findDatabase(from, endpoint)
 	if err != nil {
@@ -97,8 +92,8 @@ func openSource(ctx context.Context, at worker.Database, logger *zap.Logger) (op
 	return opened, err
 }
 
-// openTarget opens the database to move to, and makes it if nobody has used it yet. It joins a
-// Caddy that has it open.
+// openTarget opens the database to move to, and makes it if nobody has used it yet. It joins a Caddy that has it
+// open.
 func openTarget(ctx context.Context, at worker.Database, logger *zap.Logger) (db.Joined, error) {
 	opened, err := at.Open(ctx, logger)
 	if errors.Is(err, db.ErrLocked) {
@@ -108,8 +103,8 @@ func openTarget(ctx context.Context, at worker.Database, logger *zap.Logger) (db
 	return joined, err
 }
 
-// findDatabase returns the database of the queues, and the names of the endpoints in it. If
-// there are several databases, the name of an endpoint chooses one.
+// findDatabase returns the database of the queues, and the names of the endpoints in it. If there are several
+// databases, the name of an endpoint chooses one.
 func findDatabase(queues []json.RawMessage, endpoint string) (found worker.Database, names []string, err error) {
 	var all []string
 	for _, encoded := range queues {

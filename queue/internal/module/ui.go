@@ -29,32 +29,31 @@ import (
 func init() {
 	caddy.RegisterModule(new(UI))
 	httpcaddyfile.RegisterDirective("intercom_queue_ui", parseUI)
-	// It shows what people must not see without leave, so it stands behind everything that
-	// guards: authentication, abort, error and respond.
+	// It shows what people must not see without leave, so it stands behind everything that guards: authentication,
+	// abort, error and respond.
 	httpcaddyfile.RegisterDirectiveOrder("intercom_queue_ui", httpcaddyfile.Before, "reverse_proxy")
 }
 
-// UI serves web pages for a queue. They show the lanes, which can be paused; dead letters
-// grouped by topic, lane and reason, which can be retried and dropped a group at a time; lists
-// of deliveries; and everything that is known of a notification.
+// UI serves web pages for a queue. They show the lanes, which can be paused; dead letters grouped by topic, lane and
+// reason, which can be retried and dropped a group at a time; lists of deliveries; and everything that is known of a
+// notification.
 //
-// Whoever can use it can read and delete everything in the queue. So it answers 403 to all
-// but two kinds of clients: those that Caddy has authenticated, as with `basic_auth`, and
-// those on this machine, for which the connection's address, Caddy's `client_ip` and the
-// host in the request are all loopback. The host is checked because a web page in a browser
-// on this machine can let a name of its own point to 127.0.0.1 (DNS rebinding).
+// Whoever can use it can read and delete everything in the queue. So it answers 403 to all but two kinds of clients:
+// those that Caddy has authenticated, as with `basic_auth`, and those on this machine, for which the connection's
+// address, Caddy's `client_ip` and the host in the request are all loopback. The host is checked because a web page
+// in a browser on this machine can let a name of its own point to 127.0.0.1 (DNS rebinding).
 //
 // While the database cannot be used, it answers 503 with the reason.
 type UI struct {
 	// The path under which it is mounted, as in `/queue`. Default: the root.
 	Prefix string `json:"prefix,omitempty"`
 
-	// The queue, as in the handler that uses it. Only the options that say where the
-	// database is are used. Default: the config's only queue.
+	// The queue, as in the handler that uses it. Only the options that say where the database is are used. Default:
+	// the config's only queue.
 	QueueRaw json.RawMessage `json:"queue,omitempty" caddy:"namespace=http.intercom_webhook.queues inline_key=engine"`
 
-	// Whether to answer all clients. Set it only if the UI is protected in a way that does
-	// not set `{http.auth.user.id}`, such as `forward_auth`. Default: false.
+	// Whether to answer all clients. Set it only if the UI is protected in a way that does not set
+	// `{http.auth.user.id}`, such as `forward_auth`. Default: false.
 	Unauthenticated bool `json:"unauthenticated,omitempty"`
 
 	ctx         caddy.Context
@@ -66,10 +65,7 @@ type UI struct {
 
 // CaddyModule returns the Caddy module information.
 func (*UI) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{
-		ID:  "http.handlers.intercom_queue_ui",
-		New: func() caddy.Module { return new(UI) },
-	}
+	return caddy.ModuleInfo{ID: "http.handlers.intercom_queue_ui", New: func() caddy.Module { return new(UI) }}
 }
 
 func checkPrefix(prefix string) error {
@@ -113,18 +109,17 @@ func (u *UI) Provision(ctx caddy.Context) error {
 	return err
 }
 
-// start finds the queue among those of the config. It returns an error if there is none, or
-// if it could be several.
+// start finds the queue among those of the config. It returns an error if there is none, or if it could be several.
 func (u *UI) start(queues []*Base) error {
 	var found *Base
 	for _, queue := range queues {
-		switch {
-		case u.key != "" && u.key != queue.database.Key:
-		case found != nil && found.database.Key != queue.database.Key:
-			return errors.New("intercom_queue_ui: the config has several queues: name one in its block, as in `queue sqlite`")
-		default:
-			found = queue
+		if u.key != "" && u.key != queue.database.Key {
+			continue
 		}
+		if found != nil && found.worker != queue.worker {
+			return errors.New("intercom_queue_ui: the config has several queues: name one in its block, as in `queue sqlite`")
+		}
+		found = queue
 	}
 	if found == nil {
 		return errors.New("intercom_queue_ui: no intercom_webhook of the config has such a queue")
@@ -136,8 +131,8 @@ func (u *UI) start(queues []*Base) error {
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (u *UI) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	// The pages and a webhook can both be at the root of a site, to which Intercom sends
-	// notifications, and a HEAD to validate the URL.
+	// The pages and a webhook can both be at the root of a site, to which Intercom sends notifications, and a HEAD to
+	// validate the URL.
 	ours := r.Method == http.MethodGet || r.Method == http.MethodHead && u.Prefix != "" || web.IsForm(u.Prefix, r)
 	if !ours {
 		return next.ServeHTTP(w, r)
@@ -163,8 +158,8 @@ var (
 	errHost          = errors.New("the client is not authenticated, and the host that it asks for is not localhost or a loopback address")
 )
 
-// checkAccess returns an error if the client is neither authenticated by Caddy nor on this
-// machine. It fails closed: an address that is missing or not valid is not loopback.
+// checkAccess returns an error if the client is neither authenticated by Caddy nor on this machine. It fails closed:
+// an address that is missing or not valid is not loopback.
 func checkAccess(r *http.Request) error {
 	if user(r) != "" {
 		return nil

@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	// A form is answered when its change has ended, or after changeWait at the latest. Then
-	// the change goes on in the background.
+	// A form is answered when its change has ended, or after changeWait at the latest. Then the change goes on in the
+	// background.
 	changeWait = 2 * time.Second
 
 	maxRunningChanges = 4
@@ -39,8 +39,8 @@ func may(verb, state string) bool {
 	return slices.Contains(buttonStates[manage.Verb(verb)], db.State(state))
 }
 
-// change is a change that somebody has made with the pages: of one delivery, or of a group of
-// dead ones. Only changes may read the last four fields, while it holds its mutex.
+// change is a change that somebody has made with the pages: of one delivery, or of a group of dead ones. Only changes
+// may read the last four fields, while it holds its mutex.
 type change struct {
 	manage.Change
 	Began time.Time
@@ -110,8 +110,8 @@ func (p *pages) serveChanges(w http.ResponseWriter, _ *http.Request) error {
 	return nil
 }
 
-// serveChange retries, resends or drops a group of dead deliveries, or one delivery. Before it
-// drops any, it asks once more.
+// serveChange retries, resends or drops a group of dead deliveries, or one delivery. Before it drops any, it asks
+// once more.
 func (p *pages) serveChange(w http.ResponseWriter, r *http.Request) error {
 	if err := r.ParseForm(); err != nil {
 		return manage.BadRequest(errors.New("the form cannot be read: go back, and try again"))

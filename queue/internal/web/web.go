@@ -1,5 +1,4 @@
-// Package web has the pages of the queue: HTML without scripts. Who may see them is checked
-// before.
+// Package web has the pages of the queue: HTML without scripts. Who may see them is checked before.
 package web
 
 import (
@@ -43,8 +42,8 @@ type pages struct {
 	changes *changes
 }
 
-// New returns the pages for a database, under a path prefix. Changes end with the config. who
-// returns who makes a request, for the log.
+// New returns the pages for a database, under a path prefix. Changes end with the config. who returns who makes a
+// request, for the log.
 func New(config context.Context, w *worker.Worker, prefix string, who func(*http.Request) string) http.Handler {
 	p := &pages{config: config, worker: w, prefix: prefix, who: who, changes: new(changes)}
 	mux := http.NewServeMux()
@@ -62,8 +61,7 @@ func New(config context.Context, w *worker.Worker, prefix string, who func(*http
 	} {
 		mux.HandleFunc(pattern, p.withErrors(serve))
 	}
-	// A form on a foreign web page must not change anything in the name of a user who is
-	// logged in.
+	// A form on a foreign web page must not change anything in the name of a user who is logged in.
 	protected := http.NewCrossOriginProtection().Handler(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for name, value := range headers {
@@ -73,10 +71,9 @@ func New(config context.Context, w *worker.Worker, prefix string, who func(*http
 	})
 }
 
-// headers keep browsers from running, loading or storing anything, and foreign web pages from
-// showing the pages in a frame: a click that they lead onto a button is a request of the pages'
-// own origin. Without a referrer, browsers would send `Origin: null` with forms, which would
-// then be refused.
+// headers keep browsers from running, loading or storing anything, and foreign web pages from showing the pages in a
+// frame: a click that they lead onto a button is a request of the pages' own origin. Without a referrer, browsers
+// would send `Origin: null` with forms, which would then be refused.
 var headers = map[string]string{
 	"Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
 	"X-Frame-Options":         "DENY",
@@ -85,8 +82,8 @@ var headers = map[string]string{
 	"Cache-Control":           "no-store",
 }
 
-// IsForm reports whether a request is a form of the pages under a prefix. All other POSTs can
-// be for a webhook at the same site.
+// IsForm reports whether a request is a form of the pages under a prefix. All other POSTs can be for a webhook at the
+// same site.
 func IsForm(prefix string, r *http.Request) bool {
 	return r.Method == http.MethodPost && (r.URL.Path == prefix+changePath || r.URL.Path == prefix+lanePath)
 }
@@ -135,16 +132,14 @@ func (p *pages) show(w http.ResponseWriter, status int, name string, data any) {
 	_, _ = w.Write(text.Bytes()) // a client that is gone needs nothing
 }
 
-// plain returns text of somebody else with its control characters in visible form: also those
-// that change the direction of the text after them. Joiners stay, for scripts and emoji.
+// plain returns text of somebody else with its control characters in visible form: also those that change the
+// direction of the text after them. Joiners stay, for scripts and emoji.
 func plain(text string) string {
-	const nonJoiner, joiner = '\u200c', '\u200d'
 	var b strings.Builder
 	for _, char := range text {
-		switch {
-		case unicode.IsGraphic(char) || char == '\n' || char == '\t' || char == nonJoiner || char == joiner:
+		if unicode.IsGraphic(char) || strings.ContainsRune("\n\t\u200c\u200d", char) {
 			b.WriteRune(char)
-		default:
+		} else {
 			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(char), "'"))
 		}
 	}
@@ -203,9 +198,8 @@ func (p *pages) serveLane(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// maxIndentDepth is how deeply a body may be nested to be indented. One that is nested more
-// deeply is shown as it is: each line would be indented so far that a small body becomes a huge
-// page.
+// maxIndentDepth is how deeply a body may be nested to be indented. One that is nested more deeply is shown as it is:
+// each line would be indented so far that a small body becomes a huge page.
 const maxIndentDepth = 50
 
 // endpoint returns the endpoint of a name or, for no name, the first one of the config.

@@ -24,8 +24,7 @@ const (
 	Erase  Verb = "erase"  // deletes without a trace
 )
 
-// verbs has for each verb what it does, and with deliveries of which states if the selection
-// names none.
+// verbs has for each verb what it does, and with deliveries of which states if the selection names none.
 var verbs = map[Verb]struct {
 	action db.Action
 	states []db.State
@@ -57,11 +56,10 @@ const (
 	listAtOnce       = 2000
 )
 
-// Change makes a change in small batches, and pauses after each for at least as long as it
-// took, so that storing and delivering go first. It calls report about once a second, and at
-// the end. The selection is fixed at the start: what is stored or finished later is not
-// changed. After an error, Change returns where to go on.
-func (e Endpoint) Change(ctx context.Context, c Change, report func(adminapi.Progress)) (at Cursor, done adminapi.Progress, err error) {
+// Make makes a change of deliveries of an endpoint in small batches, and pauses after each for at least as long as it
+// took, so that storing and delivering go first. It calls report about once a second, and at the end. The selection
+// is fixed at the start: what is stored or finished later is not changed. After an error, it returns where to go on.
+func Make(ctx context.Context, e Endpoint, c Change, report func(adminapi.Progress)) (at Cursor, done adminapi.Progress, err error) {
 	c.fix(e.Worker.Now())
 	r := &run{Change: c, endpoint: e, report: report, reported: time.Now()}
 	if r.inspector, err = e.inspector(); err == nil {
@@ -82,8 +80,7 @@ func (e Endpoint) Change(ctx context.Context, c Change, report func(adminapi.Pro
 	return r.Cursor, r.done, err
 }
 
-// fix fixes the selection at a time of the database, or at the one at which the change began
-// that goes on.
+// fix fixes the selection at a time of the database, or at the one at which the change began that goes on.
 func (c *Change) fix(now time.Time) {
 	if c.Filter.States == nil {
 		c.Filter.States = verbs[c.Verb].states
@@ -183,19 +180,18 @@ func (r *run) changeBatch(ctx context.Context, batch []db.Delivery) error {
 }
 
 const (
-	// A batch of a change has the size that takes about batchTime. So the database is never
-	// kept from storing for longer.
+	// A batch of a change has the size that takes about batchTime. So the database is never kept from storing for
+	// longer.
 	batchTime  = 15 * time.Millisecond
 	firstBatch = 20
 	maxBatch   = 500
 
-	// A pause is at least answerTimes times as long as Intercom waits for an answer, so that
-	// few answers wait for a batch when the disk or the processors are busy.
+	// A pause is at least answerTimes times as long as Intercom waits for an answer, so that few answers wait for a
+	// batch when the disk or the processors are busy.
 	answerTimes = 4
 )
 
-// pace makes a change that consists of many batches slow enough for what is stored and
-// delivered at the same time.
+// pace makes a change that consists of many batches slow enough for what is stored and delivered at the same time.
 type pace struct {
 	size  int     // of the next batch
 	rate  float64 // a second; 0: without limit
@@ -209,19 +205,16 @@ func newPace(rate float64) *pace {
 	return p
 }
 
-// wait adapts the size of the next batch to how long the last one of n deliveries took. Then
-// it pauses for as long as that. It pauses for longer while answers to Intercom take long, and
-// if the batch was too large for the rate.
+// wait adapts the size of the next batch to how long the last one of n deliveries took. Then it pauses for as long as
+// that, and for longer while answers to Intercom take long, or if the batch was too large for the rate.
 func (p *pace) wait(ctx context.Context, n int, took, answer time.Duration) error {
-	p.done += n
-	switch {
-	case took < batchTime/2:
+	if took < batchTime/2 {
 		p.resize(p.size * 2)
-	case took > 2*batchTime:
+	} else if took > 2*batchTime {
 		p.resize(p.size / 2)
 	}
 	pause := max(took, answerTimes*answer)
-	if p.rate > 0 {
+	if p.done += n; p.rate > 0 {
 		due := p.began.Add(time.Duration(float64(p.done) / p.rate * float64(time.Second)))
 		pause = max(pause, time.Until(due))
 	}
@@ -229,8 +222,8 @@ func (p *pace) wait(ctx context.Context, n int, took, answer time.Duration) erro
 }
 
 func (p *pace) resize(size int) {
-	p.size = max(1, min(size, maxBatch))
 	if p.rate > 0 { // a batch is at most what a second may have
-		p.size = max(1, min(p.size, int(p.rate)))
+		size = min(size, int(p.rate))
 	}
+	p.size = max(1, min(size, maxBatch))
 }

@@ -20,16 +20,14 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/worker"
 )
 
-func init() {
-	caddy.RegisterModule(new(adminAPI))
-}
+func init() { caddy.RegisterModule(new(adminAPI)) }
 
-// adminAPI serves the queues of the running config on Caddy's admin endpoint: their lanes and
-// their deliveries. Lists and progress are NDJSON, one JSON object a line. It has no access
-// control of its own: whoever can use the admin endpoint can use it.
+// adminAPI serves the queues of the running config on Caddy's admin endpoint: their lanes and their deliveries. Lists
+// and progress are NDJSON, one JSON object a line. It has no access control of its own: whoever can use the admin
+// endpoint can use it.
 //
-// Caddy provisions it before the apps, and never cleans it up. So it has no state but the
-// config's context, and finds the queues anew for each request.
+// Caddy provisions it before the apps, and never cleans it up. So it has no state but the config's context, and finds
+// the queues anew for each request.
 type adminAPI struct {
 	ctx      caddy.Context // ends long answers
 	starting func() bool   // whether the config is being started
@@ -37,10 +35,7 @@ type adminAPI struct {
 
 // CaddyModule returns the Caddy module information.
 func (*adminAPI) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{
-		ID:  "admin.api.intercom_webhook_queue",
-		New: func() caddy.Module { return new(adminAPI) },
-	}
+	return caddy.ModuleInfo{ID: "admin.api.intercom_webhook_queue", New: func() caddy.Module { return new(adminAPI) }}
 }
 
 // Provision implements caddy.Provisioner.
@@ -83,7 +78,7 @@ func (a *adminAPI) route(pattern, method string, known []string, serve func(call
 		defer cancel()
 		parameters, err := manage.ParseParameters(r.URL.RawQuery, known)
 		if err == nil {
-			err = serve(call{r.WithContext(ctx), strings.TrimPrefix(r.URL.EscapedPath(), pattern), parameters, newLines(w)})
+			err = serve(call{r.WithContext(ctx), strings.TrimPrefix(r.URL.EscapedPath(), pattern), parameters, &lines{ResponseWriter: w}})
 		}
 		switch {
 		case err == nil:
@@ -123,8 +118,8 @@ func noSuchPath(format string, args ...any) error {
 	return manage.NotFound(fmt.Errorf("there is no such path; "+format, args...))
 }
 
-// serveLanes lists the lanes of all endpoints, or of one. If a database does not answer, the
-// lanes in the others are there all the same.
+// serveLanes lists the lanes of all endpoints, or of one. If a database does not answer, the lanes in the others are
+// there all the same.
 func serveLanes(c call) error {
 	all, err := manage.FindEndpoints(c.Context(), openWorkers(), c.parameters.Get("endpoint"))
 	if err != nil {
@@ -158,7 +153,7 @@ func servePause(c call, e manage.Endpoint) error {
 
 // serveList lists deliveries, the newest first.
 func serveList(c call, e manage.Endpoint) error {
-	s, err := e.Read(c.parameters, "", "")
+	s, err := manage.Read(e, c.parameters, "", "")
 	if err != nil {
 		return err
 	}
@@ -176,7 +171,7 @@ func serveNotification(c call, e manage.Endpoint) error {
 		return noSuchPath("a notification has %s/<its id>", adminapi.NotificationsPath)
 	}
 	found, err := e.Find(c.Context(), id)
-	write(c.out, found...)
+	write(c.out, slices.Concat(found...)...)
 	return err
 }
 
@@ -186,51 +181,44 @@ func serveChange(c call, e manage.Endpoint) error {
 	if !slices.Contains(manage.Verbs, v) {
 		return noSuchPath("below %s/ are %s", adminapi.DeliveriesPath, option.Choices(c.rest, manage.Names(manage.Verbs)))
 	}
-	change, err := e.Read(c.parameters, v, client(c.Request))
+	change, err := manage.Read(e, c.parameters, v, client(c.Request))
 	if err != nil {
 		return err
 	}
-	at, done, err := e.Change(c.Context(), change, func(done adminapi.Progress) { write(c.out, done) })
+	at, done, err := manage.Make(c.Context(), e, change, func(done adminapi.Progress) { write(c.out, done) })
 	return c.out.fail(c.Context(), err, adminapi.Last{Cursor: at.String(), Progress: &done})
 }
 
-// writeTimeout bounds how long a client may keep a line from being written. It is shorter than
-// the 10s that Caddy waits for requests of an admin endpoint when it replaces the config.
+// writeTimeout bounds how long a client may keep a line from being written. It is shorter than the 10s that Caddy
+// waits for requests of an admin endpoint when it replaces the config.
 const writeTimeout = 5 * time.Second
 
 // lines writes the answer of the admin API: NDJSON, one JSON object a line.
 type lines struct {
-	header     http.Header
-	encoder    *json.Encoder
-	controller *http.ResponseController
-	begun      bool
+	http.ResponseWriter
+	begun bool
 }
 
-func newLines(w http.ResponseWriter) *lines {
-	encoder := json.NewEncoder(w)
-	encoder.SetEscapeHTML(false)
-	return &lines{header: w.Header(), encoder: encoder, controller: http.NewResponseController(w)}
-}
-
-// write writes a line for each element, and sends them at once. Without an element it sends
-// nothing, so that an error can still be the whole answer. That the client is gone shows in the
-// context of the request.
+// write writes a line for each element, and sends them at once. Without an element it sends nothing, so that an error
+// can still be the whole answer. That the client is gone shows in the context of the request.
 func write[T any](l *lines, elements ...T) {
 	if len(elements) == 0 {
 		return
 	}
 	l.begun = true
-	l.header.Set("Content-Type", "application/x-ndjson")
-	_ = l.controller.SetWriteDeadline(time.Now().Add(writeTimeout))
+	l.Header().Set("Content-Type", "application/x-ndjson")
+	controller, encoder := http.NewResponseController(l.ResponseWriter), json.NewEncoder(l)
+	encoder.SetEscapeHTML(false)
+	_ = controller.SetWriteDeadline(time.Now().Add(writeTimeout))
 	for _, element := range elements {
-		_ = l.encoder.Encode(element)
+		_ = encoder.Encode(element)
 	}
-	_ = l.controller.Flush()
-	_ = l.controller.SetWriteDeadline(time.Time{}) // the end of the answer may come much later
+	_ = controller.Flush()
+	_ = controller.SetWriteDeadline(time.Time{}) // the end of the answer may come much later
 }
 
-// fail ends an answer with an error, if there is one: as the last line, or as the whole answer
-// if there is no line yet and nothing was done.
+// fail ends an answer with an error, if there is one: as the last line, or as the whole answer if there is no line
+// yet and nothing was done.
 func (l *lines) fail(ctx context.Context, err error, last adminapi.Last) error {
 	if err == nil || !l.begun && (last.Progress == nil || last.Done == 0) {
 		return err

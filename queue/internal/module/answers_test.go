@@ -26,7 +26,7 @@ func (r *deadlineRecorder) SetWriteDeadline(at time.Time) error {
 // end of an answer after the handler has returned.
 func TestLinesLeaveNoDeadline(t *testing.T) {
 	w := &deadlineRecorder{ResponseRecorder: httptest.NewRecorder()}
-	write(newLines(w), adminapi.Delivery{})
+	write(&lines{ResponseWriter: w}, adminapi.Delivery{})
 	if w.set == 0 || !w.deadline.IsZero() {
 		t.Errorf("set %d times, the last time to %s", w.set, w.deadline)
 	}
@@ -35,7 +35,7 @@ func TestLinesLeaveNoDeadline(t *testing.T) {
 // An empty page sent the status 200, so a later error was neither a status nor a line.
 func TestNoLinesSendNoStatus(t *testing.T) {
 	w := httptest.NewRecorder()
-	out := newLines(w)
+	out := &lines{ResponseWriter: w}
 	write(out, []adminapi.Delivery{}...)
 	if w.Flushed {
 		t.Error("the header is sent")

@@ -1,9 +1,12 @@
+// Package module is Caddy's side of the queue, which all engines share: options, the app that opens databases, the
+// admin API, the handler of the pages, and the mover.
 package module
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"go.uber.org/zap"
@@ -11,31 +14,27 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	intercomwebhook "github.com/caddy-intercom/caddy-intercom-webhook"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/events"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/worker"
 )
 
-func init() {
-	caddy.RegisterModule(new(app))
-}
+func init() { caddy.RegisterModule(new(app)) }
 
-// workers has the worker of each database that is open, by the key of the database. Configs
-// and their handlers share them, so that a reload does not stop deliveries.
+// workers has the worker of each database that is open, by the key of the database. Configs and their handlers share
+// them, so that a reload does not stop deliveries.
 var workers = caddy.NewUsagePool()
 
 var errStarting = errors.New("the config is being started")
 
-const (
-	lanesTimeout = 2 * time.Second
+// strandedInterval is how long after the start of a config it is counted what no endpoint delivers, and how often
+// that is tried while the database cannot be used.
+const strandedInterval = 5 * time.Second
 
-	// strandedInterval is how long after the start of a config it is counted what no endpoint
-	// delivers, and how often that is tried while the database cannot be used.
-	strandedInterval = 5 * time.Second
-)
-
-// app opens the queues of a config when Caddy starts the config. Nothing is opened, locked
-// or changed before, so that a config can be validated while another Caddy runs. The queues
-// and their pages load it; it has no config of its own.
+// app opens the queues of a config when Caddy starts the config. Nothing is opened, locked or changed before, so that
+// a config can be validated while another Caddy runs. The queues and their pages load it; it has no config of its
+// own.
 type app struct {
 	ctx    caddy.Context
 	log    *zap.Logger
@@ -47,10 +46,7 @@ type app struct {
 
 // CaddyModule returns the Caddy module information.
 func (*app) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{
-		ID:  "intercom_queues",
-		New: func() caddy.Module { return new(app) },
-	}
+	return caddy.ModuleInfo{ID: "intercom_queues", New: func() caddy.Module { return new(app) }}
 }
 
 // Provision implements caddy.Provisioner.
@@ -78,36 +74,28 @@ func (a *app) Start() error {
 	}
 	for _, queue := range a.queues {
 		if err := queue.acquire(); err != nil {
-			return a.abandon(err)
+			return err
 		}
 	}
 	a.used = make(map[*worker.Worker]worker.Config)
 	for _, queue := range a.queues {
-		if a.used[queue.worker] == nil {
-			config := configs[queue.database.Key]
-			a.used[queue.worker] = config
-			queue.worker.Attach(config)
-			go a.watchStranded(queue.worker)
+		if w := queue.worker; a.used[w] == nil {
+			a.used[w] = configs[queue.database.Key]
+			w.Attach(a.used[w])
+			go a.watchStranded(w)
 		}
-	}
-	for _, queue := range a.queues {
 		close(queue.acquired)
 	}
 	for _, ui := range a.uis {
 		if err := ui.start(a.queues); err != nil {
-			return a.abandon(err)
+			return errors.Join(err, a.Stop()) // which Caddy does not call if Start fails
 		}
 	}
 	return nil
 }
 
-// abandon undoes what Start has done. Caddy does not call Stop if Start fails.
-func (a *app) abandon(err error) error {
-	return errors.Join(err, a.Stop())
-}
-
-// Stop implements caddy.App. If no other config uses a database, Stop waits until the
-// running deliveries have ended, or the grace period is over, and warns of what it leaves there.
+// Stop implements caddy.App. If no other config uses a database, Stop waits until the running deliveries have ended,
+// or the grace period is over, and warns of what it leaves there.
 func (a *app) Stop() error {
 	ctx := context.Background()
 	if a.grace > 0 {
@@ -124,24 +112,19 @@ func (a *app) Stop() error {
 	return nil
 }
 
-// configs groups the endpoints by the key of their database. Handlers with the same name must
-// have the same config, and become one endpoint: a site with several ports has one handler for
-// each.
+// configs groups the endpoints by the key of their database. Handlers with the same name must have the same config,
+// and become one endpoint: a site with several ports has one handler for each.
 func (a *app) configs() (map[string]worker.Config, error) {
 	configs := make(map[string]worker.Config)
 	for _, queue := range a.queues {
-		config := configs[queue.database.Key]
-		if config == nil {
-			config = make(worker.Config)
-			configs[queue.database.Key] = config
+		key, name := queue.database.Key, queue.endpoint.Name
+		if configs[key] == nil {
+			configs[key] = make(worker.Config)
 		}
-		name := queue.endpoint.Name
-		if other := config[name]; other != nil && other.Handler.ConfigHash != queue.endpoint.Handler.ConfigHash {
-			return nil, fmt.Errorf("queue %s: two different handlers have the name %q: give one of them another name with `name`",
-				queue.database.Name, name)
-		}
-		if config[name] == nil {
-			config[name] = queue.endpoint
+		if other := configs[key][name]; other == nil {
+			configs[key][name] = queue.endpoint
+		} else if other.Handler.ConfigHash != queue.endpoint.Handler.ConfigHash {
+			return nil, fmt.Errorf("queue %s: two different handlers have the name %q: give one of them another name with `name`", queue.database.Name, name)
 		}
 	}
 	return configs, nil
@@ -162,11 +145,9 @@ func (a *app) watchStranded(w *worker.Worker) {
 	}
 }
 
-// warnOfStranded warns of what waits in the database for endpoints that neither the config nor
-// another live instance has.
+// warnOfStranded warns of what waits in the database for endpoints that neither the config nor another live instance
+// has.
 func (a *app) warnOfStranded(ctx context.Context, w *worker.Worker) {
-	ctx, cancel := context.WithTimeout(ctx, lanesTimeout)
-	defer cancel()
 	lanes, err := w.Lanes(ctx, "")
 	if err != nil { // the worker logs that the database cannot be used
 		return
@@ -185,6 +166,105 @@ func (a *app) warnOfStranded(ctx context.Context, w *worker.Worker) {
 				zap.String("endpoint", name), zap.String("database", w.Database().Name), zap.Int64("waiting", waiting))
 		}
 	}
+}
+
+// Engine is implemented by the Caddy module of each engine.
+type Engine interface {
+	// Database returns where the database is, with placeholders expanded. The module need not be provisioned.
+	Database() (worker.Database, error)
+
+	// CommonOptions returns the options that all engines have.
+	CommonOptions() *Options
+}
+
+// Base is what the queues of all engines have in common. The Caddy module of an engine embeds it beside Options.
+// Together they implement intercomwebhook.Queue.
+type Base struct {
+	app      *app
+	database worker.Database
+	endpoint *worker.Endpoint
+
+	acquired chan struct{} // closed when the app has started, and worker delivers for the config
+	worker   *worker.Worker
+}
+
+// Provision checks the options, and sets the defaults of those that are not given. The database is opened when the
+// config is started.
+func (b *Base) Provision(ctx caddy.Context, at worker.Database, o *Options) error {
+	if err := o.complete(); err != nil {
+		return err
+	}
+	emitter, err := events.New(ctx)
+	if err != nil {
+		return err
+	}
+	b.database = at
+	b.endpoint = &worker.Endpoint{Name: o.Name, Options: o.forWorker(), Logger: ctx.Logger(), Events: emitter}
+	b.acquired = make(chan struct{})
+	b.app, err = appOf(ctx)
+	return err
+}
+
+// LaneLabel implements intercomwebhook.Queue.
+func (b *Base) LaneLabel(lane string) string {
+	return worker.Label(db.Lane{Endpoint: b.endpoint.Name, Name: lane})
+}
+
+// Attach implements intercomwebhook.Queue. It refuses more copies than a notification can have.
+func (b *Base) Attach(endpoint intercomwebhook.Endpoint) error {
+	copies := 0
+	for _, lane := range endpoint.Lanes {
+		if lane.Copy {
+			copies++
+		}
+	}
+	if copies > worker.MaxCopies {
+		return fmt.Errorf("%d copies are given: a queue can make %d at most; remove some", copies, worker.MaxCopies)
+	}
+	b.endpoint.Handler = endpoint
+	b.app.queues = append(b.app.queues, b)
+	return nil
+}
+
+// Store implements intercomwebhook.Queue. While the config starts, it waits.
+func (b *Base) Store(r *http.Request, n intercomwebhook.Notification) (duplicate bool, err error) {
+	select {
+	case <-b.acquired:
+		return b.worker.Store(r, b.endpoint, n)
+	case <-r.Context().Done():
+		return false, fmt.Errorf("waiting for the config to start: %w", context.Cause(r.Context()))
+	}
+}
+
+// Ready implements intercomwebhook.Queue.
+func (b *Base) Ready() error {
+	select {
+	case <-b.acquired:
+		return b.worker.Ready()
+	default:
+		return errStarting
+	}
+}
+
+// acquire opens the database, or shares it with the configs and handlers that have it open.
+func (b *Base) acquire() error {
+	shared, _, err := workers.LoadOrNew(b.database.Key, func() (caddy.Destructor, error) {
+		return worker.New(b.database)
+	})
+	if err != nil {
+		return fmt.Errorf("queue %s: %w", b.database.Name, err)
+	}
+	b.worker = shared.(*worker.Worker)
+	return nil
+}
+
+// Cleanup implements caddy.CleanerUpper. It closes the database if no other config or handler uses it.
+func (b *Base) Cleanup() error {
+	if b.worker == nil { // it was not started
+		return nil
+	}
+	_, err := workers.Delete(b.database.Key)
+	return err
 }
 
 // Interface guards

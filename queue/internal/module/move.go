@@ -20,24 +20,19 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/worker"
 )
 
-func init() {
-	caddy.RegisterModule(new(mover))
-}
+func init() { caddy.RegisterModule(new(mover)) }
 
-// mover moves what a queue has to another database. The command line finds it by its module
-// id, because it cannot import it.
+// mover moves what a queue has to another database. The command line finds it by its module id, because it cannot
+// import it.
 type mover struct{}
 
 // CaddyModule returns the Caddy module information.
 func (*mover) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{
-		ID:  "intercom_webhook.commands.move",
-		New: func() caddy.Module { return new(mover) },
-	}
+	return caddy.ModuleInfo{ID: "intercom_webhook.commands.move", New: func() caddy.Module { return new(mover) }}
 }
 
-// MoveQueue moves the notifications of an endpoint, or all of them if it is empty, from the
-// database of one config to that of another. It is given the queues of all handlers of both.
+// MoveQueue moves the notifications of an endpoint, or all of them if it is empty, from the database of one config to
+// that of another. It is given the queues of all handlers of both.
 func (*mover) MoveQueue(ctx context.Context, from, to []json.RawMessage, endpoint string, report func(done, total int64)) (summary string, err error) {
 	source, _, err := findDatabase(from, endpoint)
 	if err != nil {
@@ -50,7 +45,7 @@ func (*mover) MoveQueue(ctx context.Context, from, to []json.RawMessage, endpoin
 	if source.Key == target.Key {
 		return "", fmt.Errorf("both configs have the queue %s: there is nothing to move", source.Name)
 	}
-	logger := caddy.Log().Named(loggerName)
+	logger := caddy.Log().Named("http.intercom_webhook.queues")
 	old, err := openSource(ctx, source, logger)
 	if err != nil {
 		return "", fmt.Errorf("queue %s: %w", source.Name, err)
@@ -89,17 +84,16 @@ func openSource(ctx context.Context, at worker.Database, logger *zap.Logger) (op
 	if err == nil {
 		opened, err = at.Open(ctx, logger)
 	}
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	if errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("%w: its default place depends on the user, so run the command as the user that Caddy runs as", err)
-	case errors.Is(err, db.ErrLocked):
+	} else if errors.Is(err, db.ErrLocked) {
 		err = errors.New("a Caddy has it open: stop that Caddy, or reload it with another queue, and try again")
 	}
 	return opened, err
 }
 
-// openTarget opens the database to move to, and makes it if nobody has used it yet. It joins a
-// Caddy that has it open.
+// openTarget opens the database to move to, and makes it if nobody has used it yet. It joins a Caddy that has it
+// open.
 func openTarget(ctx context.Context, at worker.Database, logger *zap.Logger) (db.Joined, error) {
 	opened, err := at.Open(ctx, logger)
 	if errors.Is(err, db.ErrLocked) {
@@ -109,21 +103,25 @@ func openTarget(ctx context.Context, at worker.Database, logger *zap.Logger) (db
 	return joined, err
 }
 
-// findDatabase returns the database of the queues, and the names of the endpoints in it. If
-// there are several databases, the name of an endpoint chooses one.
+// findDatabase returns the database of the queues, and the names of the endpoints in it. If there are several
+// databases, the name of an endpoint chooses one.
 func findDatabase(queues []json.RawMessage, endpoint string) (found worker.Database, names []string, err error) {
 	var all []string
 	for _, encoded := range queues {
-		at, name, err := decodeQueue(encoded)
-		if name != "" {
-			all = append(all, name)
-		}
-		switch {
-		case endpoint != "" && name != "" && name != endpoint:
-			continue // it may be another database, whose variables need not be set
-		case err != nil:
+		engine, err := decodeQueue(encoded)
+		if err != nil {
 			return found, nil, err
-		case found.Key != "" && found.Key != at.Key:
+		}
+		name := engine.CommonOptions().Name
+		all = append(all, name)
+		if endpoint != "" && name != endpoint {
+			continue // it may be another database, whose variables need not be set
+		}
+		at, err := engine.Database()
+		if err != nil {
+			return found, nil, err
+		}
+		if found.Key != "" && found.Key != at.Key {
 			return found, nil, fmt.Errorf("it has queues in several databases: choose one with --endpoint; the endpoints are %s", option.Enumerate(all))
 		}
 		found, names = at, append(names, name)
@@ -137,36 +135,31 @@ func findDatabase(queues []json.RawMessage, endpoint string) (found worker.Datab
 	return found, names, nil
 }
 
-// decodeQueue returns where the database of a handler's queue is, and the name of the endpoint;
-// no name if the queue cannot be decoded.
-func decodeQueue(encoded json.RawMessage) (at worker.Database, name string, err error) {
+// decodeQueue returns the queue of a handler.
+func decodeQueue(encoded json.RawMessage) (Engine, error) {
 	var fields map[string]json.RawMessage
-	var engineName string
+	var name string
 	if err := json.Unmarshal(encoded, &fields); err != nil {
-		return at, "", err
+		return nil, err
 	}
-	if err := json.Unmarshal(fields["engine"], &engineName); err != nil {
-		return at, "", errors.New("a queue has no engine")
+	if err := json.Unmarshal(fields["engine"], &name); err != nil {
+		return nil, errors.New("a queue has no engine")
 	}
-	delete(fields, "engine")
-	own, err := json.Marshal(fields)
+	info, err := caddy.GetModule("http.intercom_webhook.queues." + name)
 	if err != nil {
-		return at, "", err
-	}
-	info, err := caddy.GetModule("http.intercom_webhook.queues." + engineName)
-	if err != nil {
-		return at, "", fmt.Errorf("queue %s: this Caddy is built without it", engineName)
+		return nil, fmt.Errorf("queue %s: this Caddy is built without it", name)
 	}
 	engine, ok := info.New().(Engine)
 	if !ok {
-		return at, "", fmt.Errorf("queue %s: the engine cannot be moved", engineName)
+		return nil, fmt.Errorf("queue %s: the engine cannot be moved", name)
 	}
-	if err := caddy.StrictUnmarshalJSON(own, engine); err != nil {
-		return at, "", err
+	delete(fields, "engine")
+	own, err := json.Marshal(fields)
+	if err == nil {
+		err = caddy.StrictUnmarshalJSON(own, engine)
 	}
-	o := engine.CommonOptions()
-	if err = o.complete(); err == nil {
-		at, err = engine.Database()
+	if err == nil {
+		err = engine.CommonOptions().complete()
 	}
-	return at, o.Name, err
+	return engine, err
 }

@@ -19,13 +19,11 @@ import (
 
 // Options are the options that the queues of all engines have.
 type Options struct {
-	// The name of the endpoint, which tells handlers that share a database apart:
-	// lower-case letters and digits, joined by single `-` or `_`, 32 at most.
-	// Default: `intercom`.
+	// The name of the endpoint, which tells handlers that share a database apart: lower-case letters and digits,
+	// joined by single `-` or `_`, 32 at most. Default: `intercom`.
 	Name string `json:"name,omitempty"`
 
-	// How many deliveries of a lane run at once on this instance, 1 to 10000.
-	// Default: 16.
+	// How many deliveries of a lane run at once on this instance, 1 to 10000. Default: 16.
 	Workers int `json:"workers,omitempty"`
 
 	// Options for single lanes, by the name of the lane.
@@ -34,16 +32,16 @@ type Options struct {
 	// How long a backend may take to answer, 1ms to 1h. Default: 30s.
 	DeliveryTimeout caddy.Duration `json:"delivery_timeout,omitempty"`
 
-	// How many attempts to deliver a notification are made before it becomes a dead
-	// letter, 1 to 1000. Default: 0, which is no limit: only `max_age` decides.
+	// How many attempts to deliver a notification are made before it becomes a dead letter, 1 to 1000. Default: 0,
+	// which is no limit: only `max_age` decides.
 	MaxAttempts int `json:"max_attempts,omitempty"`
 
-	// Once a notification is so old, counted from its receipt, the next failed attempt
-	// makes it a dead letter; 1ms to 1 year. Default: 72h.
+	// Once a notification is so old, counted from its receipt, the next failed attempt makes it a dead letter; 1ms to
+	// 1 year. Default: 72h.
 	MaxAge caddy.Duration `json:"max_age,omitempty"`
 
-	// How long delivered notifications are kept, so that they can be looked at and their
-	// duplicates are recognized, 1ms to 10 years. Default: 24h.
+	// How long delivered notifications are kept, so that they can be looked at and their duplicates are recognized,
+	// 1ms to 10 years. Default: 24h.
 	KeepDelivered caddy.Duration `json:"keep_delivered,omitempty"`
 
 	// How long dead letters are kept, 1ms to 10 years. Default: 720h.
@@ -52,8 +50,7 @@ type Options struct {
 
 // Lane are the options for one lane.
 type Lane struct {
-	// How many deliveries of this lane run at once on this instance, 1 to 10000.
-	// Default: the queue's `workers`.
+	// How many deliveries of this lane run at once on this instance, 1 to 10000. Default: the queue's `workers`.
 	Workers int `json:"workers,omitempty"`
 }
 
@@ -120,9 +117,8 @@ func (s setting) unmarshal(d *caddyfile.Dispenser) (err error) {
 
 func (l *Lane) workers() setting { return setting{"workers", &l.Workers, nil, 0, maxWorkers} }
 
-// complete sets the options that are not given to their defaults, and returns an error for
-// the first one that is not valid. In a Caddyfile, options are checked before, so that the
-// error has their line.
+// complete sets the options that are not given to their defaults, and returns an error for the first one that is not
+// valid. In a Caddyfile, options are checked before, so that the error has their line.
 func (o *Options) complete() error {
 	o.Name = cmp.Or(o.Name, worker.DefaultEndpoint)
 	if err := checkName(o.Name); err != nil {
@@ -142,9 +138,8 @@ func (o *Options) complete() error {
 	return nil
 }
 
-// CheckLanes returns an error if an option is for a lane that no route or copy has, or if the
-// name of a lane is reserved. It is part of intercomwebhook.Queue; a Caddyfile calls it before
-// the queue is provisioned.
+// CheckLanes returns an error if an option is for a lane that no route or copy has, or if the name of a lane is
+// reserved. It is part of intercomwebhook.Queue; a Caddyfile calls it before the queue is provisioned.
 func (o *Options) CheckLanes(lanes []string) error {
 	if slices.Contains(lanes, worker.UnroutedLane) {
 		return fmt.Errorf("lane %q: the name is reserved for what fits no route: give the route or copy another one with `as`", worker.UnroutedLane)
@@ -164,13 +159,8 @@ func (o *Options) forWorker() worker.Options {
 		lanes[name] = lane.Workers
 	}
 	return worker.Options{
-		DeliveryTimeout: time.Duration(o.DeliveryTimeout),
-		MaxAge:          time.Duration(o.MaxAge),
-		MaxAttempts:     o.MaxAttempts,
-		KeepDelivered:   time.Duration(o.KeepDelivered),
-		KeepDead:        time.Duration(o.KeepDead),
-		Workers:         o.Workers,
-		LaneWorkers:     lanes,
+		DeliveryTimeout: time.Duration(o.DeliveryTimeout), MaxAge: time.Duration(o.MaxAge), MaxAttempts: o.MaxAttempts,
+		KeepDelivered: time.Duration(o.KeepDelivered), KeepDead: time.Duration(o.KeepDead), Workers: o.Workers, LaneWorkers: lanes,
 	}
 }
 
@@ -181,4 +171,91 @@ func checkName(name string) error {
 		return fmt.Errorf("name %q: give lower-case letters and digits, joined by single - or _, %d at most", name, maxNameLength)
 	}
 	return nil
+}
+
+// Unmarshal parses the block of options of a queue, whose syntax stands at UnmarshalCaddyfile of the engines. ownName
+// is the one option that only this engine has; its value is checked by checkOwn, which may be nil, and stored in own.
+func (o *Options) Unmarshal(d *caddyfile.Dispenser, ownName string, own *string, checkOwn func(string) error) error {
+	names := []string{ownName, "name", "workers", "lane"}
+	settings := make(map[string]setting)
+	for _, s := range o.settings() {
+		settings[s.name] = s
+		if !slices.Contains(names, s.name) {
+			names = append(names, s.name)
+		}
+	}
+	seen := make(map[string]bool)
+	for d.NextBlock(0) {
+		name := d.Val()
+		if name != "lane" && seen[name] {
+			return d.Errf("%s is given twice", name)
+		}
+		seen[name] = true
+
+		var err error
+		switch {
+		case name == ownName:
+			err = unmarshalText(d, own, checkOwn)
+		case name == "name":
+			err = unmarshalText(d, &o.Name, checkName)
+		case name == "lane":
+			err = o.unmarshalLane(d)
+		case slices.Contains(names, name):
+			err = settings[name].unmarshal(d)
+		default:
+			err = d.Errf("unknown option %s of queue: it has %s", name, option.Choices(name, names))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func unmarshalText(d *caddyfile.Dispenser, text *string, check func(string) error) error {
+	if !d.AllArgs(text) || *text == "" {
+		return d.ArgErr()
+	}
+	if check == nil {
+		return nil
+	}
+	return at(d, check(*text))
+}
+
+func (o *Options) unmarshalLane(d *caddyfile.Dispenser) error {
+	var name string
+	if !d.AllArgs(&name) {
+		return d.ArgErr()
+	}
+	if _, given := o.Lanes[name]; given {
+		return d.Errf("lane %s is given twice", name)
+	}
+	var lane Lane
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if d.Val() != "workers" {
+			return d.Errf("unknown option %s of a lane: it has %s", d.Val(), option.Choices(d.Val(), []string{"workers"}))
+		}
+		if lane.Workers != 0 {
+			return d.Err("workers is given twice")
+		}
+		if err := lane.workers().unmarshal(d); err != nil {
+			return err
+		}
+	}
+	if lane.Workers == 0 {
+		return d.Errf("lane %s has no option: give it one, as in { workers 4 }", name)
+	}
+	if o.Lanes == nil {
+		o.Lanes = make(map[string]Lane)
+	}
+	o.Lanes[name] = lane
+	return nil
+}
+
+// at adds the file and the line to an error. It returns nil for nil.
+func at(d *caddyfile.Dispenser, err error) error {
+	if err == nil {
+		return nil
+	}
+	return d.WrapErr(err)
 }

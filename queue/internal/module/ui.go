@@ -1,6 +1,7 @@
 package module
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,37 +16,44 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	intercomwebhook "github.com/caddy-intercom/caddy-intercom-webhook"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/logging"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/web"
 )
 
 func init() {
 	caddy.RegisterModule(new(UI))
+	httpcaddyfile.RegisterDirective("intercom_queue_ui", parseUI)
+	// It shows what people must not see without leave, so it stands behind everything that guards: authentication,
+	// abort, error and respond.
+	httpcaddyfile.RegisterDirectiveOrder("intercom_queue_ui", httpcaddyfile.Before, "reverse_proxy")
 }
 
-// UI serves web pages for a queue. They show the lanes, which can be paused; dead letters
-// grouped by topic, lane and reason, which can be retried and dropped a group at a time; lists
-// of deliveries; and everything that is known of a notification.
+// UI serves web pages for a queue. They show the lanes, which can be paused; dead letters grouped by topic, lane and
+// reason, which can be retried and dropped a group at a time; lists of deliveries; and everything that is known of a
+// notification.
 //
-// Whoever can use it can read and delete everything in the queue. So it answers 403 to all
-// but two kinds of clients: those that Caddy has authenticated, as with `basic_auth`, and
-// those on this machine, for which the connection's address, Caddy's `client_ip` and the
-// host in the request are all loopback. The host is checked because a web page in a browser
-// on this machine can let a name of its own point to 127.0.0.1 (DNS rebinding).
+// Whoever can use it can read and delete everything in the queue. So it answers 403 to all but two kinds of clients:
+// those that Caddy has authenticated, as with `basic_auth`, and those on this machine, for which the connection's
+// address, Caddy's `client_ip` and the host in the request are all loopback. The host is checked because a web page
+// in a browser on this machine can let a name of its own point to 127.0.0.1 (DNS rebinding).
 //
 // While the database cannot be used, it answers 503 with the reason.
 type UI struct {
 	// The path under which it is mounted, as in `/queue`. Default: the root.
 	Prefix string `json:"prefix,omitempty"`
 
-	// The queue, as in the handler that uses it. Only the options that say where the
-	// database is are used. Default: the config's only queue.
+	// The queue, as in the handler that uses it. Only the options that say where the database is are used. Default:
+	// the config's only queue.
 	QueueRaw json.RawMessage `json:"queue,omitempty" caddy:"namespace=http.intercom_webhook.queues inline_key=engine"`
 
-	// Whether to answer all clients. Set it only if the UI is protected in a way that does
-	// not set `{http.auth.user.id}`, such as `forward_auth`. Default: false.
+	// Whether to answer all clients. Set it only if the UI is protected in a way that does not set
+	// `{http.auth.user.id}`, such as `forward_auth`. Default: false.
 	Unauthenticated bool `json:"unauthenticated,omitempty"`
 
 	ctx         caddy.Context
@@ -57,17 +65,12 @@ type UI struct {
 
 // CaddyModule returns the Caddy module information.
 func (*UI) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{
-		ID:  "http.handlers.intercom_queue_ui",
-		New: func() caddy.Module { return new(UI) },
-	}
+	return caddy.ModuleInfo{ID: "http.handlers.intercom_queue_ui", New: func() caddy.Module { return new(UI) }}
 }
-
-var errPrefix = errors.New("the path prefix must begin with / and be a plain path, as in /queue")
 
 func checkPrefix(prefix string) error {
 	if prefix != "" && (!strings.HasPrefix(prefix, "/") || strings.ContainsAny(prefix, "*?#%{} ") || path.Clean(prefix) != prefix) {
-		return errPrefix
+		return errors.New("the path prefix must begin with / and be a plain path, as in /queue")
 	}
 	return nil
 }
@@ -78,9 +81,7 @@ func (u *UI) Provision(ctx caddy.Context) error {
 	if err := checkPrefix(u.Prefix); err != nil {
 		return err
 	}
-	u.ctx = ctx
-	u.started = make(chan struct{})
-	u.floodLogger = logging.OncePerSecond(ctx.Logger())
+	u.ctx, u.started, u.floodLogger = ctx, make(chan struct{}), logging.OncePerSecond(ctx.Logger())
 	if u.Unauthenticated {
 		ctx.Logger().Warn("intercom_queue_ui is unauthenticated: whoever reaches it can read and delete what is in the queue; "+
 			"make sure that something else guards it, such as forward_auth before it, or remove `unauthenticated`",
@@ -102,25 +103,23 @@ func (u *UI) Provision(ctx caddy.Context) error {
 		u.key = at.Key
 	}
 	app, err := appOf(ctx)
-	if err != nil {
-		return err
+	if err == nil {
+		app.uis = append(app.uis, u)
 	}
-	app.uis = append(app.uis, u)
-	return nil
+	return err
 }
 
-// start finds the queue among those of the config. It returns an error if there is none, or
-// if it could be several.
+// start finds the queue among those of the config. It returns an error if there is none, or if it could be several.
 func (u *UI) start(queues []*Base) error {
 	var found *Base
 	for _, queue := range queues {
-		switch {
-		case u.key != "" && u.key != queue.database.Key:
-		case found != nil && found.database.Key != queue.database.Key:
-			return errors.New("intercom_queue_ui: the config has several queues: name one in its block, as in `queue sqlite`")
-		default:
-			found = queue
+		if u.key != "" && u.key != queue.database.Key {
+			continue
 		}
+		if found != nil && found.worker != queue.worker {
+			return errors.New("intercom_queue_ui: the config has several queues: name one in its block, as in `queue sqlite`")
+		}
+		found = queue
 	}
 	if found == nil {
 		return errors.New("intercom_queue_ui: no intercom_webhook of the config has such a queue")
@@ -132,11 +131,17 @@ func (u *UI) start(queues []*Base) error {
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (u *UI) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if !u.isFor(r) {
+	// The pages and a webhook can both be at the root of a site, to which Intercom sends notifications, and a HEAD to
+	// validate the URL.
+	ours := r.Method == http.MethodGet || r.Method == http.MethodHead && u.Prefix != "" || web.IsForm(u.Prefix, r)
+	if !ours {
 		return next.ServeHTTP(w, r)
 	}
 	if err := checkAccess(r); err != nil && !u.Unauthenticated {
-		return u.refuse(r, err)
+		if c := u.floodLogger.Check(zapcore.WarnLevel, "refused request for intercom_queue_ui: "+err.Error()); c != nil {
+			c.Write(zap.String("client_ip", clientIP(r)), zap.String("remote_addr", r.RemoteAddr))
+		}
+		return caddyhttp.Error(http.StatusForbidden, err)
 	}
 	select {
 	case <-u.started:
@@ -147,27 +152,14 @@ func (u *UI) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 	}
 }
 
-// isFor reports whether a request is for the pages. They and a webhook can both be at the
-// root of a site, to which Intercom sends notifications, and a HEAD to validate the URL.
-func (u *UI) isFor(r *http.Request) bool {
-	switch r.Method {
-	case http.MethodGet:
-		return true
-	case http.MethodHead:
-		return u.Prefix != ""
-	default:
-		return web.IsForm(u.Prefix, r.URL.Path)
-	}
-}
-
 var (
 	errRemoteAddress = errors.New("the client is not authenticated, and its address is not loopback")
 	errClientIP      = errors.New("the client is not authenticated, and client_ip is not loopback")
 	errHost          = errors.New("the client is not authenticated, and the host that it asks for is not localhost or a loopback address")
 )
 
-// checkAccess returns an error if the client is neither authenticated by Caddy nor on this
-// machine. It fails closed: an address that is missing or not valid is not loopback.
+// checkAccess returns an error if the client is neither authenticated by Caddy nor on this machine. It fails closed:
+// an address that is missing or not valid is not loopback.
 func checkAccess(r *http.Request) error {
 	if user(r) != "" {
 		return nil
@@ -192,12 +184,10 @@ func isLoopback(address string) bool {
 }
 
 // user returns the name of the user whom Caddy has authenticated; empty if there is none.
-func user(r *http.Request) string {
-	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	if !ok {
-		return ""
+func user(r *http.Request) (name string) {
+	if repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		name, _ = repl.GetString("http.auth.user.id")
 	}
-	name, _ := repl.GetString("http.auth.user.id")
 	return name
 }
 
@@ -207,21 +197,49 @@ func clientIP(r *http.Request) string {
 }
 
 // client returns who makes a request, for logs: a user, or an address.
-func client(r *http.Request) string {
-	if name := user(r); name != "" {
-		return name
-	}
-	if address := clientIP(r); address != "" {
-		return address
-	}
-	return r.RemoteAddr
-}
+func client(r *http.Request) string { return cmp.Or(user(r), clientIP(r), r.RemoteAddr) }
 
-func (u *UI) refuse(r *http.Request, why error) error {
-	if c := u.floodLogger.Check(zapcore.WarnLevel, "refused request for intercom_queue_ui: "+why.Error()); c != nil {
-		c.Write(zap.String("client_ip", clientIP(r)), zap.String("remote_addr", r.RemoteAddr))
+// parseUI sets up the pages from Caddyfile tokens. Syntax:
+//
+//	intercom_queue_ui [<path prefix>] [{
+//		queue [<engine>] ...
+//		unauthenticated
+//	}]
+func parseUI(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
+	ui := new(UI)
+	h.Next() // consume the directive name
+	if h.NextArg() {
+		ui.Prefix = strings.TrimSuffix(h.Val(), "/")
+		if err := checkPrefix(ui.Prefix); err != nil {
+			return nil, h.WrapErr(err)
+		}
+		if h.NextArg() {
+			return nil, h.ArgErr()
+		}
 	}
-	return caddyhttp.Error(http.StatusForbidden, why)
+	for h.NextBlock(0) {
+		switch name := h.Val(); {
+		case name == "queue" && ui.QueueRaw != nil, name == "unauthenticated" && ui.Unauthenticated:
+			return nil, h.Errf("%s is given twice", name)
+		case name == "queue":
+			module, engine, err := intercomwebhook.UnmarshalQueue(h.Dispenser)
+			if err != nil {
+				return nil, err
+			}
+			ui.QueueRaw = caddyconfig.JSONModuleObject(module, "engine", engine, nil)
+		case name == "unauthenticated" && h.NextArg():
+			return nil, h.ArgErr()
+		case name == "unauthenticated":
+			ui.Unauthenticated = true
+		default:
+			return nil, h.Errf("unknown option %s of intercom_queue_ui: it has %s", name, option.Choices(name, []string{"queue", "unauthenticated"}))
+		}
+	}
+	var matcher caddy.ModuleMap
+	if ui.Prefix != "" {
+		matcher = caddy.ModuleMap{"path": h.JSON(caddyhttp.MatchPath{ui.Prefix, ui.Prefix + "/*"})}
+	}
+	return h.NewRoute(matcher, ui), nil
 }
 
 // Interface guards

@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	// A form is answered when its change has ended, or after changeWait at the latest. Then
-	// the change goes on in the background.
+	// A form is answered when its change has ended, or after changeWait at the latest. Then the change goes on in the
+	// background.
 	changeWait = 2 * time.Second
 
 	maxRunningChanges = 4
@@ -39,8 +39,8 @@ func may(verb, state string) bool {
 	return slices.Contains(buttonStates[manage.Verb(verb)], db.State(state))
 }
 
-// change is a change that somebody has made with the pages: of one delivery, or of a group of
-// dead ones. Only changes may read the last four fields, while it holds its mutex.
+// change is a change that somebody has made with the pages: of one delivery, or of a group of dead ones. Only changes
+// may read the last four fields, while it holds its mutex.
 type change struct {
 	manage.Change
 	Began time.Time
@@ -83,7 +83,7 @@ func (a *changes) add(c *change) error {
 func (a *changes) run(config context.Context, e manage.Endpoint, c *change) {
 	ctx, cancel := manage.WhileConfig(context.Background(), config)
 	defer cancel()
-	_, done, err := e.Change(ctx, c.Change, func(so adminapi.Progress) {
+	_, done, err := manage.Make(ctx, e, c.Change, func(so adminapi.Progress) {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		c.Progress = so
@@ -106,15 +106,12 @@ func (p *pages) serveChanges(w http.ResponseWriter, _ *http.Request) error {
 	}
 	p.changes.mu.Unlock()
 	running := slices.ContainsFunc(shown, func(c change) bool { return c.Running })
-	p.show(w, http.StatusOK, "changes", struct {
-		Changes []change
-		Running bool
-	}{shown, running})
+	p.show(w, http.StatusOK, "changes", map[string]any{"Changes": shown, "Running": running})
 	return nil
 }
 
-// serveChange retries, resends or drops a group of dead deliveries, or one delivery. Before it
-// drops any, it asks once more.
+// serveChange retries, resends or drops a group of dead deliveries, or one delivery. Before it drops any, it asks
+// once more.
 func (p *pages) serveChange(w http.ResponseWriter, r *http.Request) error {
 	if err := r.ParseForm(); err != nil {
 		return manage.BadRequest(errors.New("the form cannot be read: go back, and try again"))
@@ -137,7 +134,7 @@ func (p *pages) serveChange(w http.ResponseWriter, r *http.Request) error {
 	case <-time.After(changeWait):
 	case <-r.Context().Done():
 	}
-	http.Redirect(w, r, p.Path+"/changes", http.StatusSeeOther)
+	http.Redirect(w, r, p.prefix+"/changes", http.StatusSeeOther)
 	return nil
 }
 

@@ -1,11 +1,11 @@
-// Package web has the pages of the queue: HTML without scripts. Who may see them is checked
-// before.
+// Package web has the pages of the queue: HTML without scripts. Who may see them is checked before.
 package web
 
 import (
 	"bytes"
 	"context"
 	"embed"
+	"encoding/json"
 	"errors"
 	"html/template"
 	"maps"
@@ -37,15 +37,15 @@ const (
 type pages struct {
 	config  context.Context // ends with the config
 	worker  *worker.Worker
-	Path    string // the prefix
+	prefix  string // of the path
 	who     func(*http.Request) string
 	changes *changes
 }
 
-// New returns the pages for a database, under a path prefix. Changes end with the config. who
-// returns who makes a request, for the log.
+// New returns the pages for a database, under a path prefix. Changes end with the config. who returns who makes a
+// request, for the log.
 func New(config context.Context, w *worker.Worker, prefix string, who func(*http.Request) string) http.Handler {
-	p := &pages{config: config, worker: w, Path: prefix, who: who, changes: new(changes)}
+	p := &pages{config: config, worker: w, prefix: prefix, who: who, changes: new(changes)}
 	mux := http.NewServeMux()
 	for pattern, serve := range map[string]func(http.ResponseWriter, *http.Request) error{
 		"GET " + prefix + "/{$}": p.serveOverview,
@@ -61,8 +61,7 @@ func New(config context.Context, w *worker.Worker, prefix string, who func(*http
 	} {
 		mux.HandleFunc(pattern, p.withErrors(serve))
 	}
-	// A form on a foreign web page must not change anything in the name of a user who is
-	// logged in.
+	// A form on a foreign web page must not change anything in the name of a user who is logged in.
 	protected := http.NewCrossOriginProtection().Handler(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for name, value := range headers {
@@ -72,10 +71,9 @@ func New(config context.Context, w *worker.Worker, prefix string, who func(*http
 	})
 }
 
-// headers keep browsers from running, loading or storing anything, and foreign web pages from
-// showing the pages in a frame: a click that they lead onto a button is a request of the pages'
-// own origin. Without a referrer, browsers would send `Origin: null` with forms, which would
-// then be refused.
+// headers keep browsers from running, loading or storing anything, and foreign web pages from showing the pages in a
+// frame: a click that they lead onto a button is a request of the pages' own origin. Without a referrer, browsers
+// would send `Origin: null` with forms, which would then be refused.
 var headers = map[string]string{
 	"Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
 	"X-Frame-Options":         "DENY",
@@ -84,10 +82,10 @@ var headers = map[string]string{
 	"Cache-Control":           "no-store",
 }
 
-// IsForm reports whether a POST to this path is for the pages. All others can be for a
-// webhook at the same site.
-func IsForm(prefix, path string) bool {
-	return path == prefix+changePath || path == prefix+lanePath
+// IsForm reports whether a request is a form of the pages under a prefix. All other POSTs can be for a webhook at the
+// same site.
+func IsForm(prefix string, r *http.Request) bool {
+	return r.Method == http.MethodPost && (r.URL.Path == prefix+changePath || r.URL.Path == prefix+lanePath)
 }
 
 // withErrors shows errors of handlers, with their status.
@@ -125,10 +123,7 @@ var templates = template.Must(template.New("").Funcs(template.FuncMap{
 // show writes an HTML page.
 func (p *pages) show(w http.ResponseWriter, status int, name string, data any) {
 	var text bytes.Buffer
-	if err := templates.ExecuteTemplate(&text, name, struct {
-		Path string
-		Data any
-	}{p.Path, data}); err != nil {
+	if err := templates.ExecuteTemplate(&text, name, map[string]any{"Path": p.prefix, "Data": data}); err != nil {
 		http.Error(w, "the page cannot be shown: "+err.Error(), http.StatusInternalServerError)
 		return
 	}
@@ -137,16 +132,14 @@ func (p *pages) show(w http.ResponseWriter, status int, name string, data any) {
 	_, _ = w.Write(text.Bytes()) // a client that is gone needs nothing
 }
 
-// plain returns text of somebody else with its control characters in visible form: also those
-// that change the direction of the text after them. Joiners stay, for scripts and emoji.
+// plain returns text of somebody else with its control characters in visible form: also those that change the
+// direction of the text after them. Joiners stay, for scripts and emoji.
 func plain(text string) string {
-	const nonJoiner, joiner = '\u200c', '\u200d'
 	var b strings.Builder
 	for _, char := range text {
-		switch {
-		case unicode.IsGraphic(char) || char == '\n' || char == '\t' || char == nonJoiner || char == joiner:
+		if unicode.IsGraphic(char) || strings.ContainsRune("\n\t\u200c\u200d", char) {
 			b.WriteRune(char)
-		default:
+		} else {
 			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(char), "'"))
 		}
 	}
@@ -175,11 +168,7 @@ func (p *pages) serveOverview(w http.ResponseWriter, r *http.Request) error {
 			dead = append(dead, deadGroup{name, group})
 		}
 	}
-	p.show(w, http.StatusOK, "overview", struct {
-		Lanes  []adminapi.Lane
-		States []string
-		Dead   []deadGroup
-	}{lanes, manage.Names(manage.BacklogStates), dead})
+	p.show(w, http.StatusOK, "overview", map[string]any{"Lanes": lanes, "States": manage.Names(manage.BacklogStates), "Dead": dead})
 	return nil
 }
 
@@ -205,6 +194,104 @@ func (p *pages) serveLane(w http.ResponseWriter, r *http.Request) error {
 	if err := e.SetPaused(r.Context(), lane, action == "pause", p.who(r)); err != nil {
 		return err
 	}
-	http.Redirect(w, r, p.Path+"/", http.StatusSeeOther)
+	http.Redirect(w, r, p.prefix+"/", http.StatusSeeOther)
 	return nil
+}
+
+// maxIndentDepth is how deeply a body may be nested to be indented. One that is nested more deeply is shown as it is:
+// each line would be indented so far that a small body becomes a huge page.
+const maxIndentDepth = 50
+
+// endpoint returns the endpoint of a name or, for no name, the first one of the config.
+func (p *pages) endpoint(name string) manage.Endpoint {
+	if names := p.endpoints(nil); name == "" && len(names) > 0 {
+		name = names[0]
+	}
+	return manage.Endpoint{Worker: p.worker, Name: name}
+}
+
+// serveDeliveries lists deliveries by filters, the newest first.
+func (p *pages) serveDeliveries(w http.ResponseWriter, r *http.Request) error {
+	query := r.URL.Query()
+	maps.DeleteFunc(query, func(_ string, values []string) bool { // fields that were left empty
+		return !slices.ContainsFunc(values, func(v string) bool { return v != "" })
+	})
+	parameters, err := manage.ParseParameters(query.Encode(), manage.ListParameters)
+	if err != nil {
+		return err
+	}
+	e := p.endpoint(parameters.Get("endpoint"))
+	selected, err := manage.Read(e, parameters, "", "")
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(r.Context(), listTime, errors.New("looking for deliveries takes long: go on with older ones"))
+	defer cancel()
+	var found []adminapi.Delivery
+	more, err := e.List(ctx, selected.Selection, func(some []adminapi.Delivery) { found = append(found, some...) })
+	if err != nil {
+		if ctx.Err() == nil || r.Context().Err() != nil {
+			return err
+		}
+		err = context.Cause(ctx)
+	}
+	older := ""
+	if text := more.String(); text != "" {
+		parameters.Set("cursor", text)
+		older = p.prefix + "/deliveries?" + parameters.Encode()
+	}
+	p.show(w, http.StatusOK, "deliveries", map[string]any{
+		"Query": query, "States": manage.Names(db.States), "Reasons": manage.Names(db.Reasons), "Endpoint": e.Name, "Endpoints": p.endpoints(nil),
+		"Found": found, "Older": older, "Err": err,
+	})
+	return nil
+}
+
+// serveNotification shows the notifications that have an id, with their deliveries.
+func (p *pages) serveNotification(w http.ResponseWriter, r *http.Request) error {
+	id := strings.TrimSpace(r.URL.Query().Get("id"))
+	if id == "" {
+		http.Redirect(w, r, p.prefix+"/", http.StatusSeeOther)
+		return nil
+	}
+	e := p.endpoint(r.URL.Query().Get("endpoint"))
+	found, err := e.Find(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	p.show(w, http.StatusOK, "notification", map[string]any{"ID": id, "Notifications": found})
+	return nil
+}
+
+// readable returns the body of a request in a form for people.
+func readable(request *adminapi.Request) string {
+	body := string(request.BodyBase64)
+	if request.Body != nil {
+		body = *request.Body
+	}
+	var indented bytes.Buffer
+	if depth(body) <= maxIndentDepth && json.Indent(&indented, []byte(body), "", "  ") == nil {
+		return indented.String()
+	}
+	return body
+}
+
+// depth returns how deeply a JSON text is nested.
+func depth(text string) (deepest int) {
+	now, quoted := 0, false
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '{' || c == '[':
+			now++
+			deepest = max(deepest, now)
+		case c == '}' || c == ']':
+			now--
+		}
+	}
+	return deepest
 }

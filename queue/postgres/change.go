@@ -63,7 +63,7 @@ func (q *conditions) filter(filter db.Filter) {
 		{"d.reason = ANY (%s::text[])", column(filter.Reasons, func(r db.Reason) string { return string(r) }), len(filter.Reasons) > 0},
 		{"d.topic ~ %s::text", topicExpression(filter.Topic), filter.Topic != ""},
 		{"d.lane = %s::text", filter.Lane, filter.Lane != ""},
-		{"d.workspace = %s::text", indexed(filter.Workspace), filter.Workspace != ""},
+		{"d.workspace = {indexed %s::text}", db.EncodeText(filter.Workspace), filter.Workspace != ""},
 		{"d.stored_at >= %s::timestamptz", filter.Since, !filter.Since.IsZero()},
 		{"d.stored_at < %s::timestamptz", filter.Until, !filter.Until.IsZero()},
 		{"(d.finished_at IS NULL OR d.finished_at <= %s::timestamptz)", filter.AsOf, !filter.AsOf.IsZero()},

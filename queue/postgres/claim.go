@@ -16,7 +16,7 @@ const (
 // measured without being read.
 const claimSQL = `
 	WITH RECURSIVE ring(name, last, lap, n, found) AS (
-		SELECT $6::text COLLATE "C", 9223372036854775807, 1, 0::bigint, false
+		SELECT {indexed $6::text} COLLATE "C", 9223372036854775807, 1, 0::bigint, false
 		UNION ALL
 		SELECT coalesce(d.workspace, '' COLLATE "C"), CASE WHEN d.workspace IS NULL THEN 0 ELSE 9223372036854775807 END,
 			CASE WHEN d.workspace IS NULL THEN lap + 1 ELSE lap END, n + CASE WHEN d.workspace IS NULL THEN 0 ELSE 1 END, d.workspace IS NOT NULL
@@ -25,10 +25,10 @@ const claimSQL = `
 				AND id <> ALL ($7::bigint[])
 			ORDER BY workspace, id LIMIT 1
 		) AS d ON true
-		WHERE n < $4::bigint AND lap <= 2 AND NOT (lap = 2 AND found AND name >= $6::text)
+		WHERE n < $4::bigint AND lap <= 2 AND NOT (lap = 2 AND found AND name >= {indexed $6::text})
 	), workspaces AS MATERIALIZED (
 		SELECT name, row_number() OVER (ORDER BY n) AS turn, count(*) OVER () AS all
-		FROM ring WHERE found AND (lap = 1 OR name <= $6::text)
+		FROM ring WHERE found AND (lap = 1 OR name <= {indexed $6::text})
 	), waiting AS MATERIALIZED (
 		SELECT id, row_number() OVER (ORDER BY round, turn) AS place, 1 AS kind FROM workspaces, LATERAL (
 			SELECT id, row_number() OVER (ORDER BY id) AS round FROM {s}delivery

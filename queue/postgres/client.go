@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"crypto/md5" //nolint:gosec // see indexed
 	"errors"
 	"fmt"
 	"regexp"
@@ -15,8 +14,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
 	"golang.org/x/sync/semaphore"
-
-	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 )
 
 const (
@@ -218,25 +215,16 @@ func (c *client) reset() {
 	c.pool.Reset()
 }
 
-// The key of duplicates and what an index has of a text, which must not be longer than a
-// third of a page.
+// What an index has of a text, which must not be longer than a third of a page, and of an
+// endpoint and a notification id.
 var (
+	indexedPattern = regexp.MustCompile(`\{indexed (\S+)\}`)
 	keyPattern     = regexp.MustCompile(`\{key (\S+) (\S+)\}`)
-	indexedPattern = regexp.MustCompile(`\{indexed ([a-z_.]+)\}`)
 )
 
-// sql puts the schema's name, keys and what an index has of a text into a statement.
+// sql puts the schema's name and what indexes have into a statement.
 func (c *client) sql(text string) string {
-	text = indexedPattern.ReplaceAllString(text, "CASE WHEN octet_length($1) <= 200 THEN $1 ELSE md5($1) END")
+	text = indexedPattern.ReplaceAllString(text, "(CASE WHEN octet_length($1) <= 200 THEN $1 ELSE md5($1) END)")
 	text = keyPattern.ReplaceAllString(text, "(md5($1 || ' ' || $2)::uuid)")
 	return strings.ReplaceAll(text, "{s}", c.schema+".")
-}
-
-// indexed returns what an index has of a text.
-func indexed(text string) string {
-	text = db.EncodeText(text)
-	if len(text) > 200 {
-		return fmt.Sprintf("%x", md5.Sum([]byte(text))) //nolint:gosec // nobody gains by a collision
-	}
-	return text
 }

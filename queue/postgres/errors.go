@@ -63,7 +63,7 @@ func openError(err error) error {
 	return err
 }
 
-// connectError is an error of connecting, without the user, which pgx names.
+// connectError is an error of connecting without what pgx names of the URL.
 type connectError struct {
 	text string
 	err  error
@@ -80,15 +80,13 @@ func withoutUser(err error, name string) error {
 	}
 	reason := failed.Unwrap().Error()
 	if reply, ok := errors.AsType[*pgconn.PgError](err); ok {
-		reason = fmt.Sprintf("%s (SQLSTATE %s)", reply.Message, reply.Code)
-		if strings.HasPrefix(reply.Code, "28") {
-			reason = "the server refuses the user or the password, or has no rule for them in pg_hba.conf (SQLSTATE " + reply.Code + ")"
+		if reason = reply.Message; strings.HasPrefix(reply.Code, "28") {
+			reason = "the server refuses the user or the password, or has no rule for them in pg_hba.conf"
 		}
+		reason += " (SQLSTATE " + reply.Code + ")"
 	}
 	if user := failed.Config.User; user != "" {
-		for _, quote := range []string{`"`, "`", "'"} {
-			reason = strings.ReplaceAll(reason, quote+user+quote, "of the URL")
-		}
+		reason = strings.NewReplacer(`"`+user+`"`, "of the URL", "`"+user+"`", "of the URL", "'"+user+"'", "of the URL").Replace(reason)
 	}
 	return &connectError{"connecting to " + name + ": " + reason, err}
 }

@@ -77,18 +77,23 @@ func (i inspector) List(ctx context.Context, filter db.Filter, page db.Page) (fo
 	}
 	q.filter(filter)
 	walk := ` FROM {s}delivery AS d` + where(q.walk) + ` ORDER BY d.id` + order
-	var bound []int64
-	err = i.run(ctx, "listing deliveries", plainly,
-		eachDelivery(&found, fmt.Sprintf(`SELECT d.* FROM (SELECT d.*%s LIMIT %d) AS d%s ORDER BY d.id%s LIMIT %d`,
-			walk, listRows, where(q.rest), order, page.Limit), order, q.args),
-		statement{sql: fmt.Sprintf(`SELECT d.id%s OFFSET %d LIMIT 1`, walk, listRows), args: q.args[:q.walked], scan: eachID(&bound)})
-	switch {
-	case err != nil:
+	err = i.run(ctx, "listing deliveries", plainly, eachDelivery(&found,
+		fmt.Sprintf(`SELECT d.* FROM (SELECT d.*%s LIMIT %d) AS d%s ORDER BY d.id%s LIMIT %d`, walk, listRows, where(q.rest), order, page.Limit), order, q.args))
+	if err != nil {
 		return nil, 0, err
-	case len(found) == page.Limit && len(found) > 0:
+	}
+	if len(found) == page.Limit && len(found) > 0 {
 		next = found[len(found)-1].ID + step
-	case len(bound) > 0:
-		next = bound[0]
+	} else {
+		var bound []int64
+		err = i.run(ctx, "listing deliveries", plainly,
+			statement{sql: fmt.Sprintf(`SELECT d.id%s OFFSET %d LIMIT 1`, walk, listRows), args: q.args[:q.walked], scan: eachID(&bound)})
+		if err != nil {
+			return nil, 0, err
+		}
+		if len(bound) > 0 {
+			next = bound[0]
+		}
 	}
 	// an error that was encoded can only be searched here
 	found = slices.DeleteFunc(found, func(d db.Delivery) bool {

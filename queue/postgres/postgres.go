@@ -86,19 +86,14 @@ func connect(ctx context.Context, c *client, schema string) error {
 			continue
 		}
 		few := fmt.Errorf("the server, its role or a pooler serves too few connections at once: the queue needs %d, and uses up to %d: %w", minConnections, c.pool.Config().MaxConns, err)
-		if isFull(err) || ctx.Err() != nil || ping(ctx, first) != nil {
+		ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+		defer cancel()
+		if isFull(err) || first.Ping(ctx) != nil {
 			return few
 		}
 		return &db.PermanentError{Err: few} // the first one works, so it is a pooler, and not the server
 	}
 	return nil
-}
-
-// ping reports whether a connection works.
-func ping(ctx context.Context, conn *pgxpool.Conn) error {
-	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
-	defer cancel()
-	return conn.Ping(ctx)
 }
 
 // Interface guards

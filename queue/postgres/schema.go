@@ -47,7 +47,7 @@ CREATE TABLE {s}notification (
 	body            bytea NOT NULL
 );
 ALTER SEQUENCE {s}notification_id_seq OWNED BY {s}notification.id;
-CREATE UNIQUE INDEX notification_once ON {s}notification ({key endpoint notification_id}, ({indexed workspace})) WHERE notification_id IS NOT NULL;
+CREATE UNIQUE INDEX notification_once ON {s}notification ({key endpoint notification_id}, {indexed workspace}) WHERE notification_id IS NOT NULL;
 CREATE INDEX notification_without_id ON {s}notification (received_at) WHERE notification_id IS NULL;
 
 CREATE TABLE {s}delivery (
@@ -108,8 +108,8 @@ CREATE TABLE {s}instance (
 	version      text NOT NULL DEFAULT '',
 	beat_at      timestamptz NOT NULL DEFAULT now(),
 	steady_since timestamptz NOT NULL DEFAULT now(),
-	lanes        text,
-	configs      text
+	lanes        json,
+	configs      json
 );
 
 -- All rows of delivery change soon after they were made, and all rows are deleted in the

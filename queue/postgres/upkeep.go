@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -29,7 +28,7 @@ const (
 		AND beat_at > now() - interval '10 seconds' AND beat_at <= now() AND steady_since <= now() - interval '15 seconds')`
 
 	heartbeatSQL = `
-		INSERT INTO {s}instance AS i (id, version, lanes, configs) VALUES ($1::text, $2::text, $3::text, $4::text)
+		INSERT INTO {s}instance AS i (id, version, lanes, configs) VALUES ($1::text, $2::text, $3::json, $4::json)
 		ON CONFLICT (id) DO UPDATE SET version = EXCLUDED.version, lanes = EXCLUDED.lanes, configs = EXCLUDED.configs, beat_at = now(),
 			steady_since = CASE WHEN now() - i.beat_at BETWEEN interval '0' AND interval '10 seconds' THEN i.steady_since ELSE now() END
 		RETURNING now()`
@@ -97,42 +96,23 @@ type upkeep struct{ *client }
 // Instance implements db.DB.
 func (u upkeep) Instance() string { return u.instance }
 
-// Heartbeat implements db.DB. Lanes and configs of others that are not of this program's
-// making are left out.
+// Heartbeat implements db.DB.
 func (u upkeep) Heartbeat(ctx context.Context, self db.Presence) (known db.Peers, err error) {
 	ctx, cancel := context.WithTimeout(ctx, heartbeatTimeout)
 	defer cancel()
-	lanes, err := json.Marshal(append([]db.Lane{}, self.Lanes...))
-	if err != nil {
-		return db.Peers{}, err
-	}
-	configs, err := json.Marshal(self.Configs)
-	if err != nil {
-		return db.Peers{}, err
-	}
 	var now []time.Time
-	type row struct {
-		db.Presence
-		lanes, configs encoded
-	}
-	var others []row
 	err = u.run(ctx, "heartbeat", durably,
 		statement{
-			sql: heartbeatSQL, args: []any{u.instance, db.EncodeText(self.Version), string(lanes), string(configs)},
+			sql: heartbeatSQL, args: []any{u.instance, db.EncodeText(self.Version), append([]db.Lane{}, self.Lanes...), self.Configs},
 			scan: each(&now, func(at *time.Time) []any { return []any{(*moment)(at)} }),
 		},
-		statement{sql: peersSQL, args: []any{u.instance}, scan: each(&others, func(o *row) []any {
-			return []any{&o.Instance, (*encoded)(&o.Version), &o.lanes, &o.configs}
+		statement{sql: peersSQL, args: []any{u.instance}, scan: each(&known.Others, func(o *db.Presence) []any {
+			return []any{&o.Instance, (*encoded)(&o.Version), &o.Lanes, &o.Configs}
 		})})
 	if err != nil {
 		return db.Peers{}, err
 	}
 	known.Now = now[0]
-	for _, other := range others {
-		_ = json.Unmarshal([]byte(other.lanes), &other.Lanes)
-		_ = json.Unmarshal([]byte(other.configs), &other.Configs)
-		known.Others = append(known.Others, other.Presence)
-	}
 	return known, nil
 }
 

@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -205,7 +204,7 @@ func (w work) Claim(ctx context.Context, claim db.Claim) (claimed []db.Claimed, 
 		hot: true,
 		sql: claimSQL,
 		args: []any{
-			claim.Lane.Endpoint, claim.Lane.Name, int64(claim.Token), claim.Limit, claim.MaxBytes, indexed(claim.After),
+			claim.Lane.Endpoint, claim.Lane.Name, int64(claim.Token), claim.Limit, claim.MaxBytes, db.EncodeText(claim.After),
 			append([]int64{}, claim.Except...), w.instance, first,
 		},
 		scan: each(&claimed, func(c *db.Claimed) []any {
@@ -295,17 +294,9 @@ func (w work) Import(ctx context.Context, notifications []db.Details) (stored in
 			}
 		}
 	}
-	deliveryRows, err := json.Marshal(deliveries)
-	if err != nil {
-		return 0, err
-	}
-	attemptRows, err := json.Marshal(attempts)
-	if err != nil {
-		return 0, err
-	}
 	var ids []int64
 	err = w.run(ctx, "importing notifications", durably, statement{
-		sql: importSQL, args: append(inputArgs(input), string(deliveryRows), string(attemptRows)), scan: eachID(&ids),
+		sql: importSQL, args: append(inputArgs(input), deliveries, attempts), scan: eachID(&ids),
 	})
 	return len(ids), err
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
 	"golang.org/x/sync/semaphore"
+	"golang.org/x/time/rate"
 )
 
 const (
@@ -36,7 +37,8 @@ type client struct {
 
 	storing, working *slots
 
-	lastReset, lastFull atomic.Int64 // when the pool was reset, and the server refused a connection: Unix times in nanoseconds
+	resets   rate.Sometimes
+	lastFull atomic.Int64 // when the server refused a connection: Unix time in nanoseconds
 }
 
 // slots bound how many connections are used for a purpose: storing never waits for other
@@ -62,6 +64,7 @@ func newClient(ctx context.Context, config *pgxpool.Config, name, schema string,
 		instance: newInstance(),
 		logger:   logger,
 		pool:     pool,
+		resets:   rate.Sometimes{Interval: resetPause},
 		storing:  &slots{semaphore.NewWeighted(storing), storing, 2},
 		working:  &slots{semaphore.NewWeighted(working), working, 1},
 	}, nil
@@ -178,7 +181,8 @@ func (c *client) useOnce(ctx context.Context, do func(*pgx.Conn) error) error {
 	defer conn.Release()
 	err = do(conn.Conn())
 	if err != nil && !errors.Is(ctx.Err(), context.Canceled) && (conn.Conn().IsClosed() || hasMoved(err)) {
-		c.reset()
+		// after a change of roles, all open connections lead to a server that is down or read-only
+		c.resets.Do(c.pool.Reset)
 	}
 	return err
 }
@@ -203,16 +207,6 @@ func (c *client) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 		case <-time.After(fullPause):
 		}
 	}
-}
-
-// reset makes all connections anew. After a change of roles, those that are open lead to a
-// server that is down or read-only.
-func (c *client) reset() {
-	now, last := time.Now().UnixNano(), c.lastReset.Load()
-	if now >= last && now-last < int64(resetPause) || !c.lastReset.CompareAndSwap(last, now) {
-		return
-	}
-	c.pool.Reset()
 }
 
 // What an index has of a text, which must not be longer than a third of a page, and of an

@@ -101,6 +101,5 @@ var (
 	_ db.DB        = (*database)(nil)
 	_ db.Inspector = (*database)(nil)
 	_ db.Eraser    = (*database)(nil)
-	_ db.Mover     = (*database)(nil)
 	_ db.Joined    = (*database)(nil)
 )

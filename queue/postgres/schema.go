@@ -199,13 +199,12 @@ func prepare(ctx context.Context, conn *pgx.Conn, c *client, schema string) erro
 		if version == schemaVersion {
 			return nil
 		}
-		if !exists {
-			if _, err := tx.Exec(ctx, "CREATE SCHEMA IF NOT EXISTS "+c.schema); err != nil {
-				return fmt.Errorf("creating schema %s: %w", schema, err)
-			}
+		sql := c.sql(tables + ";\n" + compression)
+		if !exists { // else it needs no right to create one
+			sql = "CREATE SCHEMA IF NOT EXISTS " + c.schema + ";" + sql
 		}
-		if _, err := tx.Exec(ctx, c.sql(tables+";"+compression), pgx.QueryExecModeSimpleProtocol); err != nil {
-			return fmt.Errorf("creating the tables: %w", err)
+		if _, err := tx.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol); err != nil {
+			return fmt.Errorf("creating the tables in schema %s: %w", schema, err)
 		}
 		return nil
 	})

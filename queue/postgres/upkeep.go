@@ -60,15 +60,15 @@ const (
 		) AS unfinished
 		GROUP BY endpoint, lane, state ORDER BY endpoint, lane, state`
 
-	// expiredSQL looks at deliveries after the cursor. It returns how many these are, the last
-	// id of them, whether all were stored too lately to be old enough, and those that are.
+	// expiredSQL looks at $6 deliveries after the cursor $5. It returns the last one of these, or
+	// 0 if there are no more that could be old enough, and those that are.
 	expiredSQL = `
 		WITH looked_at AS MATERIALIZED (
 			SELECT id, endpoint, state, stored_at, finished_at FROM {s}delivery WHERE id > $5::bigint ORDER BY id LIMIT $6::bigint
 		)
-		SELECT (SELECT count(*) FROM looked_at), coalesce((SELECT max(id) FROM looked_at), 0),
-			coalesce((SELECT min(stored_at) FROM looked_at) > now() - least($1::bigint, $2::bigint) * interval '1 microsecond', true),
-			ARRAY(SELECT id FROM looked_at AS d WHERE d.endpoint = $3::text AND ` + isExpired + ` ORDER BY id LIMIT $4::bigint)`
+		SELECT CASE WHEN count(*) = $6::bigint AND min(stored_at) <= now() - least($1::bigint, $2::bigint) * interval '1 microsecond' THEN max(id) ELSE 0 END,
+			ARRAY(SELECT id FROM looked_at AS d WHERE d.endpoint = $3::text AND ` + isExpired + ` ORDER BY id LIMIT $4::bigint)
+		FROM looked_at`
 
 	isExpired = `d.finished_at < now() - CASE d.state WHEN 'dead' THEN $2::bigint ELSE $1::bigint END * interval '1 microsecond'`
 
@@ -146,9 +146,8 @@ func (u upkeep) Backlog(ctx context.Context) (counts []db.LaneCount, err error) 
 // these.
 func (u upkeep) Expire(ctx context.Context, expiry db.Expiry) (deleted, cursor int64, err error) {
 	type row struct {
-		looked, last int64
-		young        bool
-		old          []int64
+		next int64
+		old  []int64
 	}
 	var found []row
 	var gone []int64
@@ -156,23 +155,21 @@ func (u upkeep) Expire(ctx context.Context, expiry db.Expiry) (deleted, cursor i
 	err = u.run(ctx, "looking for old deliveries", plainly, statement{
 		sql:  expiredSQL,
 		args: append(args[:2:2], expiry.Endpoint, expiry.Limit, expiry.Cursor, expireRows),
-		scan: each(&found, func(r *row) []any { return []any{&r.looked, &r.last, &r.young, &r.old} }),
+		scan: each(&found, func(r *row) []any { return []any{&r.next, &r.old} }),
 	})
 	if err != nil {
 		return 0, expiry.Cursor, err
 	}
-	r := found[0]
-	if len(r.old) > 0 {
-		q := &conditions{rest: []string{isExpired}, args: args}
-		if err := u.run(ctx, "deleting old deliveries", plainly, deletion(r.old, q, &gone)...); err != nil {
-			return 0, expiry.Cursor, err
-		}
+	old, cursor := found[0].old, found[0].next
+	if len(old) == 0 {
+		return 0, cursor, nil
 	}
-	switch {
-	case len(r.old) == expiry.Limit && len(r.old) > 0:
-		cursor = r.old[len(r.old)-1]
-	case r.looked == expireRows && !r.young:
-		cursor = r.last
+	if len(old) == expiry.Limit {
+		cursor = old[len(old)-1]
+	}
+	q := &conditions{rest: []string{isExpired}, args: args}
+	if err := u.run(ctx, "deleting old deliveries", plainly, deletion(old, q, &gone)...); err != nil {
+		return 0, expiry.Cursor, err
 	}
 	return int64(len(gone)), cursor, nil
 }

@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -59,7 +58,7 @@ var importSQL = strings.NewReplacer("{on conflict}", "ON CONFLICT DO NOTHING", "
 		INSERT INTO {s}delivery (id, notification, endpoint, lane, workspace, topic, fixed, state, reason, attempts, stored_at, age_from, due_at,
 			finished_at, upstream, status, seconds, error)
 		SELECT input.id * 100 + d.number, input.id, input.endpoint, d.lane, {indexed input.workspace}, input.topic, d.fixed, d.state, nullif(d.reason, ''),
-			d.attempts, d.stored_at, nullif(d.age_from, d.stored_at), CASE WHEN d.state = 'retrying' THEN coalesce(d.due_at, now()) END, d.finished_at,
+			d.attempts, d.stored_at, nullif(d.age_from, d.stored_at), CASE WHEN d.state = 'retrying' THEN d.due_at END, CASE WHEN d.state IN ('delivered', 'dead') THEN d.finished_at END,
 			nullif(d.upstream, ''), nullif(d.status, 0), d.seconds, nullif(d.error, '')
 		FROM json_to_recordset($8::json) AS d(place bigint, number bigint, lane text, fixed boolean, state text, reason text, attempts int,
 			stored_at timestamptz, age_from timestamptz, due_at timestamptz, finished_at timestamptz, upstream text, status int, seconds real, error text)
@@ -112,29 +111,42 @@ const finishSQL = `
 	)
 	SELECT id FROM finished`
 
-var errState = errors.New("a claim cannot end in this state")
-
 // work implements the part of db.DB that each notification passes, and db.Mover.
 type work struct{ *client }
 
 // Store implements db.DB.
 func (w work) Store(ctx context.Context, collect func() []*db.NewNotification) (stored []db.Stored, err error) {
-	var batch []*db.NewNotification
+	type row struct{ place, id int64 }
+	var inserted []row
+	var args []any
 	err = w.use(ctx, w.storing, func(conn *pgx.Conn) error {
 		if collect != nil {
-			batch, collect = collect(), nil
+			batch := collect()
+			collect, args, stored = nil, w.storeArgs(batch), slices.Repeat([]db.Stored{{Duplicate: true}}, len(batch))
 		}
-		stored, err = w.store(ctx, conn, batch)
+		if len(stored) == 0 {
+			return nil
+		}
+		insert := statement{hot: true, args: args, scan: each(&inserted, func(n *row) []any { return []any{&n.place, &n.id} })}
+		insert.sql = strings.Replace(storeSQL, "{on conflict}", "", 1)
+		err := w.send(ctx, conn, durably, insert)
+		if sqlState(err) == "23505" { // unique_violation
+			insert.sql, insert.hot = strings.Replace(storeSQL, "{on conflict}", "ON CONFLICT DO NOTHING", 1), false
+			err = w.send(ctx, conn, durably, insert)
+		}
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("storing: %w", err)
 	}
+	for _, n := range inserted {
+		stored[n.place-1] = db.Stored{ID: n.id}
+	}
 	return stored, nil
 }
 
-// store inserts a batch. What is not inserted is a duplicate.
-func (w work) store(ctx context.Context, conn *pgx.Conn, batch []*db.NewNotification) ([]db.Stored, error) {
+// storeArgs are the parameters of storeSQL.
+func (w work) storeArgs(batch []*db.NewNotification) []any {
 	type row struct {
 		place, number int64
 		db.NewDelivery
@@ -145,32 +157,13 @@ func (w work) store(ctx context.Context, conn *pgx.Conn, batch []*db.NewNotifica
 			deliveries = append(deliveries, row{int64(i + 1), int64(number), d})
 		}
 	}
-	var inserted []row
-	insert := statement{
-		hot: true,
-		sql: strings.Replace(storeSQL, "{on conflict}", "", 1),
-		args: append(inputArgs(column(batch, func(n *db.NewNotification) *db.Notification { return n.Notification })),
-			column(deliveries, func(d row) int64 { return d.place }),
-			column(deliveries, func(d row) int64 { return d.number }),
-			column(deliveries, func(d row) string { return d.Lane }),
-			column(deliveries, func(d row) bool { return d.Fixed }),
-			column(deliveries, func(d row) int64 { return int64(d.Token) }),
-			w.instance, len(batch)),
-		scan: each(&inserted, func(n *row) []any { return []any{&n.place, &n.number} }),
-	}
-	if len(batch) == 0 {
-		return nil, nil
-	}
-	err := w.send(ctx, conn, durably, insert)
-	if sqlState(err) == "23505" { // unique_violation
-		insert.sql, insert.hot = strings.Replace(storeSQL, "{on conflict}", "ON CONFLICT DO NOTHING", 1), false
-		err = w.send(ctx, conn, durably, insert)
-	}
-	stored := slices.Repeat([]db.Stored{{Duplicate: true}}, len(batch))
-	for _, n := range inserted {
-		stored[n.place-1] = db.Stored{ID: n.number}
-	}
-	return stored, err
+	return append(inputArgs(column(batch, func(n *db.NewNotification) *db.Notification { return n.Notification })),
+		column(deliveries, func(d row) int64 { return d.place }),
+		column(deliveries, func(d row) int64 { return d.number }),
+		column(deliveries, func(d row) string { return d.Lane }),
+		column(deliveries, func(d row) bool { return d.Fixed }),
+		column(deliveries, func(d row) int64 { return int64(d.Token) }),
+		w.instance, len(batch))
 }
 
 // inputArgs are the parameters of insertSQL.
@@ -227,7 +220,7 @@ func (w work) Claim(ctx context.Context, claim db.Claim) (claimed []db.Claimed, 
 func (w work) Finish(ctx context.Context, outcomes []db.Outcome) (applied []int64, err error) {
 	for _, o := range outcomes {
 		if o.State == db.Delivering || !slices.Contains(db.States, o.State) {
-			return nil, fmt.Errorf("finishing: %w: %s", errState, o.State)
+			return nil, fmt.Errorf("finishing: a claim cannot end as %s", o.State)
 		}
 	}
 	for batch := range batches(outcomes, func(o db.Outcome) int64 { return o.ID }) {
@@ -283,7 +276,7 @@ func (w work) Import(ctx context.Context, notifications []db.Details) (stored in
 		for number, d := range notifications[i].Deliveries {
 			deliveries = append(deliveries, row{
 				"place": i + 1, "number": number, "lane": d.Lane, "fixed": d.Fixed, "state": d.State, "reason": d.Reason, "attempts": d.Attempts,
-				"stored_at": d.StoredAt, "age_from": d.AgeFrom, "due_at": orNull(d.DueAt), "finished_at": orNull(d.FinishedAt),
+				"stored_at": d.StoredAt, "age_from": d.AgeFrom, "due_at": d.DueAt, "finished_at": d.FinishedAt,
 				"upstream": db.EncodeText(d.Upstream), "status": d.Status, "seconds": d.Duration.Seconds(), "error": db.EncodeText(d.Error),
 			})
 			for _, a := range d.History {
@@ -299,12 +292,4 @@ func (w work) Import(ctx context.Context, notifications []db.Details) (stored in
 		sql: importSQL, args: append(inputArgs(input), deliveries, attempts), scan: eachID(&ids),
 	})
 	return len(ids), err
-}
-
-// orNull returns nil for no time.
-func orNull(at time.Time) any {
-	if at.IsZero() {
-		return nil
-	}
-	return at
 }

@@ -3,89 +3,86 @@ package postgres
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 )
 
 // conditions select deliveries, which are called d.
 type conditions struct {
-	texts []string
-	args  []any
+	walk []string // those that an index knows
+	rest []string
+	args []any
+
+	walked int // how many of the args are of walk
 }
 
-// newConditions returns the conditions of a filter. Its endpoint is the parameter $1, and
-// further arguments follow.
-func newConditions(filter db.Filter, further ...any) *conditions {
-	q := &conditions{[]string{"d.endpoint = $1::text"}, append([]any{filter.Endpoint}, further...)}
-	if len(filter.States) > 0 {
-		q.texts = append(q.texts, "d.state IN ("+quoted(filter.States, db.States)+")")
-	}
-	if len(filter.Reasons) > 0 {
-		q.texts = append(q.texts, "d.reason IN ("+quoted(filter.Reasons, db.Reasons)+")")
-	}
-	if filter.Topic != "" {
-		q.add("d.topic ~ %s::text", topicExpression(filter.Topic))
-	}
-	if filter.Lane != "" {
-		q.add("d.lane = %s::text", filter.Lane)
-	}
-	if filter.Workspace != "" {
-		q.add("d.workspace = %s::text", indexed(filter.Workspace))
-	}
-	if filter.Notification != "" {
-		q.add("d.id IN (SELECT n.id * 100 + place FROM {s}notification AS n, generate_series(0, 99) AS place WHERE n.endpoint = $1::text"+
-			" AND {key n.endpoint n.notification_id} = {key $1::text %[1]s::text} AND n.notification_id = %[1]s::text"+
-			" UNION ALL SELECT n.id * 100 + place FROM {s}notification AS n, generate_series(0, 99) AS place WHERE n.endpoint = $1::text AND n.id = %[2]s::bigint)",
-			db.EncodeText(filter.Notification), rowID(filter.Notification))
-	}
-	for _, at := range []struct {
-		condition string
-		time      time.Time
-	}{
-		{"d.stored_at >= %s::timestamptz", filter.Since},
-		{"d.stored_at < %s::timestamptz", filter.Until},
-		{"(d.finished_at IS NULL OR d.finished_at <= %s::timestamptz)", filter.AsOf},
-	} {
-		if !at.time.IsZero() {
-			q.add(at.condition, at.time)
-		}
-	}
-	if filter.Error != "" {
-		q.add("(strpos(lower(d.error), lower(%s::text)) > 0 OR starts_with(d.error, 'base64:'))", strings.ReplaceAll(strings.ToValidUTF8(filter.Error, "\ufffd"), "\x00", "\ufffd"))
-	}
-	return q
-}
-
-// add adds a condition that has a %s for each argument.
-func (q *conditions) add(condition string, args ...any) {
+// text returns a condition that has a %s for each argument.
+func (q *conditions) text(condition string, args ...any) string {
 	places := make([]any, len(args))
 	for i, arg := range args {
 		q.args = append(q.args, arg)
 		places[i] = "$" + strconv.Itoa(len(q.args))
 	}
-	q.texts = append(q.texts, fmt.Sprintf(condition, places...))
+	return fmt.Sprintf(condition, places...)
 }
 
-func (q *conditions) where() string { return " WHERE " + strings.Join(q.texts, " AND ") }
-
-// quoted lists those of the names that are known. They stand in the statement itself, so that
-// the server can use partial indexes.
-func quoted[T ~string](names, known []T) string {
-	list := []string{"''"}
-	for _, name := range known {
-		for _, wanted := range names {
-			if wanted == name {
-				list = append(list, "'"+string(name)+"'")
-			}
+// filter adds the conditions of a filter.
+func (q *conditions) filter(filter db.Filter) {
+	if filter.Notification != "" {
+		same, args := "n.notification_id = %[2]s::text", []any{rowID(filter.Notification), db.EncodeText(filter.Notification)}
+		if filter.Endpoint != "" {
+			same += " AND {key n.endpoint n.notification_id} = {key %[3]s::text %[2]s::text}"
+			args = append(args, filter.Endpoint)
+		}
+		q.walk = append(q.walk, q.text("d.id = ANY (ARRAY(SELECT wanted.id * 100 + place FROM generate_series(0, 99) AS place,"+
+			" (SELECT %[1]s::bigint UNION SELECT n.id FROM {s}notification AS n WHERE "+same+") AS wanted(id)))", args...))
+	}
+	var states []string // in the statement itself, so that the server can use partial indexes
+	for _, state := range db.States {
+		if slices.Contains(filter.States, state) {
+			states = append(states, "d.state = '"+string(state)+"'")
 		}
 	}
-	if len(list) == 2 {
-		return list[1]
+	switch inStates := "(" + strings.Join(states, " OR ") + ")"; {
+	case len(filter.States) == 0:
+	case slices.Contains(filter.States, db.Delivered): // which no index has
+		q.rest = append(q.rest, inStates)
+	default:
+		q.walk = append(q.walk, inStates)
 	}
-	return strings.Join(list, ", ")
+	q.walked = len(q.args)
+	for _, one := range []struct {
+		condition string
+		arg       any
+		wanted    bool
+	}{
+		{"d.endpoint = %s::text", filter.Endpoint, filter.Endpoint != ""},
+		{"d.reason = ANY (%s::text[])", column(filter.Reasons, func(r db.Reason) string { return string(r) }), len(filter.Reasons) > 0},
+		{"d.topic ~ %s::text", topicExpression(filter.Topic), filter.Topic != ""},
+		{"d.lane = %s::text", filter.Lane, filter.Lane != ""},
+		{"d.workspace = {indexed %s::text}", db.EncodeText(filter.Workspace), filter.Workspace != ""},
+		{"d.stored_at >= %s::timestamptz", filter.Since, !filter.Since.IsZero()},
+		{"d.stored_at < %s::timestamptz", filter.Until, !filter.Until.IsZero()},
+		{"(d.finished_at IS NULL OR d.finished_at <= %s::timestamptz)", filter.AsOf, !filter.AsOf.IsZero()},
+		{
+			"(strpos(lower(d.error), lower(%s::text)) > 0 OR starts_with(d.error, 'base64:'))",
+			strings.ReplaceAll(strings.ToValidUTF8(filter.Error, "\ufffd"), "\x00", "\ufffd"), filter.Error != "",
+		},
+	} {
+		if one.wanted {
+			q.rest = append(q.rest, q.text(one.condition, one.arg))
+		}
+	}
+}
+
+func where(conditions []string) string {
+	if len(conditions) == 0 {
+		return ""
+	}
+	return " WHERE " + strings.Join(conditions, " AND ")
 }
 
 // topicExpression returns the regular expression of a topic pattern: see topicpattern.Matches.
@@ -117,12 +114,12 @@ const (
 			SELECT d.id, d.notification, d.lane, d.state FROM {s}delivery AS d{where} AND d.state <> 'delivering' ORDER BY d.id FOR UPDATE
 		), present AS MATERIALIZED (
 			SELECT d.id, d.notification FROM (SELECT DISTINCT notification FROM chosen) AS c
-			JOIN {s}delivery AS d ON d.id BETWEEN c.notification * 100 AND c.notification * 100 + 99 WHERE d.lane = $2::text
+			JOIN {s}delivery AS d ON d.id BETWEEN c.notification * 100 AND c.notification * 100 + 99 WHERE d.lane = $1::text
 		), retried AS (
 			UPDATE {s}delivery SET ` + anew + ` WHERE id IN (SELECT id FROM present) AND state NOT IN ('waiting', 'delivering')
 		), added AS (
 			INSERT INTO {s}delivery (id, notification, endpoint, lane, workspace, topic, fixed, state)
-			SELECT max(d.id) + 1, d.notification, max(d.endpoint), $2::text, max(d.workspace), max(d.topic), true, 'waiting'
+			SELECT max(d.id) + 1, d.notification, max(d.endpoint), $1::text, max(d.workspace), max(d.topic), true, 'waiting'
 			FROM (SELECT DISTINCT notification FROM chosen WHERE notification NOT IN (SELECT notification FROM present)) AS c
 			JOIN {s}delivery AS d ON d.id BETWEEN c.notification * 100 AND c.notification * 100 + 99
 			GROUP BY d.notification HAVING max(d.id) < d.notification * 100 + 99
@@ -130,8 +127,8 @@ const (
 		), sent AS MATERIALIZED (
 			SELECT id, lane, state FROM chosen WHERE notification IN (SELECT notification FROM present UNION ALL SELECT notification FROM added)
 		), cancelled AS (
-			UPDATE {s}delivery SET reason = 'cancelled', finished_at = now(), error = 'sent to ' || $2::text
-			WHERE id IN (SELECT id FROM sent WHERE state = 'dead' AND lane <> $2::text)
+			UPDATE {s}delivery SET reason = 'cancelled', finished_at = now(), error = 'sent to ' || $1::text
+			WHERE id IN (SELECT id FROM sent WHERE state = 'dead' AND lane <> $1::text)
 		)
 		SELECT id FROM sent`
 )
@@ -139,27 +136,30 @@ const (
 // changing returns the statements of a change of some ids. The one that changes repeats the
 // filter, as rows may have changed since they were selected.
 func changing(change db.Change, ids []int64, changed *[]int64) ([]statement, error) {
-	q := newConditions(change.Filter)
+	q := new(conditions)
 	if change.Action == db.Send {
-		q = newConditions(change.Filter, change.To)
+		q.args = []any{change.To}
 	}
-	q.add("d.id = ANY (%s::bigint[])", ids)
+	q.filter(change.Filter)
 	switch change.Action {
 	case db.Retry:
-		return []statement{{sql: strings.Replace(retrySQL, "{where}", q.where(), 1), args: q.args, scan: collectIDs(changed)}}, nil
+		return []statement{q.changing(retrySQL, ids, changed)}, nil
 	case db.Send:
-		return []statement{
-			{sql: lockNotificationsSQL, args: []any{ids}},
-			{sql: strings.Replace(sendSQL, "{where}", q.where(), 1), args: q.args, scan: collectIDs(changed)},
-		}, nil
+		return []statement{{sql: lockNotificationsSQL, args: []any{ids}}, q.changing(sendSQL, ids, changed)}, nil
 	case db.Drop:
-		q.texts = append(q.texts, "d.state <> 'delivering'")
+		q.rest = append(q.rest, "d.state <> 'delivering'")
 		return deletion(ids, q, changed), nil
 	case db.Erase:
 		return deletion(ids, q, changed), nil
 	default:
-		return nil, fmt.Errorf("unknown action %q", change.Action)
+		return nil, fmt.Errorf("changing deliveries: unknown action %q", change.Action)
 	}
+}
+
+// changing returns a statement that changes those of the ids that fit the conditions.
+func (q *conditions) changing(sql string, ids []int64, changed *[]int64) statement {
+	q.rest = append(q.rest, q.text("d.id = ANY (%s::bigint[])", ids))
+	return statement{sql: strings.Replace(sql, "{where}", where(slices.Concat(q.walk, q.rest)), 1), args: q.args, scan: eachID(changed)}
 }
 
 // These statements delete deliveries, with what then belongs to none any more. The first one
@@ -181,7 +181,7 @@ const (
 func deletion(ids []int64, q *conditions, deleted *[]int64) []statement {
 	return []statement{
 		{sql: lockNotificationsSQL, args: []any{ids}},
-		{sql: strings.Replace(deleteSQL, "{where}", q.where(), 1), args: q.args, scan: collectIDs(deleted)},
+		q.changing(deleteSQL, ids, deleted),
 		{sql: deleteAttemptsSQL, args: []any{ids}},
 		{sql: deleteNotificationsSQL, args: []any{ids}},
 	}

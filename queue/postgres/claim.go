@@ -1,14 +1,5 @@
 package postgres
 
-import (
-	"math/rand/v2"
-	"time"
-
-	"github.com/jackc/pgx/v5"
-
-	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
-)
-
 // claimRows is how many deliveries a claim looks at.
 const (
 	claimRows    = 4096
@@ -25,7 +16,7 @@ const (
 // measured without being read.
 const claimSQL = `
 	WITH RECURSIVE ring(name, last, lap, n, found) AS (
-		SELECT $6::text COLLATE "C", 9223372036854775807, 1, 0::bigint, false
+		SELECT {indexed $6::text} COLLATE "C", 9223372036854775807, 1, 0::bigint, false
 		UNION ALL
 		SELECT coalesce(d.workspace, '' COLLATE "C"), CASE WHEN d.workspace IS NULL THEN 0 ELSE 9223372036854775807 END,
 			CASE WHEN d.workspace IS NULL THEN lap + 1 ELSE lap END, n + CASE WHEN d.workspace IS NULL THEN 0 ELSE 1 END, d.workspace IS NOT NULL
@@ -34,10 +25,10 @@ const claimSQL = `
 				AND id <> ALL ($7::bigint[])
 			ORDER BY workspace, id LIMIT 1
 		) AS d ON true
-		WHERE n < $4::bigint AND lap <= 2 AND NOT (lap = 2 AND found AND name >= $6::text)
+		WHERE n < $4::bigint AND lap <= 2 AND NOT (lap = 2 AND found AND name >= {indexed $6::text})
 	), workspaces AS MATERIALIZED (
 		SELECT name, row_number() OVER (ORDER BY n) AS turn, count(*) OVER () AS all
-		FROM ring WHERE found AND (lap = 1 OR name <= $6::text)
+		FROM ring WHERE found AND (lap = 1 OR name <= {indexed $6::text})
 	), waiting AS MATERIALIZED (
 		SELECT id, row_number() OVER (ORDER BY round, turn) AS place, 1 AS kind FROM workspaces, LATERAL (
 			SELECT id, row_number() OVER (ORDER BY id) AS round FROM {s}delivery
@@ -63,71 +54,12 @@ const claimSQL = `
 			WHERE id = ANY (ARRAY(SELECT delivery FROM sized WHERE place = 1 OR size <= $5::bigint)) AND state IN ('waiting', 'retrying')
 			ORDER BY id FOR UPDATE SKIP LOCKED
 		))
-		RETURNING id, fixed, attempts, (extract(epoch FROM now() - coalesce(age_from, stored_at)) * 1000000)::bigint AS age
+		RETURNING id, fixed, attempts, greatest((extract(epoch FROM now() - coalesce(age_from, stored_at)) * 1000000000)::bigint, 0) AS age
 	)
-	SELECT coalesce((SELECT max(chosen.all) FROM chosen), 0), c.*
+	SELECT coalesce((SELECT max(chosen.all) FROM chosen), 0), coalesce(c.id, 0), coalesce(fixed, false), coalesce(attempts, 0), coalesce(age, 0),
+		coalesce(notification, 0), workspace, topic, notification_id, received_at, request, body
 	FROM (VALUES (1)) AS always LEFT JOIN (
-		SELECT claimed.id, fixed, attempts, age, sized.id, workspace, topic, notification_id, received_at, request, body, place
+		SELECT claimed.id, fixed, attempts, age, sized.id AS notification, workspace, topic, notification_id, received_at, request, body, place
 		FROM claimed JOIN sized ON sized.delivery = claimed.id
 	) AS c ON true
 	ORDER BY c.place`
-
-func claimArgs(claim db.Claim, instance string) []any {
-	except := claim.Except
-	if except == nil {
-		except = []int64{}
-	}
-	first := 1 + rand.N(2) //nolint:gosec // nobody gains by knowing which kind is the first
-	return []any{claim.Lane.Endpoint, claim.Lane.Name, int64(claim.Token), claim.Limit, claim.MaxBytes, indexed(claim.After), except, instance, first}
-}
-
-// readClaimed reads what was claimed, in order. The first column is how many there were to be
-// claimed, of which other transactions may have had some. If it is smaller than both the
-// limit and what is looked at of a workspace, there are no more.
-func readClaimed(rows pgx.Rows, claim db.Claim) (claimed []db.Claimed, more bool, err error) {
-	var candidates int
-	var id, age, notification *int64
-	var fixed *bool
-	var attempts *int
-	var workspace, topic, notificationID, request *string
-	var received *time.Time
-	var body []byte
-	_, err = pgx.ForEachRow(rows, []any{
-		&candidates, &id, &fixed, &attempts, &age, &notification, &workspace, &topic, &notificationID, &received, &request, &body, nil,
-	}, func() error {
-		if id == nil {
-			return nil
-		}
-		decoded, err := db.DecodeRequest(*request)
-		if err != nil {
-			return err
-		}
-		claimed = append(claimed, db.Claimed{
-			ID: *id,
-			Notification: &db.Notification{
-				ID:             *notification,
-				Endpoint:       claim.Lane.Endpoint,
-				Workspace:      db.DecodeText(*workspace),
-				Topic:          db.DecodeText(*topic),
-				NotificationID: decodeNull(notificationID),
-				ReceivedAt:     received.UTC(),
-				Request:        decoded,
-				Body:           body,
-			},
-			Fixed:    *fixed,
-			Attempts: *attempts,
-			Age:      max(time.Duration(*age)*time.Microsecond, 0),
-		})
-		body = nil
-		return nil
-	})
-	return claimed, candidates > len(claimed) || candidates >= min(claim.Limit, max(claimRows/claim.Limit, 1)), err
-}
-
-// decodeNull decodes a text that may be NULL.
-func decodeNull(text *string) string {
-	if text == nil {
-		return ""
-	}
-	return db.DecodeText(*text)
-}

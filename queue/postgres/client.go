@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	"crypto/md5" //nolint:gosec // see indexed
 	"errors"
 	"fmt"
 	"regexp"
@@ -15,8 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
 	"golang.org/x/sync/semaphore"
-
-	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
+	"golang.org/x/time/rate"
 )
 
 const (
@@ -39,8 +37,8 @@ type client struct {
 
 	storing, working *slots
 
-	lastReset atomic.Int64 // Unix time in nanoseconds
-	lastFull  atomic.Int64 // likewise: when the server refused a connection
+	resets   rate.Sometimes
+	lastFull atomic.Int64 // when the server refused a connection: Unix time in nanoseconds
 }
 
 // slots bound how many connections are used for a purpose: storing never waits for other
@@ -51,34 +49,25 @@ type slots struct {
 	few  int64 // while the server refuses more connections
 }
 
-func newSlots(all, few int64) *slots { return &slots{semaphore.NewWeighted(all), all, few} }
-
 // newClient makes a client that has no connection yet.
-func newClient(ctx context.Context, config *pgxpool.Config, name, schema, instance string, logger *zap.Logger) (*client, error) {
+func newClient(ctx context.Context, config *pgxpool.Config, name, schema string, logger *zap.Logger) (*client, error) {
 	config.AfterConnect = findDirect
 	pool, err := pgxpool.NewWithConfig(ctx, config)
 	if err != nil {
 		return nil, withoutUser(err, name)
 	}
 	storing := min(max(int64(config.MaxConns)*2/5, 2), 4)
+	working := int64(config.MaxConns) - storing
 	return &client{
 		name:     name,
 		schema:   pgx.Identifier{schema}.Sanitize(),
-		instance: instance,
+		instance: newInstance(),
 		logger:   logger,
 		pool:     pool,
-		storing:  newSlots(storing, 2),
-		working:  newSlots(int64(config.MaxConns)-storing, 1),
+		resets:   rate.Sometimes{Interval: resetPause},
+		storing:  &slots{semaphore.NewWeighted(storing), storing, 2},
+		working:  &slots{semaphore.NewWeighted(working), working, 1},
 	}, nil
-}
-
-// statement is one of a transaction. Scan, which may be nil, reads its rows. It may be called
-// again if the transaction is tried again.
-type statement struct {
-	sql  string
-	args []any
-	scan func(pgx.Rows) error
-	hot  bool // many run in a second, so that the server's time to plan it matters
 }
 
 // isDirect is a key of the custom data of connections that lead to one session of the server,
@@ -126,12 +115,25 @@ const (
 		set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)`
 )
 
-// run runs statements in one transaction, in one message to the server.
-func (c *client) run(ctx context.Context, commit string, statements ...statement) error {
-	return c.use(ctx, c.working, func(conn *pgx.Conn) error { return c.send(ctx, conn, commit, statements) })
+// statement is one of a transaction. Scan, which may be nil, reads its rows. It may be called
+// again if the transaction is tried again.
+type statement struct {
+	sql  string
+	args []any
+	scan func(pgx.Rows) error
+	hot  bool // many run in a second, so that the server's time to plan it matters
 }
 
-func (c *client) send(ctx context.Context, conn *pgx.Conn, commit string, statements []statement) error {
+// run runs statements in one transaction, in one message to the server.
+func (c *client) run(ctx context.Context, doing, commit string, statements ...statement) error {
+	err := c.use(ctx, c.working, func(conn *pgx.Conn) error { return c.send(ctx, conn, commit, statements...) })
+	if err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	return nil
+}
+
+func (c *client) send(ctx context.Context, conn *pgx.Conn, commit string, statements ...statement) error {
 	var batch pgx.Batch
 	batch.Queue(commit)
 	for _, s := range statements {
@@ -143,51 +145,12 @@ func (c *client) send(ctx context.Context, conn *pgx.Conn, commit string, statem
 				}
 			}
 		}
-		batch.Queue(sql, s.args...)
-	}
-	results := conn.SendBatch(ctx, &batch)
-	_, err := results.Exec()
-	for _, s := range statements {
-		if err != nil {
-			break
+		queued := batch.Queue(sql, s.args...)
+		if s.scan != nil {
+			queued.Query(s.scan)
 		}
-		err = read(results, s.scan)
 	}
-	return errors.Join(err, results.Close())
-}
-
-func read(results pgx.BatchResults, scan func(pgx.Rows) error) error {
-	if scan == nil {
-		_, err := results.Exec()
-		return err
-	}
-	rows, err := results.Query()
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	if err := scan(rows); err != nil {
-		return err
-	}
-	rows.Close()
-	return rows.Err()
-}
-
-// sql puts the schema's name into a statement.
-func (c *client) sql(text string) string { return inSchema(text, c.schema) }
-
-// ids runs statements of which the last one returns ids.
-func (c *client) ids(ctx context.Context, commit string, statements ...statement) (ids []int64, err error) {
-	statements[len(statements)-1].scan = collectIDs(&ids)
-	err = c.run(ctx, commit, statements...)
-	return ids, err
-}
-
-func collectIDs(ids *[]int64) func(pgx.Rows) error {
-	return func(rows pgx.Rows) (err error) {
-		*ids, err = pgx.CollectRows(rows, pgx.RowTo[int64])
-		return err
-	}
+	return conn.SendBatch(ctx, &batch).Close()
 }
 
 // use lets do have a connection. It calls it again if the server aborted its statements for
@@ -217,10 +180,9 @@ func (c *client) useOnce(ctx context.Context, do func(*pgx.Conn) error) error {
 	}
 	defer conn.Release()
 	err = do(conn.Conn())
-	switch {
-	case err == nil || errors.Is(ctx.Err(), context.Canceled):
-	case conn.Conn().IsClosed() || hasMoved(err):
-		c.reset()
+	if err != nil && !errors.Is(ctx.Err(), context.Canceled) && (conn.Conn().IsClosed() || hasMoved(err)) {
+		// after a change of roles, all open connections lead to a server that is down or read-only
+		c.resets.Do(c.pool.Reset)
 	}
 	return err
 }
@@ -247,35 +209,16 @@ func (c *client) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 	}
 }
 
-// reset makes all connections anew. After a change of roles, those that are open lead to a
-// server that is down or read-only.
-func (c *client) reset() {
-	now, last := time.Now().UnixNano(), c.lastReset.Load()
-	if now >= last && now-last < int64(resetPause) || !c.lastReset.CompareAndSwap(last, now) {
-		return
-	}
-	c.pool.Reset()
-}
+// What an index has of a text, which must not be longer than a third of a page, and of an
+// endpoint and a notification id.
+var (
+	indexedPattern = regexp.MustCompile(`\{indexed (\S+)\}`)
+	keyPattern     = regexp.MustCompile(`\{key (\S+) (\S+)\}`)
+)
 
-// inSchema puts the schema's name and what an index has of a text into a statement.
-func inSchema(text, schema string) string {
-	text = indexedPattern.ReplaceAllString(text, "CASE WHEN octet_length($1) <= 200 THEN $1 ELSE md5($1) END")
+// sql puts the schema's name and what indexes have into a statement.
+func (c *client) sql(text string) string {
+	text = indexedPattern.ReplaceAllString(text, "(CASE WHEN octet_length($1) <= 200 THEN $1 ELSE md5($1) END)")
 	text = keyPattern.ReplaceAllString(text, "(md5($1 || ' ' || $2)::uuid)")
-	return strings.ReplaceAll(text, "{s}", schema+".")
-}
-
-// indexedPattern is what an index has of a text, which must not be longer than a third of a
-// page.
-var indexedPattern = regexp.MustCompile(`\{indexed ([a-z_.]+)\}`)
-
-// keyPattern is what the index of notifications has of an endpoint and a notification id.
-var keyPattern = regexp.MustCompile(`\{key (\S+) (\S+)\}`)
-
-// indexed returns what an index has of a text.
-func indexed(text string) string {
-	text = db.EncodeText(text)
-	if len(text) > 200 {
-		return fmt.Sprintf("%x", md5.Sum([]byte(text))) //nolint:gosec // nobody gains by a collision
-	}
-	return text
+	return strings.ReplaceAll(text, "{s}", c.schema+".")
 }

@@ -3,6 +3,7 @@ package postgres
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -29,12 +30,8 @@ func isAborted(err error) bool {
 // hasMoved reports whether the server has ended its role: it is read-only, or shuts down, or
 // the connection to it is gone.
 func hasMoved(err error) bool {
-	switch code := sqlState(err); code {
-	case "25006", "57P01", "57P02", "57P03": // read_only_sql_transaction, admin_shutdown, crash_shutdown, cannot_connect_now
-		return true
-	default:
-		return strings.HasPrefix(code, "08") // connection exceptions
-	}
+	// read_only_sql_transaction, admin_shutdown, crash_shutdown, cannot_connect_now, connection exceptions
+	return movedPattern.MatchString(sqlState(err))
 }
 
 // isFull reports whether the server, or a pooler before it, refuses one more connection.
@@ -43,33 +40,30 @@ func isFull(err error) bool {
 	return ok && (reply.Code == "53300" || reply.Code == "08P01" && strings.HasPrefix(reply.Message, "no more connections allowed"))
 }
 
-// openError makes errors permanent that opening the database again would only repeat: those
-// of authentication (28), names (3D, 3F), and rights and tables (42).
+var (
+	movedPattern = regexp.MustCompile(`^(25006|57P01|57P02|57P03|08...)$`)
+
+	// permanentPattern is the code and the message of errors that opening the database again
+	// would only repeat: those of authentication (28), names (3D, 3F), and rights and tables
+	// (42), and those of PgBouncer, which has one code for everything.
+	permanentPattern = regexp.MustCompile(`^(28|3D|3F|42|08P01 (no such database|no such user|unsupported startup parameter))`)
+)
+
+// openError makes errors permanent that only a person can mend.
 func openError(err error) error {
-	if db.IsPermanent(err) {
+	reply, ok := errors.AsType[*pgconn.PgError](err)
+	switch {
+	case !ok || db.IsPermanent(err):
 		return err
-	}
-	code := sqlState(err)
-	for _, class := range []string{"28", "3D", "3F", "42"} {
-		if strings.HasPrefix(code, class) {
-			return &db.PermanentError{Err: err}
-		}
-	}
-	if reply, ok := errors.AsType[*pgconn.PgError](err); ok && code == "08P01" {
-		// PgBouncer has one code for everything
-		for _, start := range []string{"no such database", "no such user", "unsupported startup parameter"} {
-			if strings.HasPrefix(reply.Message, start) {
-				return &db.PermanentError{Err: err}
-			}
-		}
-		if strings.Contains(reply.Message, "statement pooling") {
-			return &db.PermanentError{Err: fmt.Errorf("PgBouncer's pool_mode is statement, which keeps no transaction together: set it to transaction or session (%w)", err)}
-		}
+	case permanentPattern.MatchString(reply.Code + " " + reply.Message):
+		return &db.PermanentError{Err: err}
+	case reply.Code == "08P01" && strings.Contains(reply.Message, "statement pooling"):
+		return &db.PermanentError{Err: fmt.Errorf("PgBouncer's pool_mode is statement, which keeps no transaction together: set it to transaction or session (%w)", err)}
 	}
 	return err
 }
 
-// connectError is an error of connecting, without the user, which pgx names.
+// connectError is an error of connecting without what pgx names of the URL.
 type connectError struct {
 	text string
 	err  error
@@ -86,15 +80,13 @@ func withoutUser(err error, name string) error {
 	}
 	reason := failed.Unwrap().Error()
 	if reply, ok := errors.AsType[*pgconn.PgError](err); ok {
-		reason = fmt.Sprintf("%s (SQLSTATE %s)", reply.Message, reply.Code)
-		if strings.HasPrefix(reply.Code, "28") {
-			reason = "the server refuses the user or the password, or has no rule for them in pg_hba.conf (SQLSTATE " + reply.Code + ")"
+		if reason = reply.Message; strings.HasPrefix(reply.Code, "28") {
+			reason = "the server refuses the user or the password, or has no rule for them in pg_hba.conf"
 		}
+		reason += " (SQLSTATE " + reply.Code + ")"
 	}
 	if user := failed.Config.User; user != "" {
-		for _, quote := range []string{`"`, "`", "'"} {
-			reason = strings.ReplaceAll(reason, quote+user+quote, "of the URL")
-		}
+		reason = strings.NewReplacer(`"`+user+`"`, "of the URL", "`"+user+"`", "of the URL", "'"+user+"'", "of the URL").Replace(reason)
 	}
 	return &connectError{"connecting to " + name + ": " + reason, err}
 }

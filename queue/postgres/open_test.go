@@ -331,8 +331,8 @@ func testWorks(t *testing.T, url string) {
 			_, err := d.Change(ctx, db.Change{Action: db.Send, To: "x", Filter: all, IDs: []int64{1, 2}})
 			return err
 		},
-		"Export": func() error { _, _, err := d.Export(ctx, 0, 10); return err },
-		"Remove": func() error { return d.Remove(ctx, []int64{1 << 40}) },
+		"Erase":  func() error { _, err := d.Change(ctx, db.Change{Action: db.Erase, IDs: []int64{1 << 40}}); return err },
+		"Import": func() error { _, err := d.Import(ctx, nil); return err },
 		"Scrub":  func() error { _, err := d.Scrub(ctx, false); return err },
 	} {
 		working.Go(func() {

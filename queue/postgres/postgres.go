@@ -15,10 +15,8 @@ import (
 // database is a PostgreSQL database, which several instances may share.
 type database struct {
 	work
-	peers
 	upkeep
 	inspector
-	mover
 }
 
 // Open connects, and makes the schema and its tables if need be. The schema may be empty, for
@@ -29,10 +27,10 @@ func Open(ctx context.Context, url, schema string, logger *zap.Logger) (db.DB, e
 		return nil, err
 	}
 	// others must not take over what this instance claims before its first heartbeat
-	err = d.work.run(ctx, plainly, statement{sql: `INSERT INTO {s}instance (id) VALUES ($1::text)`, args: []any{d.Instance()}})
+	err = d.work.run(ctx, "telling other instances of this one", plainly, statement{sql: `INSERT INTO {s}instance (id) VALUES ($1::text)`, args: []any{d.Instance()}})
 	if err != nil {
-		d.peers.pool.Close()
-		return nil, openError(fmt.Errorf("telling other instances of this one: %w", err))
+		d.work.pool.Close()
+		return nil, openError(err)
 	}
 	return d, nil
 }
@@ -55,7 +53,7 @@ func open(ctx context.Context, url, schema string, logger *zap.Logger) (*databas
 	if err != nil {
 		return nil, &db.PermanentError{Err: err}
 	}
-	c, err := newClient(ctx, config, name, schema, newInstance(), logger)
+	c, err := newClient(ctx, config, name, schema, logger)
 	if err != nil {
 		return nil, openError(err)
 	}
@@ -63,44 +61,39 @@ func open(ctx context.Context, url, schema string, logger *zap.Logger) (*databas
 		c.pool.Close()
 		return nil, openError(withoutUser(err, name))
 	}
-	return &database{work{c}, peers{c}, upkeep{c}, inspector{c}, mover{c}}, nil
+	return &database{work{c}, upkeep{c}, inspector{c}}, nil
 }
 
 // connect prepares the database, and finds out whether it serves as many connections as are
 // needed.
 func connect(ctx context.Context, c *client, schema string) error {
-	conns := make([]*pgxpool.Conn, 0, minConnections)
-	defer func() {
-		for _, conn := range conns {
-			conn.Release()
-		}
-	}()
-	for len(conns) < minConnections {
+	var first *pgxpool.Conn
+	for n := range minConnections {
 		conn, err := c.pool.Acquire(ctx)
 		if err == nil {
-			conns = append(conns, conn)
+			defer conn.Release()
 		}
-		if len(conns) == 1 && err == nil {
-			err = prepare(ctx, conn.Conn(), schema, c.logger)
+		if n == 0 {
+			if err == nil {
+				first = conn
+				err = prepare(ctx, conn.Conn(), c, schema)
+			}
+			if err != nil && !isFull(err) {
+				return err
+			}
 		}
-		switch {
-		case err == nil:
-		case len(conns) <= 1 && !isFull(err):
-			return err
-		case isFull(err) || ctx.Err() != nil || ping(ctx, conns[0]) != nil:
-			return fmt.Errorf("the server, its role or a pooler allows too few connections: the queue needs %d, and uses up to %d: %w", minConnections, c.pool.Config().MaxConns, err)
-		default: // the first one works, so it is not the server
-			return &db.PermanentError{Err: fmt.Errorf("a pooler serves too few connections at once: the queue needs %d, and uses up to %d: %w", minConnections, c.pool.Config().MaxConns, err)}
+		if err == nil {
+			continue
 		}
+		few := fmt.Errorf("the server, its role or a pooler serves too few connections at once: the queue needs %d, and uses up to %d: %w", minConnections, c.pool.Config().MaxConns, err)
+		ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+		defer cancel()
+		if isFull(err) || first.Ping(ctx) != nil {
+			return few
+		}
+		return &db.PermanentError{Err: few} // the first one works, so it is a pooler, and not the server
 	}
 	return nil
-}
-
-// ping reports whether a connection works.
-func ping(ctx context.Context, conn *pgxpool.Conn) error {
-	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
-	defer cancel()
-	return conn.Ping(ctx)
 }
 
 // Interface guards
@@ -108,6 +101,5 @@ var (
 	_ db.DB        = (*database)(nil)
 	_ db.Inspector = (*database)(nil)
 	_ db.Eraser    = (*database)(nil)
-	_ db.Mover     = (*database)(nil)
 	_ db.Joined    = (*database)(nil)
 )

@@ -185,19 +185,20 @@ func TestPostgresCycle(t *testing.T) {
 	if err != nil || len(details) != 1 || len(details[0].Deliveries) != 1 {
 		t.Error(details, err)
 	}
-	exported, _, err := p.Export(ctx, 0, 10)
-	if err != nil || len(exported) != 3 {
-		t.Error(exported, err)
+	var exported []db.Details
+	var ids []int64
+	for _, d := range found {
+		one, err := p.Find(ctx, "intercom", fmt.Sprint(d.Notification), 1)
+		if err != nil || len(one) != 1 || len(one[0].Deliveries) != 1 || len(one[0].Request.Header) != 1 {
+			t.Fatal(one, err)
+		}
+		exported, ids = append(exported, one[0]), append(ids, d.ID)
 	}
 	if stored, err := p.Import(ctx, exported); err != nil || stored != 0 {
 		t.Error(stored, err)
 	}
-	var ids []int64
-	for _, one := range exported {
-		ids = append(ids, one.ID)
-	}
-	if err := p.Remove(ctx, ids); err != nil {
-		t.Error(err)
+	if erased, err := p.Change(ctx, db.Change{Action: db.Erase, IDs: ids}); err != nil || len(erased) != 3 {
+		t.Error(erased, err)
 	}
 	if stored, err := p.Import(ctx, exported); err != nil || stored != 3 {
 		t.Error(stored, err)

@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
-	"go.uber.org/zap"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 )
@@ -20,7 +18,6 @@ var (
 	schemaPattern = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]{0,45}$`)
 
 	errSchema = errors.New("schema: use letters, digits and underscores, 46 at most, and no digit first")
-	errNewer  = errors.New("the tables were made by a newer version of this program: update it, or give it another schema")
 )
 
 // schemaVersion is the version of tables, and program the mark that they are ours.
@@ -50,7 +47,7 @@ CREATE TABLE {s}notification (
 	body            bytea NOT NULL
 );
 ALTER SEQUENCE {s}notification_id_seq OWNED BY {s}notification.id;
-CREATE UNIQUE INDEX notification_once ON {s}notification ({key endpoint notification_id}, ({indexed workspace})) WHERE notification_id IS NOT NULL;
+CREATE UNIQUE INDEX notification_once ON {s}notification ({key endpoint notification_id}, {indexed workspace}) WHERE notification_id IS NOT NULL;
 CREATE INDEX notification_without_id ON {s}notification (received_at) WHERE notification_id IS NULL;
 
 CREATE TABLE {s}delivery (
@@ -111,8 +108,8 @@ CREATE TABLE {s}instance (
 	version      text NOT NULL DEFAULT '',
 	beat_at      timestamptz NOT NULL DEFAULT now(),
 	steady_since timestamptz NOT NULL DEFAULT now(),
-	lanes        text,
-	configs      text
+	lanes        json,
+	configs      json
 );
 
 -- All rows of delivery change soon after they were made, and all rows are deleted in the
@@ -132,132 +129,83 @@ CREATE TABLE {s}schema_version (
 );
 INSERT INTO {s}schema_version VALUES ('` + program + `', 1)`
 
-// compression makes notifications cheaper to store, where the server has it.
-const compression = `ALTER TABLE {s}notification ALTER COLUMN body SET COMPRESSION lz4, ALTER COLUMN request SET COMPRESSION lz4`
-
 const (
-	serverState = `SELECT current_setting('server_encoding'), current_setting('fsync'), current_setting('transaction_isolation'), EXISTS (SELECT FROM pg_namespace WHERE nspname = $1::text),
+	// migrationLock keeps instances that start together from migrating together. YugabyteDB
+	// before 2025.1 has no such locks, and is the less safe for it.
+	migrationLock = `DO $$ BEGIN PERFORM pg_advisory_xact_lock(1232565105); EXCEPTION WHEN feature_not_supported THEN NULL; END $$`
+
+	// compression makes notifications cheaper to store, unless the server is older than 14 or
+	// was built without it.
+	compression = `DO $$ BEGIN EXECUTE 'ALTER TABLE {s}notification ALTER body SET COMPRESSION lz4, ALTER request SET COMPRESSION lz4';
+		EXCEPTION WHEN feature_not_supported OR syntax_error THEN NULL; END $$`
+
+	// serverState are settings of the server and the role, and what the schema holds.
+	serverState = `SELECT current_setting('server_encoding'), current_setting('fsync'), current_setting('transaction_isolation'),
 		coalesce((SELECT source IN ('user', 'database', 'database user') AND setting = 'on' FROM pg_settings WHERE name = 'default_transaction_read_only'), false),
 		coalesce((SELECT least(nullif(rolconnlimit, -1), (SELECT nullif(datconnlimit, -1) FROM pg_database WHERE datname = current_database()))
-			FROM pg_roles WHERE rolname = current_user AND NOT rolsuper), -1)`
+			FROM pg_roles WHERE rolname = current_user AND NOT rolsuper), 1000000),
+		EXISTS (SELECT FROM pg_namespace WHERE nspname = $1::text),
+		ARRAY(SELECT c.relname::text FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+			WHERE n.nspname = $1::text AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') ORDER BY 1),
+		coalesce((SELECT string_agg(attname, ' ' ORDER BY attnum) = 'program version' FROM pg_attribute
+			WHERE attrelid = to_regclass(quote_ident($1::text) || '.schema_version') AND attnum > 0 AND NOT attisdropped), false)`
 
-	// relations are what a schema holds, and the columns of its schema_version.
-	relations = `SELECT c.relname::text, (SELECT array_agg(attname::text ORDER BY attnum) FROM pg_attribute
-			WHERE attrelid = c.oid AND c.relname = 'schema_version' AND attnum > 0 AND NOT attisdropped)
-		FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-		WHERE n.nspname = $1::text AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') ORDER BY 1`
+	// beginUntimed begins a transaction without the time limits that a role may have.
+	beginUntimed = `BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0`
 )
-
-// beginUntimed begins a transaction without the time limits that a role may have.
-const beginUntimed = `BEGIN; SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0`
-
-// migrationLock keeps instances that start together from migrating together.
-const migrationLock = 0x49637771
 
 // prepare checks the server, and makes the tables if need be. It changes nothing, and asks for
 // no right to, if they are there. It runs in a transaction, which a pooler that cannot keep one
 // together refuses.
-func prepare(ctx context.Context, conn *pgx.Conn, schema string, logger *zap.Logger) error {
+func prepare(ctx context.Context, conn *pgx.Conn, c *client, schema string) error {
 	return pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{BeginQuery: beginUntimed}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, migrationLock); err != nil {
+			return fmt.Errorf("locking for the migration: %w", err)
+		}
 		var encoding, fsync, isolation string
-		var exists, readOnly bool
-		var limit int
-		if err := tx.QueryRow(ctx, serverState, schema).Scan(&encoding, &fsync, &isolation, &exists, &readOnly, &limit); err != nil {
+		var readOnly, exists, marked bool
+		var limit, version int
+		var holds []string
+		if err := tx.QueryRow(ctx, serverState, schema).Scan(&encoding, &fsync, &isolation, &readOnly, &limit, &exists, &holds, &marked); err != nil {
 			return err
 		}
+		if marked {
+			err := tx.QueryRow(ctx, c.sql(`SELECT coalesce((SELECT version FROM {s}schema_version WHERE program = $1::text), 0)`), program).Scan(&version)
+			if err != nil {
+				return fmt.Errorf("reading the version of the tables: %w", err)
+			}
+		}
+		var refused error
 		switch {
 		case encoding != "UTF8":
-			return &db.PermanentError{Err: fmt.Errorf("the database's encoding is %s: create one with UTF8", encoding)}
+			refused = fmt.Errorf("the database's encoding is %s: create one with UTF8", encoding)
 		case isolation != "read committed":
-			return &db.PermanentError{Err: fmt.Errorf("default_transaction_isolation is %s for the role or the database: set it to read committed", isolation)}
+			refused = fmt.Errorf("default_transaction_isolation is %s for the role or the database: set it to read committed", isolation)
 		case readOnly:
-			return &db.PermanentError{Err: errors.New("default_transaction_read_only is on for the role or the database: reset it, or use another role")}
-		case limit >= 0 && limit < minConnections:
-			return &db.PermanentError{Err: fmt.Errorf("the role or the database may have %d connections: the queue needs %d, and uses up to %d", limit, minConnections, defaultConnections)}
+			refused = errors.New("default_transaction_read_only is on for the role or the database: reset it, or use another role")
+		case limit < minConnections:
+			refused = fmt.Errorf("the role or the database may have %d connections: the queue needs %d, and uses up to %d", limit, minConnections, defaultConnections)
+		case version > schemaVersion:
+			refused = fmt.Errorf("the tables of version %d were made by a newer version of this program: update it, or give it another schema", version)
+		case len(holds) > 0 && version == 0:
+			refused = fmt.Errorf("the schema %s holds what this program has not made (such as %s): name another one with the option schema", schema, holds[0])
+		}
+		if refused != nil {
+			return &db.PermanentError{Err: refused}
 		}
 		if fsync == "off" {
-			logger.Warn("PostgreSQL runs with fsync off: what it has stored is lost with a power cut")
+			c.logger.Warn("PostgreSQL runs with fsync off: what it has stored is lost with a power cut")
 		}
-		made, err := areMade(ctx, tx, schema)
-		if err != nil || made {
-			return err
+		if version == schemaVersion {
+			return nil
 		}
-		return makeTables(ctx, tx, schema, exists)
-	})
-}
-
-// areMade reports whether the tables are there. It refuses a schema that holds anything else.
-func areMade(ctx context.Context, tx pgx.Tx, schema string) (bool, error) {
-	var name string
-	var columns []string
-	var names []string
-	marked := false
-	rows, err := tx.Query(ctx, relations, schema)
-	if err != nil {
-		return false, err
-	}
-	_, err = pgx.ForEachRow(rows, []any{&name, &columns}, func() error {
-		names = append(names, name)
-		marked = marked || strings.Join(columns, " ") == "program version"
+		sql := c.sql(tables + ";\n" + compression)
+		if !exists { // else it needs no right to create one
+			sql = "CREATE SCHEMA IF NOT EXISTS " + c.schema + ";" + sql
+		}
+		if _, err := tx.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol); err != nil {
+			return fmt.Errorf("creating the tables in schema %s: %w", schema, err)
+		}
 		return nil
 	})
-	if err != nil || len(names) == 0 {
-		return false, err
-	}
-	if marked {
-		var version int
-		err := tx.QueryRow(ctx, `SELECT coalesce((SELECT version FROM `+pgx.Identifier{schema, "schema_version"}.Sanitize()+` WHERE program = $1::text), 0)`, program).Scan(&version)
-		switch {
-		case err != nil:
-			return false, fmt.Errorf("reading the version of the tables: %w", err)
-		case version > schemaVersion:
-			return false, &db.PermanentError{Err: fmt.Errorf("%w (tables of version %d, known is %d)", errNewer, version, schemaVersion)}
-		case version == schemaVersion:
-			return true, nil
-		}
-	}
-	return false, &db.PermanentError{Err: fmt.Errorf("the schema %s holds what this program has not made (such as %s): name another one with the option schema", schema, names[0])}
-}
-
-func makeTables(ctx context.Context, tx pgx.Tx, schema string, exists bool) error {
-	// YugabyteDB before 2025.1 has no such locks, and is the less safe for it
-	if err := attempt(ctx, tx, fmt.Sprint("SELECT pg_advisory_xact_lock(", migrationLock, ")"), "0A000"); err != nil { // feature_not_supported
-		return fmt.Errorf("locking for the migration: %w", err)
-	}
-	made, err := areMade(ctx, tx, schema)
-	if err != nil || made {
-		return err
-	}
-	name := pgx.Identifier{schema}.Sanitize()
-	if !exists {
-		if _, err := tx.Exec(ctx, "CREATE SCHEMA IF NOT EXISTS "+name); err != nil {
-			return fmt.Errorf("creating schema %s: %w", schema, err)
-		}
-	}
-	for _, sql := range strings.Split(tables, ";\n") {
-		if _, err := tx.Exec(ctx, inSchema(sql, name)); err != nil {
-			return fmt.Errorf("creating the tables: %w", err)
-		}
-	}
-	// a server older than 14, or one that was built without it
-	return attempt(ctx, tx, inSchema(compression, name), "0A000", "42601")
-}
-
-// attempt executes a statement, and ignores errors with one of these SQLSTATEs.
-func attempt(ctx context.Context, tx pgx.Tx, sql string, ignored ...string) error {
-	savepoint, err := tx.Begin(ctx)
-	if err != nil {
-		return err
-	}
-	_, err = savepoint.Exec(ctx, sql)
-	if err == nil {
-		return savepoint.Commit(ctx)
-	}
-	rolledBack := savepoint.Rollback(ctx)
-	for _, state := range ignored {
-		if sqlState(err) == state {
-			return rolledBack
-		}
-	}
-	return err
 }

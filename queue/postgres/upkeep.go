@@ -4,6 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -11,9 +15,44 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 )
 
+// heartbeatTimeout bounds a heartbeat, so that one that hangs is known to be late.
+const heartbeatTimeout = 5 * time.Second
+
+// An instance is gone when its heartbeat is older than 30 s by the database's clock, which
+// may step forward, and so may that of a whole server that stood still. Then the heartbeat
+// before an instance's own looks old, too. So an instance judges others only when its own
+// heartbeats have been steady for long enough that all live ones have had theirs.
 const (
+	goneAfter = `interval '30 seconds'` // db.GoneAfter
+	isSteady  = `EXISTS (SELECT FROM {s}instance WHERE id = $1::text
+		AND beat_at > now() - interval '10 seconds' AND beat_at <= now() AND steady_since <= now() - interval '15 seconds')`
+
+	heartbeatSQL = `
+		INSERT INTO {s}instance AS i (id, version, lanes, configs) VALUES ($1::text, $2::text, $3::json, $4::json)
+		ON CONFLICT (id) DO UPDATE SET version = EXCLUDED.version, lanes = EXCLUDED.lanes, configs = EXCLUDED.configs, beat_at = now(),
+			steady_since = CASE WHEN now() - i.beat_at BETWEEN interval '0' AND interval '10 seconds' THEN i.steady_since ELSE now() END
+		RETURNING now()`
+
+	// Until an instance may judge others, it takes all of them to be live.
+	peersSQL = `
+		SELECT id, version, lanes, configs FROM {s}instance
+		WHERE id <> $1::text AND lanes IS NOT NULL AND (beat_at >= now() - ` + goneAfter + ` OR NOT ` + isSteady + `) ORDER BY id`
+
+	// Instances without a row have closed the database.
+	takeOverSQL = `
+		UPDATE {s}delivery SET ` + released + `
+		WHERE id = ANY (ARRAY(
+			SELECT id FROM {s}delivery AS d
+			WHERE state = 'delivering' AND instance <> $1::text AND ` + isSteady + `
+				AND NOT EXISTS (SELECT FROM {s}instance AS i WHERE i.id = d.instance AND i.beat_at >= now() - ` + goneAfter + `)
+			ORDER BY id FOR UPDATE SKIP LOCKED
+		))
+		RETURNING id`
+
+	forgetSQL = `DELETE FROM {s}instance WHERE id <> $1::text AND beat_at < now() - interval '1 day' AND ` + isSteady
+
 	backlogSQL = `
-		SELECT endpoint, lane, state, count(*), (extract(epoch FROM now() - min(stored_at)) * 1000000)::bigint FROM (
+		SELECT endpoint, lane, state, count(*), greatest((extract(epoch FROM now() - min(stored_at)) * 1000000000)::bigint, 0) FROM (
 			SELECT endpoint, lane, state, stored_at FROM {s}delivery WHERE state = 'waiting'
 			UNION ALL SELECT endpoint, lane, state, stored_at FROM {s}delivery WHERE state = 'delivering'
 			UNION ALL SELECT endpoint, lane, state, stored_at FROM {s}delivery WHERE state = 'retrying'
@@ -21,102 +60,136 @@ const (
 		) AS unfinished
 		GROUP BY endpoint, lane, state ORDER BY endpoint, lane, state`
 
-	// expiredSQL looks at deliveries after the cursor. It returns how many these are, the last
-	// id of them, whether all were stored too lately to be old enough, and those that are.
+	// expiredSQL looks at $6 deliveries after the cursor $5. It returns the last one of these, or
+	// 0 if there are no more that could be old enough, and those that are.
 	expiredSQL = `
 		WITH looked_at AS MATERIALIZED (
 			SELECT id, endpoint, state, stored_at, finished_at FROM {s}delivery WHERE id > $5::bigint ORDER BY id LIMIT $6::bigint
 		)
-		SELECT (SELECT count(*) FROM looked_at), coalesce((SELECT max(id) FROM looked_at), 0),
-			coalesce((SELECT min(stored_at) FROM looked_at) > now() - least($2::bigint, $3::bigint) * interval '1 microsecond', true),
-			ARRAY(SELECT id FROM looked_at AS d WHERE d.endpoint = $1::text AND ` + isExpired + ` ORDER BY id LIMIT $4::bigint)`
+		SELECT CASE WHEN count(*) = $6::bigint AND min(stored_at) <= now() - least($1::bigint, $2::bigint) * interval '1 microsecond' THEN max(id) ELSE 0 END,
+			ARRAY(SELECT id FROM looked_at AS d WHERE d.endpoint = $3::text AND ` + isExpired + ` ORDER BY id LIMIT $4::bigint)
+		FROM looked_at`
 
-	isExpired = `d.finished_at < now() - CASE d.state WHEN 'dead' THEN $3::bigint ELSE $2::bigint END * interval '1 microsecond'`
+	isExpired = `d.finished_at < now() - CASE d.state WHEN 'dead' THEN $2::bigint ELSE $1::bigint END * interval '1 microsecond'`
 
-	setPausedSQL = `INSERT INTO {s}lane (endpoint, name, paused_at) VALUES ($1::text, $2::text, now()) ON CONFLICT DO NOTHING`
-	setGoingSQL  = `DELETE FROM {s}lane WHERE endpoint = $1::text AND name = $2::text`
+	pauseSQL  = `INSERT INTO {s}lane (endpoint, name, paused_at) VALUES ($1::text, $2::text, now()) ON CONFLICT DO NOTHING`
+	resumeSQL = `DELETE FROM {s}lane WHERE endpoint = $1::text AND name = $2::text`
 )
 
 // expireRows is how many deliveries Expire looks at.
 const expireRows = 10_000
 
-// upkeep implements the part of db.DB that keeps the tables, and db.Eraser.
+// newInstance returns a name for this process: the host's name and a random number.
+func newInstance() string {
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		host = "unknown"
+	}
+	suffix := "-" + strconv.FormatUint(uint64(rand.Uint32()), 36) //nolint:gosec // a name, not a secret
+	return strings.ToValidUTF8(host[:min(len(host), 80)], "") + suffix
+}
+
+// upkeep implements the part of db.DB that other instances see or that keeps the tables, and
+// db.Eraser.
 type upkeep struct{ *client }
+
+// Instance implements db.DB.
+func (u upkeep) Instance() string { return u.instance }
+
+// Heartbeat implements db.DB.
+func (u upkeep) Heartbeat(ctx context.Context, self db.Presence) (known db.Peers, err error) {
+	ctx, cancel := context.WithTimeout(ctx, heartbeatTimeout)
+	defer cancel()
+	var now []time.Time
+	err = u.run(ctx, "heartbeat", durably,
+		statement{
+			sql: heartbeatSQL, args: []any{u.instance, db.EncodeText(self.Version), append([]db.Lane{}, self.Lanes...), self.Configs},
+			scan: each(&now, func(at *time.Time) []any { return []any{(*moment)(at)} }),
+		},
+		statement{sql: peersSQL, args: []any{u.instance}, scan: each(&known.Others, func(o *db.Presence) []any {
+			return []any{&o.Instance, (*encoded)(&o.Version), &o.Lanes, &o.Configs}
+		})})
+	if err != nil {
+		return db.Peers{}, err
+	}
+	known.Now = now[0]
+	return known, nil
+}
+
+// TakeOver implements db.DB.
+func (u upkeep) TakeOver(ctx context.Context) (int64, error) {
+	var ids []int64
+	err := u.run(ctx, "releasing deliveries of instances that are gone", plainly,
+		statement{sql: forgetSQL, args: []any{u.instance}}, statement{sql: takeOverSQL, args: []any{u.instance}, scan: eachID(&ids)})
+	return int64(len(ids)), err
+}
+
+// Close implements db.DB.
+func (u upkeep) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	defer u.pool.Close()
+	return u.run(ctx, "telling other instances that this one is gone", plainly,
+		statement{sql: `DELETE FROM {s}instance WHERE id = $1::text`, args: []any{u.instance}})
+}
 
 // Backlog implements db.DB.
 func (u upkeep) Backlog(ctx context.Context) (counts []db.LaneCount, err error) {
-	err = u.run(ctx, plainly, statement{sql: backlogSQL, scan: func(rows pgx.Rows) error {
-		counts = nil
-		var count db.LaneCount
-		var age int64
-		_, err := pgx.ForEachRow(rows, []any{&count.Lane.Endpoint, &count.Lane.Name, &count.State, &count.Count, &age}, func() error {
-			count.Oldest = max(time.Duration(age)*time.Microsecond, 0)
-			counts = append(counts, count)
-			return nil
-		})
-		return err
-	}})
-	if err != nil {
-		return nil, fmt.Errorf("counting deliveries: %w", err)
-	}
-	return counts, nil
+	err = u.run(ctx, "counting deliveries", plainly, statement{sql: backlogSQL, scan: each(&counts, func(c *db.LaneCount) []any {
+		return []any{&c.Lane.Endpoint, &c.Lane.Name, &c.State, &c.Count, &c.Oldest}
+	})})
+	return counts, err
 }
 
 // Expire implements db.DB. It goes along the key until it comes to deliveries that were stored
 // too lately. Imported ones, which have older times than their neighbours, may have to wait for
 // these.
 func (u upkeep) Expire(ctx context.Context, expiry db.Expiry) (deleted, cursor int64, err error) {
-	var looked int
-	var last int64
-	var young bool
-	var old, gone []int64
-	q := newConditions(db.Filter{Endpoint: expiry.Endpoint}, expiry.KeepDelivered.Microseconds(), expiry.KeepDead.Microseconds())
-	err = u.run(ctx, plainly, statement{
-		sql:  expiredSQL,
-		args: append(q.args[:3:3], expiry.Limit, expiry.Cursor, expireRows),
-		scan: func(rows pgx.Rows) error {
-			_, err := pgx.ForEachRow(rows, []any{&looked, &last, &young, &old}, func() error { return nil })
-			return err
-		},
-	})
-	if err == nil && len(old) > 0 {
-		q.texts = append(q.texts, isExpired)
-		q.add("d.id = ANY (%s::bigint[])", old)
-		err = u.run(ctx, plainly, deletion(old, q, &gone)...)
+	type row struct {
+		next int64
+		old  []int64
 	}
-	switch {
-	case err != nil:
-		return 0, expiry.Cursor, fmt.Errorf("deleting old deliveries: %w", err)
-	case len(old) == expiry.Limit && len(old) > 0:
+	var found []row
+	var gone []int64
+	args := []any{expiry.KeepDelivered.Microseconds(), expiry.KeepDead.Microseconds()}
+	err = u.run(ctx, "looking for old deliveries", plainly, statement{
+		sql:  expiredSQL,
+		args: append(args[:2:2], expiry.Endpoint, expiry.Limit, expiry.Cursor, expireRows),
+		scan: each(&found, func(r *row) []any { return []any{&r.next, &r.old} }),
+	})
+	if err != nil {
+		return 0, expiry.Cursor, err
+	}
+	old, cursor := found[0].old, found[0].next
+	if len(old) == 0 {
+		return 0, cursor, nil
+	}
+	if len(old) == expiry.Limit {
 		cursor = old[len(old)-1]
-	case looked == expireRows && !young:
-		cursor = last
+	}
+	q := &conditions{rest: []string{isExpired}, args: args}
+	if err := u.run(ctx, "deleting old deliveries", plainly, deletion(old, q, &gone)...); err != nil {
+		return 0, expiry.Cursor, err
 	}
 	return int64(len(gone)), cursor, nil
 }
 
 // Paused implements db.DB.
 func (u upkeep) Paused(ctx context.Context) (paused []db.Lane, err error) {
-	err = u.run(ctx, plainly, statement{sql: `SELECT endpoint, name FROM {s}lane ORDER BY endpoint, name`, scan: func(rows pgx.Rows) (err error) {
-		paused, err = pgx.CollectRows(rows, pgx.RowToStructByPos[db.Lane])
-		return err
-	}})
-	if err != nil {
-		return nil, fmt.Errorf("reading which lanes are paused: %w", err)
-	}
-	return paused, nil
+	err = u.run(ctx, "reading which lanes are paused", plainly, statement{
+		sql:  `SELECT endpoint, name FROM {s}lane ORDER BY endpoint, name`,
+		scan: each(&paused, func(l *db.Lane) []any { return []any{&l.Endpoint, &l.Name} }),
+	})
+	return paused, err
 }
 
 // SetPaused implements db.DB.
 func (u upkeep) SetPaused(ctx context.Context, lane db.Lane, paused bool) error {
-	sql := setGoingSQL
+	sql := resumeSQL
 	if paused {
-		sql = setPausedSQL
+		sql = pauseSQL
 	}
-	if err := u.run(ctx, durably, statement{sql: sql, args: []any{lane.Endpoint, lane.Name}}); err != nil {
-		return fmt.Errorf("pausing or resuming lane %s: %w", lane.Name, err)
-	}
-	return nil
+	return u.run(ctx, "pausing or resuming lane "+lane.Name, durably, statement{sql: sql, args: []any{lane.Endpoint, lane.Name}})
 }
 
 // Scrub implements db.Eraser. It has a connection of its own, as it may take long. Where the

@@ -45,30 +45,34 @@ var (
 	errConns      = fmt.Errorf("pool_max_conns in the PostgreSQL URL is less than %d, which is what the queue needs", minConnections)
 )
 
-// urlParameters are the parameters that a URL may have, in the order in which they are checked.
-var urlParameters = []string{
-	"application_name", "channel_binding", "connect_timeout", "host", "krbspn", "krbsrvname", "max_protocol_version", "min_protocol_version",
-	"options", "pool_max_conn_idle_time", "pool_max_conn_lifetime", "pool_max_conns", "require_auth", "sslcert", "sslkey", "sslmode",
-	"sslnegotiation", "sslpassword", "sslrootcert", "sslsni", "target_session_attrs",
+// urlParameters are the parameters that a URL may have, each with the one that it needs to be
+// valid, or "".
+var urlParameters = map[string]string{
+	"application_name": "", "channel_binding": "", "connect_timeout": "", "host": "", "krbspn": "", "krbsrvname": "", "max_protocol_version": "",
+	"min_protocol_version": "", "options": "", "pool_max_conn_idle_time": "", "pool_max_conn_lifetime": "", "pool_max_conns": "", "require_auth": "",
+	"sslcert": "sslkey", "sslkey": "sslcert", "sslmode": "", "sslnegotiation": "", "sslpassword": "", "sslrootcert": "sslmode", "sslsni": "",
+	"target_session_attrs": "",
 }
 
 // parseURL reads a URL. The name says where the database is, for logs and errors. It and the
 // errors have no other part of the URL than hosts, ports and database.
 func parseURL(text string) (config *pgxpool.Config, name string, err error) {
 	parts := urlPattern.FindStringSubmatch(text)
-	switch {
-	case parts == nil && urlNoDatabase.MatchString(text):
-		return nil, "", errNoDatabase
-	case parts == nil:
+	if parts == nil {
+		if urlNoDatabase.MatchString(text) {
+			return nil, "", errNoDatabase
+		}
 		return nil, "", errURL
 	}
-	hosts, database, query := parts[1], parts[2], parts[3]
-	params, err := url.ParseQuery(query)
+	hosts, database := parts[1], parts[2]
+	params, err := url.ParseQuery(parts[3])
 	if err != nil {
 		return nil, "", errURL
 	}
-	if err := checkParameters(params); err != nil {
-		return nil, "", err
+	for _, key := range slices.Sorted(maps.Keys(params)) {
+		if err := checkParameter(key, params); err != nil {
+			return nil, "", err
+		}
 	}
 	switch socket := params.Get("host"); {
 	case hosts == "" && socketPattern.MatchString(socket):
@@ -82,14 +86,46 @@ func parseURL(text string) (config *pgxpool.Config, name string, err error) {
 	if err != nil || config.ConnConfig.Database == "" {
 		return nil, "", errURL
 	}
-	if !strings.Contains(query, "pool_max_conns=") {
+	if !params.Has("pool_max_conns") {
 		config.MaxConns = defaultConnections
 	}
 	if config.MaxConns < minConnections {
 		return nil, "", errConns
 	}
-	configure(config, query)
+	config.PingTimeout = pingTimeout
+	conn := config.ConnConfig
+	if !params.Has("connect_timeout") {
+		conn.ConnectTimeout = 5 * time.Second
+	}
+	if conn.RuntimeParams["application_name"] == "" {
+		conn.RuntimeParams["application_name"] = "caddy-intercom-webhook"
+	}
+	conn.RuntimeParams["client_encoding"] = "UTF8"
+	// PgBouncer gives each transaction another session, so no statement may be kept in one
+	conn.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
+	several := slices.ContainsFunc(conn.Fallbacks, func(other *pgconn.FallbackConfig) bool { // there may be several ways to connect to one host
+		return other.Host != conn.Host || other.Port != conn.Port
+	})
+	if several && !params.Has("target_session_attrs") {
+		conn.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	}
 	return config, "PostgreSQL at " + hosts + ", database " + database, nil
+}
+
+// checkParameter names a parameter that is not valid, and never its value.
+func checkParameter(key string, params url.Values) error {
+	needs, known := urlParameters[key]
+	if !known || len(params[key]) != 1 {
+		return fmt.Errorf("the PostgreSQL URL has a parameter that is unknown or given twice: known are %s", strings.Join(slices.Sorted(maps.Keys(urlParameters)), ", "))
+	}
+	alone := url.Values{key: params[key]}
+	if params.Has(needs) {
+		alone[needs] = params[needs]
+	}
+	if _, err := pgxpool.ParseConfig("postgres://localhost/postgres?" + alone.Encode()); err != nil {
+		return fmt.Errorf("the parameter %s of the PostgreSQL URL is not valid: if it names a file, does that exist, and may this program read it?", key)
+	}
+	return nil
 }
 
 // hasPassword reports whether a URL has a password in itself, and not in a placeholder.
@@ -100,49 +136,4 @@ func hasPassword(text string) bool {
 	}
 	_, given := parsed.User.Password()
 	return given || parsed.Query().Has("sslpassword")
-}
-
-// checkParameters names the parameter that is not valid, and never its value.
-func checkParameters(params url.Values) error {
-	for _, key := range slices.Sorted(maps.Keys(params)) {
-		if !slices.Contains(urlParameters, key) || len(params[key]) != 1 {
-			return fmt.Errorf("the PostgreSQL URL has a parameter that is unknown or given twice: known are %s", strings.Join(urlParameters, ", "))
-		}
-		alone := url.Values{key: params[key]}
-		for _, needs := range [][2]string{{"sslcert", "sslkey"}, {"sslkey", "sslcert"}, {"sslrootcert", "sslmode"}} {
-			if other := needs[1]; key == needs[0] && params.Has(other) {
-				alone[other] = params[other]
-			}
-		}
-		if _, err := pgxpool.ParseConfig("postgres://localhost/postgres?" + alone.Encode()); err != nil {
-			return fmt.Errorf("the parameter %s of the PostgreSQL URL is not valid: if it names a file, does that exist, and may this program read it?", key)
-		}
-	}
-	return nil
-}
-
-// configure sets what the URL leaves open.
-func configure(config *pgxpool.Config, query string) {
-	config.PingTimeout = pingTimeout
-	conn := config.ConnConfig
-	if !strings.Contains(query, "connect_timeout=") {
-		conn.ConnectTimeout = 5 * time.Second
-	}
-	if conn.RuntimeParams["application_name"] == "" {
-		conn.RuntimeParams["application_name"] = "caddy-intercom-webhook"
-	}
-	conn.RuntimeParams["client_encoding"] = "UTF8"
-	// PgBouncer gives each transaction another session, so no statement may be kept in one
-	conn.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
-	if conn.ValidateConnect == nil && !strings.Contains(query, "target_session_attrs=") && severalHosts(conn) {
-		conn.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
-	}
-}
-
-// severalHosts reports whether a URL has more than one host. There may be several ways to
-// connect to one.
-func severalHosts(config *pgx.ConnConfig) bool {
-	return slices.ContainsFunc(config.Fallbacks, func(other *pgconn.FallbackConfig) bool {
-		return other.Host != config.Host || other.Port != config.Port
-	})
 }

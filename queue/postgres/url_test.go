@@ -101,7 +101,7 @@ func TestConnections(t *testing.T) {
 		if err != nil || config.MaxConns != want {
 			t.Fatalf("%s: %v, %v", text, config.MaxConns, err)
 		}
-		c, err := newClient(t.Context(), config, name, "x", "y", nil)
+		c, err := newClient(t.Context(), config, name, "x", nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -86,49 +86,36 @@ func choose(ctx context.Context, read *statements, claim db.Claim) (ids []int64,
 
 const claimAll = `UPDATE delivery SET state = 'delivering', claim = ?2, instance = ?3
 	WHERE id IN (SELECT value FROM json_each(?1)) AND +state IN ('waiting', 'retrying')
-	RETURNING id, fixed, attempts, age_from`
+	RETURNING id, fixed, attempts, max(?4 - age_from, 0)`
 
 // claimThese marks deliveries as claimed. It needs the write lock.
 func claimThese(run *statements, ids []int64, token db.Token, instance string) ([]db.Claimed, error) {
-	at := now()
-	var ageFrom []*int64
-	rows, err := run.query(context.Background(), claimAll, jsonOf(ids), int64(token), instance)
-	claimed, err := collect(rows, err, func(c *db.Claimed) []any {
-		ageFrom = append(ageFrom, new(int64))
-		return []any{&c.ID, &c.Fixed, &c.Attempts, ageFrom[len(ageFrom)-1]}
-	})
+	rows, err := run.query(context.Background(), claimAll, jsonOf(ids), int64(token), instance, now())
+	claimed, err := collect(rows, err, func(c *db.Claimed) []any { return []any{&c.ID, &c.Fixed, &c.Attempts, &c.Age} })
 	for i := range claimed {
-		claimed[i].Age = max(time.Duration(at-*ageFrom[i])*time.Microsecond, 0)
+		claimed[i].Age *= time.Microsecond
 	}
 	return claimed, err
 }
 
-const readByID = `SELECT n.id, n.endpoint, n.workspace, n.topic, coalesce(n.notification_id, ''), n.received_at, n.request, b.bytes
+const readByID = `SELECT n.id, n.endpoint, n.workspace, n.topic, n.notification_id, n.received_at, n.request, b.bytes
 	FROM json_each(?) AS wanted CROSS JOIN notification AS n ON n.id = wanted.value CROSS JOIN body AS b ON b.notification = n.id`
-
-type notificationRow struct {
-	db.Notification
-	receivedAt int64
-	request    string
-}
-
-func scanNotification(n *notificationRow) []any {
-	return []any{&n.ID, &n.Endpoint, &n.Workspace, &n.Topic, &n.NotificationID, &n.receivedAt, &n.request, &n.Body}
-}
 
 // readNotifications returns notifications with their bodies, by id.
 func readNotifications(ctx context.Context, read *statements, ids []int64) (map[int64]*db.Notification, error) {
+	var requests []*string
 	rows, err := read.query(ctx, readByID, jsonOf(ids))
-	found, err := collect(rows, err, scanNotification)
+	found, err := collect(rows, err, func(n *db.Notification) []any {
+		requests = append(requests, new(string))
+		return []any{&n.ID, &n.Endpoint, text(&n.Workspace), &n.Topic, text(&n.NotificationID), moment(&n.ReceivedAt), requests[len(requests)-1], &n.Body}
+	})
 	if err != nil {
 		return nil, err
 	}
 	notifications := make(map[int64]*db.Notification, len(found))
 	for i := range found {
-		n := &found[i].Notification
-		n.Workspace, n.NotificationID = db.DecodeText(n.Workspace), db.DecodeText(n.NotificationID)
-		n.ReceivedAt = time.UnixMicro(found[i].receivedAt).UTC()
-		if n.Request, err = db.DecodeRequest(found[i].request); err != nil {
+		n := &found[i]
+		if n.Request, err = db.DecodeRequest(*requests[i]); err != nil {
 			return nil, err
 		}
 		notifications[n.ID] = n

@@ -17,22 +17,16 @@ func (d deliveries) begin(ctx context.Context) error {
 	if _, err := d.TakeOver(ctx); err != nil {
 		return err
 	}
-	_, err := d.Heartbeat(ctx, db.Presence{})
-	if err != nil {
+	if _, err := d.Heartbeat(ctx, db.Presence{}); err != nil {
 		return err
 	}
-	return d.write.transaction(ctx, delivering, func() error {
-		_, err := d.write.run.exec(context.Background(), `DELETE FROM instance WHERE name <> ?`, d.instance)
-		return err
-	})
+	_, err := d.write.exec(ctx, `DELETE FROM instance WHERE name <> ?`, d.instance)
+	return err
 }
 
 // end tells that this process is gone. It is not important if that fails.
 func (d deliveries) end() {
-	_ = d.write.transaction(context.Background(), delivering, func() error {
-		_, err := d.write.run.exec(context.Background(), `DELETE FROM instance WHERE name = ?`, d.instance)
-		return err
-	})
+	_, _ = d.write.exec(context.Background(), `DELETE FROM instance WHERE name = ?`, d.instance)
 }
 
 // Store implements db.DB.
@@ -133,11 +127,8 @@ func (d deliveries) Heartbeat(ctx context.Context, self db.Presence) (db.Peers, 
 	if err != nil {
 		return db.Peers{}, err
 	}
-	err = d.write.transaction(ctx, delivering, func() error {
-		_, err := d.write.run.exec(context.Background(), `INSERT OR REPLACE INTO instance (name, version, lanes, configs, heartbeat_at) VALUES (?, ?, ?, ?, ?)`,
-			d.instance, self.Version, jsonOf(self.Lanes), string(configs), now())
-		return err
-	})
+	_, err = d.write.exec(ctx, `INSERT OR REPLACE INTO instance (name, version, lanes, configs, heartbeat_at) VALUES (?, ?, ?, ?, ?)`,
+		d.instance, self.Version, jsonOf(self.Lanes), string(configs), now())
 	if err != nil {
 		return db.Peers{}, err
 	}
@@ -151,11 +142,7 @@ func (d deliveries) Heartbeat(ctx context.Context, self db.Presence) (db.Peers, 
 // process was left by one that has ended.
 func (d deliveries) TakeOver(ctx context.Context) (total int64, err error) {
 	for n := int64(maxRows); n == maxRows; total += n {
-		err := d.write.transaction(ctx, delivering, func() (err error) {
-			n, err = d.write.run.exec(context.Background(), releaseOthers, d.instance, maxRows)
-			return err
-		})
-		if err != nil {
+		if n, err = d.write.exec(ctx, releaseOthers, d.instance, maxRows); err != nil {
 			return total, err
 		}
 	}
@@ -211,16 +198,12 @@ func (d deliveries) Paused(ctx context.Context) ([]db.Lane, error) {
 
 // SetPaused implements db.DB.
 func (d deliveries) SetPaused(ctx context.Context, lane db.Lane, paused bool) error {
-	err := d.write.transaction(ctx, delivering, func() (err error) {
-		if paused {
-			_, err = d.write.run.exec(context.Background(), `INSERT INTO lane (endpoint, name, paused_at) VALUES (?, ?, ?)
-				ON CONFLICT DO UPDATE SET paused_at = coalesce(paused_at, excluded.paused_at)`, lane.Endpoint, lane.Name, now())
-		} else {
-			_, err = d.write.run.exec(context.Background(), `DELETE FROM lane WHERE endpoint = ? AND name = ?`, lane.Endpoint, lane.Name)
-		}
-		return err
-	})
-	if err != nil {
+	statement, args := `DELETE FROM lane WHERE endpoint = ? AND name = ?`, []any{lane.Endpoint, lane.Name}
+	if paused {
+		statement = `INSERT INTO lane (endpoint, name, paused_at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`
+		args = append(args, now())
+	}
+	if _, err := d.write.exec(ctx, statement, args...); err != nil {
 		return err
 	}
 	return d.sync()

@@ -57,11 +57,10 @@ func (i inspector) List(ctx context.Context, filter db.Filter, page db.Page) (fo
 	}
 	defer rows.Close()
 	for rows.Next() {
-		var row deliveryRow
-		if err := rows.Scan(scanDelivery(&row)...); err != nil {
+		var delivery db.Delivery
+		if err := rows.Scan(scanDelivery(&delivery)...); err != nil {
 			return nil, 0, err
 		}
-		delivery := row.finish()
 		switch {
 		case !fits(filter, &delivery):
 		case len(found) == page.Limit:
@@ -86,23 +85,15 @@ func (i inspector) Find(ctx context.Context, endpoint, id string, limit int) ([]
 // DeadGroups implements db.Inspector. It reads one index alone, in its order, and of each
 // group the newest row.
 func (i inspector) DeadGroups(ctx context.Context, endpoint string) ([]db.DeadGroup, error) {
-	var times [][2]sql.NullInt64
-	rows, err := i.read.query(ctx, `SELECT topic, lane, reason, count, oldest, newest, coalesce((
+	rows, err := i.read.query(ctx, `SELECT topic, lane, reason, count, oldest, newest, (
 			SELECT error FROM delivery INDEXED BY delivery_dead WHERE state = 'dead' AND endpoint = ?1
-				AND lane = found.lane AND topic = found.topic AND reason = found.reason ORDER BY finished_at DESC, id DESC LIMIT 1), '')
+				AND lane = found.lane AND topic = found.topic AND reason = found.reason ORDER BY finished_at DESC, id DESC LIMIT 1)
 		FROM (SELECT topic, lane, reason, count(*) AS count, min(finished_at) AS oldest, max(finished_at) AS newest
 			FROM delivery INDEXED BY delivery_dead WHERE state = 'dead' AND endpoint = ?1 GROUP BY lane, topic, reason) AS found
 		ORDER BY count DESC, topic, lane, reason`, endpoint)
-	groups, err := collect(rows, err, func(g *db.DeadGroup) []any {
-		times = append(times, [2]sql.NullInt64{})
-		at := &times[len(times)-1]
-		return []any{&g.Topic, &g.Lane, &g.Reason, &g.Count, &at[0], &at[1], &g.Error}
+	return collect(rows, err, func(g *db.DeadGroup) []any {
+		return []any{&g.Topic, &g.Lane, &g.Reason, &g.Count, moment(&g.Oldest), moment(&g.Newest), text(&g.Error)}
 	})
-	for n := range groups {
-		groups[n].Oldest, groups[n].Newest = timeOf(times[n][0]), timeOf(times[n][1])
-		groups[n].Error = db.DecodeText(groups[n].Error)
-	}
-	return groups, err
 }
 
 const retried = `UPDATE delivery SET state = 'waiting', reason = NULL, attempts = 0, age_from = ?2, due_at = ?2, finished_at = NULL
@@ -138,9 +129,9 @@ func (i inspector) selected(filter db.Filter) func(ids []int64, delivering bool)
 			WHERE id IN (SELECT value FROM json_each(?)) AND (? OR +state <> 'delivering')`+where.text,
 			append([]any{jsonOf(ids), delivering}, where.args...)...)
 		found, err := collect(rows, err, scanDelivery)
-		for _, row := range found {
-			if delivery := row.finish(); fits(filter, &delivery) {
-				selected = append(selected, delivery.ID)
+		for i := range found {
+			if fits(filter, &found[i]) {
+				selected = append(selected, found[i].ID)
 			}
 		}
 		return selected, err

@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"slices"
 
@@ -10,35 +9,16 @@ import (
 )
 
 const deliveryColumns = `d.id, d.notification, (SELECT n.notification_id FROM notification AS n WHERE n.id = d.notification),
-	d.endpoint, d.workspace, d.topic, d.lane, d.fixed, d.state, d.reason, d.attempts, d.stored_at, d.age_from, d.due_at, d.finished_at,
+	d.endpoint, d.workspace, d.topic, d.lane, d.fixed, d.state, d.reason, d.attempts, d.stored_at, d.age_from,
+	CASE d.state WHEN 'retrying' THEN d.due_at END, d.finished_at,
 	d.upstream, d.status, d.seconds, d.error`
 
-type deliveryRow struct {
-	db.Delivery
-	notificationID, reason, upstream, failure sql.NullString
-	storedAt, ageFrom, dueAt, finishedAt      sql.NullInt64
-	status                                    sql.NullInt64
-	seconds                                   sql.NullFloat64
-}
-
-func scanDelivery(d *deliveryRow) []any {
+func scanDelivery(d *db.Delivery) []any {
 	return []any{
-		&d.ID, &d.Notification, &d.notificationID, &d.Endpoint, &d.Workspace, &d.Topic, &d.Lane,
-		&d.Fixed, &d.State, &d.reason, &d.Attempts, &d.storedAt, &d.ageFrom, &d.dueAt, &d.finishedAt,
-		&d.upstream, &d.status, &d.seconds, &d.failure,
+		&d.ID, &d.Notification, text(&d.NotificationID), &d.Endpoint, text(&d.Workspace), &d.Topic, &d.Lane,
+		&d.Fixed, &d.State, text((*string)(&d.Reason)), &d.Attempts, moment(&d.StoredAt), moment(&d.AgeFrom), moment(&d.DueAt), moment(&d.FinishedAt),
+		text(&d.Upstream), number(&d.Status), duration(&d.Duration), text(&d.Error),
 	}
-}
-
-func (d *deliveryRow) finish() db.Delivery {
-	d.NotificationID, d.Workspace = db.DecodeText(d.notificationID.String), db.DecodeText(d.Workspace)
-	d.Reason = db.Reason(d.reason.String)
-	d.StoredAt, d.AgeFrom, d.FinishedAt = timeOf(d.storedAt), timeOf(d.ageFrom), timeOf(d.finishedAt)
-	if d.State == db.Retrying {
-		d.DueAt = timeOf(d.dueAt)
-	}
-	d.Upstream, d.Status, d.Error = db.DecodeText(d.upstream.String), int(d.status.Int64), db.DecodeText(d.failure.String)
-	d.Duration = duration(d.seconds.Float64)
-	return d.Delivery
 }
 
 // readDetails returns notifications by their ids, with all that is known of them.
@@ -61,8 +41,7 @@ func readDetails(ctx context.Context, read *statements, ids []int64) ([]db.Detai
 		return nil, err
 	}
 	byNotification := make(map[int64][]db.DeliveryDetails, len(ids))
-	for _, row := range deliveries {
-		d := row.finish()
+	for _, d := range deliveries {
 		byNotification[d.Notification] = append(byNotification[d.Notification], db.DeliveryDetails{Delivery: d, History: history[d.ID]})
 	}
 	var found []db.Details
@@ -74,27 +53,18 @@ func readDetails(ctx context.Context, read *statements, ids []int64) ([]db.Detai
 	return found, nil
 }
 
-type attemptRow struct {
-	db.Attempt
-	delivery          int64
-	at, status        sql.NullInt64
-	upstream, failure sql.NullString
-	seconds           float64
-}
-
 // readAttempts returns the failed attempts of notifications by delivery, the oldest first.
 func readAttempts(ctx context.Context, read *statements, notifications []int64) (map[int64][]db.Attempt, error) {
+	history := make(map[int64][]db.Attempt)
+	var deliveries []*int64
 	rows, err := read.query(ctx, `SELECT delivery, at, instance, upstream, status, seconds, error, answer FROM json_each(?) AS wanted
 		CROSS JOIN attempt ON delivery BETWEEN wanted.value * 100 AND wanted.value * 100 + 99 ORDER BY delivery, at`, jsonOf(notifications))
-	found, err := collect(rows, err, func(a *attemptRow) []any {
-		return []any{&a.delivery, &a.at, &a.Instance, &a.upstream, &a.status, &a.seconds, &a.failure, &a.Answer}
+	found, err := collect(rows, err, func(a *db.Attempt) []any {
+		deliveries = append(deliveries, new(int64))
+		return []any{deliveries[len(deliveries)-1], moment(&a.At), &a.Instance, text(&a.Upstream), number(&a.Status), duration(&a.Duration), text(&a.Error), &a.Answer}
 	})
-	history := make(map[int64][]db.Attempt)
-	for _, row := range found {
-		a := row.Attempt
-		a.At, a.Status, a.Duration = timeOf(row.at), int(row.status.Int64), duration(row.seconds)
-		a.Upstream, a.Error = db.DecodeText(row.upstream.String), db.DecodeText(row.failure.String)
-		history[row.delivery] = append(history[row.delivery], a)
+	for i, a := range found {
+		history[*deliveries[i]] = append(history[*deliveries[i]], a)
 	}
 	return history, err
 }

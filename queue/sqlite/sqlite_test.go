@@ -212,7 +212,7 @@ func TestStatementsScanNoTable(t *testing.T) {
 		query string
 		args  []any
 	}{
-		"claim":  {claimAll, []any{"[100]", 1, "instance"}},
+		"claim":  {claimAll, []any{"[100]", 1, "instance", 0}},
 		"finish": {finish, []any{jsonOf([]outcomeRow{sent}), "instance"}},
 		"retry":  {retried, []any{"[100]", 1}},
 		"read":   {readByID, []any{"[1]"}},

@@ -8,6 +8,8 @@ import (
 	"math"
 	"sync"
 	"time"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 )
 
 // statements keeps the prepared statements of a connection, or of a pool of them.
@@ -82,14 +84,14 @@ func (s *statements) close() error {
 }
 
 // collect reads all rows that a statement has returned, and closes them.
-func collect[T any](rows *sql.Rows, err error, scan func(row *T) []any) (found []T, _ error) {
+func collect[T any](rows *sql.Rows, err error, columns func(row *T) []any) (found []T, _ error) {
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
 	for rows.Next() {
 		var row T
-		if err := rows.Scan(scan(&row)...); err != nil {
+		if err := rows.Scan(columns(&row)...); err != nil {
 			return nil, err
 		}
 		found = append(found, row)
@@ -125,17 +127,46 @@ func micros(at time.Time) any {
 	return at.UnixMicro()
 }
 
-// timeOf is the reverse of micros.
-func timeOf(column sql.NullInt64) time.Time {
-	if !column.Valid {
-		return time.Time{}
-	}
-	return time.UnixMicro(column.Int64).UTC()
+// scan reads a column. NULL is the zero value.
+type scan func(column any)
+
+// Scan implements sql.Scanner.
+func (s scan) Scan(column any) error {
+	s(column)
+	return nil
 }
 
-// duration returns that of a column in seconds, with the microseconds that it was stored with.
-func duration(seconds float64) time.Duration {
-	return time.Duration(math.Round(seconds*1e6)) * time.Microsecond
+// text reads a text that may be encoded.
+func text(into *string) scan {
+	return func(column any) {
+		encoded, _ := column.(string)
+		*into = db.DecodeText(encoded)
+	}
+}
+
+// number reads a whole number.
+func number(into *int) scan {
+	return func(column any) {
+		n, _ := column.(int64)
+		*into = int(n)
+	}
+}
+
+// moment reads what micros has written.
+func moment(into *time.Time) scan {
+	return func(column any) {
+		if at, ok := column.(int64); ok {
+			*into = time.UnixMicro(at).UTC()
+		}
+	}
+}
+
+// duration reads seconds, with the microseconds that they were stored with.
+func duration(into *time.Duration) scan {
+	return func(column any) {
+		seconds, _ := column.(float64)
+		*into = time.Duration(math.Round(seconds*1e6)) * time.Microsecond
+	}
 }
 
 // orNull returns NULL for a zero value.

@@ -73,6 +73,15 @@ func (w *writer) transaction(ctx context.Context, kind work, do func() error) er
 	return err
 }
 
+// exec runs one statement in a transaction of its own, and returns how many rows it has changed.
+func (w *writer) exec(ctx context.Context, query string, args ...any) (changed int64, err error) {
+	err = w.transaction(ctx, delivering, func() (err error) {
+		changed, err = w.run.exec(context.Background(), query, args...)
+		return err
+	})
+	return changed, err
+}
+
 func (w *writer) begin() error {
 	_, err := w.run.exec(context.Background(), "BEGIN IMMEDIATE")
 	busy := isCode(err, sqlite3.SQLITE_BUSY)

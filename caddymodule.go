@@ -177,7 +177,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	one := appHandler{router: h.router, server: server}
 	if h.storer != nil {
-		one.queue = h.storer.queue
+		one.ready = h.storer.queue.Ready
 	}
 	loaded.handlers = append(loaded.handlers, one)
 	return nil

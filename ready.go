@@ -113,7 +113,7 @@ type handlersApp struct {
 // appHandler is what the app has of a Handler.
 type appHandler struct {
 	router *router
-	queue  Queue             // nil without one
+	ready  func() error      // of its queue; nil without one
 	server *caddyhttp.Server // nil outside of a server
 }
 
@@ -163,10 +163,10 @@ func (a *handlersApp) ready() error {
 		return errStarting
 	}
 	for _, handler := range a.handlers {
-		if handler.queue == nil {
+		if handler.ready == nil {
 			continue
 		}
-		if err := handler.queue.Ready(); err != nil {
+		if err := handler.ready(); err != nil {
 			return err
 		}
 	}

@@ -25,7 +25,7 @@ func TestReady(t *testing.T) {
 	var failure error
 	queue := &readyQueue{ready: func() error { return failure }}
 	core, logs := observer.New(zap.InfoLevel)
-	a := &handlersApp{handlers: []appHandler{{queue: queue}, {}, {queue: queue}}}
+	a := &handlersApp{handlers: []appHandler{{ready: queue.Ready}, {}, {ready: queue.Ready}}}
 	h := &Ready{check: a.ready, logger: zap.New(core)}
 	for i, step := range []struct {
 		err    error

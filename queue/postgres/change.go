@@ -17,9 +17,13 @@ type conditions struct {
 }
 
 // newConditions returns the conditions of a filter. Its endpoint is the parameter $1, and
-// further arguments follow.
+// further arguments follow. Without one, deliveries of all endpoints fit.
 func newConditions(filter db.Filter, further ...any) *conditions {
-	q := &conditions{[]string{"d.endpoint = $1::text"}, append([]any{filter.Endpoint}, further...)}
+	ofEndpoint := "d.endpoint = $1::text"
+	if filter.Endpoint == "" {
+		ofEndpoint = "$1::text = ''"
+	}
+	q := &conditions{[]string{ofEndpoint}, append([]any{filter.Endpoint}, further...)}
 	if len(filter.States) > 0 {
 		q.texts = append(q.texts, "d.state IN ("+quoted(filter.States, db.States)+")")
 	}

@@ -93,14 +93,14 @@ func TestPostgresMove(t *testing.T) {
 		t.Errorf("there are %s notifications, want %d", rows, all)
 	}
 
-	// and back, to a file that Caddy has made
+	// and back, to a new file
 	down.Store(true)
 	again := post("ticket.created", 3)
 	wantAll(t, again, moody)
 	m.store = filepath.Join(m.dir, "second.db")
 	onFile = m.queued(routes, "")
 	file = m.config("second", onFile)
-	queueCommand(t, "move", "--from", server, "--to", file).expect(t, 1, "second.db")
+	queueCommand(t, "move", "--from", server, "--to", file).expect(t, 1, "uses it: stop that Caddy, or reload it")
 	m.reload(onFile)
 	m.wantMoved(server, file, fmt.Sprintf("Moved %d notifications", all))
 	down.Store(false)

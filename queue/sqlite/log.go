@@ -278,21 +278,9 @@ func (l *writeAheadLog) distrust(ctx context.Context) error {
 	return reread(l.database)
 }
 
-// reread makes the system read a file from the disk again.
-//
-// It keeps pages that it could not write. At the next try, ext4 writes them to the blocks that
-// it has reserved for them, but goes on to take these for empty: after a power cut they read as
-// zeros, although the sync has succeeded. So the pages are dropped; the log has them.
-func reread(file *os.File) error {
-	_ = file.Sync() // what is not written yet is not dropped
-	return dropPages(file)
-}
-
 // rewriteLogged appends to the log all pages that are in it, if what checkpoints have moved
-// may not be on the disk. The next checkpoint moves them again then: it leaves out only what
-// is in the log before the end of the last one. As often as a checkpoint fails after that, as
-// it does until the disk works again, the log does not grow once more. It needs backfilling,
-// or that nobody else uses the database.
+// may not be on the disk: then the next checkpoint moves them again. It does so once, however
+// often that fails. It needs backfilling, or that nobody else uses the database.
 func (l *writeAheadLog) rewriteLogged(ctx context.Context) error {
 	if !l.incomplete {
 		return nil

@@ -4,5 +4,5 @@ package sqlite
 
 import "os"
 
-// dropPages is for Linux alone.
-func dropPages(*os.File) error { return nil }
+// reread is for Linux alone.
+func reread(*os.File) error { return nil }

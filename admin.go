@@ -75,7 +75,7 @@ func (a *adminAPI) serveStream(w http.ResponseWriter, r *http.Request) error {
 	defer live.Unsubscribe(s)
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	defer context.AfterFunc(a.ctx, cancel)()
+	defer context.AfterFunc(a.ctx, cancel)() //nolint:contextcheck // the config ends it, too
 	return s.Serve(ctx, w)
 }
 

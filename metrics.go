@@ -99,8 +99,8 @@ func secretMatches(place int) prometheus.Counter {
 	return secretMatchesTotal.WithLabelValues(strconv.Itoa(place + 1))
 }
 
-// startSecretMatches makes the counters of so many secrets, so that that of a secret that is
-// never used is 0.
+// startSecretMatches makes the counters of so many secrets, so that a secret that is never used
+// has one, too.
 func startSecretMatches(n int) {
 	for i := range n {
 		secretMatches(i)

@@ -379,9 +379,10 @@ func (p *process) idle() {
 // wantDeliveries waits until so many deliveries of a lane are in a state.
 func (p *process) wantDeliveries(lane, state string, n int) {
 	p.t.Helper()
-	filters, got := "limit=1000&lane="+lane+"&state="+state, 0
+	filters := "limit=1000&lane=" + lane + "&state=" + state
 	for end := time.Now().Add(longPatience); ; time.Sleep(50 * time.Millisecond) {
-		if got = len(p.listed(filters)); got == n {
+		got := len(p.listed(filters))
+		if got == n {
 			return
 		}
 		if time.Now().After(end) {

@@ -43,7 +43,7 @@ type link struct {
 
 // startTCPProxy forwards what comes to a port of the loopback interface to the target's address.
 func startTCPProxy(target string) (*tcpProxy, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it ends with Close
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +134,7 @@ func (p *tcpProxy) forward(client *net.TCPConn) {
 	p.mu.Lock()
 	target := p.target
 	p.mu.Unlock()
-	dialed, err := net.Dial("tcp", target) //nolint:noctx // the target is on this machine
+	dialed, err := net.Dial("tcp", target)
 	if err != nil {
 		return
 	}
@@ -225,7 +225,7 @@ func (p *tcpProxy) cutAll() {
 func (p *tcpProxy) cutLink(l *link) {
 	l.cut = true
 	for _, conn := range []*net.TCPConn{l.client, l.server} {
-		conn.SetLinger(0) //nolint:errcheck // then it is closed without a reset
+		conn.SetLinger(0)
 		conn.Close()
 	}
 }

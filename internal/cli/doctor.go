@@ -180,7 +180,7 @@ func checkConfig(ctx context.Context, f *findings, file, adapter string) (adapts
 	}
 	if err != nil {
 		f.doesNotLoad(err)
-		return false, nil //nolint:nilerr // the finding tells of it
+		return false, nil
 	}
 	if len(handlers) == 0 {
 		f.broken("config", "there is no intercom_webhook in it", "nothing takes Intercom's notifications", "add it, or name the config that Caddy runs with")

@@ -63,7 +63,7 @@ func (d *urlDoctor) examine(ctx context.Context) {
 // checkHead sends a HEAD, as Intercom does when the URL is saved, and looks at TLS. It reports
 // whether there was an answer.
 func (d *urlDoctor) checkHead(ctx context.Context) bool {
-	head, err := d.head(ctx, d.url)
+	head, err := d.head(ctx, d.url) //nolint:bodyclose // head closes it
 	if errors.As(err, new(*tls.CertificateVerificationError)) {
 		d.broken("tls", "the certificate is not valid: "+errors.Unwrap(err).Error(), "Intercom cannot send anything",
 			"use a name that Caddy gets a public certificate for; to test the rest with a local one, add --insecure")
@@ -177,7 +177,7 @@ func (d *urlDoctor) checkSlash(ctx context.Context) {
 	if u.Path == "" {
 		return // the same request as with a slash
 	}
-	head, err := d.head(ctx, u.String())
+	head, err := d.head(ctx, u.String()) //nolint:bodyclose // head closes it
 	if err != nil {
 		return
 	}
@@ -208,7 +208,7 @@ func (d *urlDoctor) watch(ctx context.Context) func() (*adminapi.Request, error)
 	ctx, cancel := context.WithCancel(ctx)
 	limit := time.AfterFunc(adminTimeout, cancel)
 	query := url.Values{"topic": {intercom.TopicPing}, "request": {"true"}}
-	response, failed := d.admin.do(ctx, http.MethodGet, adminapi.StreamPath, query)
+	response, failed := d.admin.do(ctx, http.MethodGet, adminapi.StreamPath, query) //nolint:bodyclose // closed by the returned function
 	if !limit.Stop() {
 		failed = errors.New("the admin endpoint does not answer")
 	}

@@ -113,7 +113,7 @@ func (l *listener) listen(ctx context.Context) error {
 		answer, answered := errors.AsType[*adminError](err)
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // a person has ended it
 		case first && !connected, answered && answer.status == http.StatusBadRequest: // a Caddy of another version
 			return err
 		case connected:

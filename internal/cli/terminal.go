@@ -181,8 +181,8 @@ func indentedSize(document []byte) int {
 // jsonParts returns the strings of JSON, with their quotes, and the bytes between them one by one.
 func jsonParts(document []byte) iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
-		for rest, n := document, 0; len(rest) > 0; rest = rest[n:] {
-			n = 1
+		for rest := document; len(rest) > 0; {
+			n := 1
 			if rest[0] == '"' {
 				for n < len(rest) && rest[n] != '"' {
 					if rest[n] == '\\' {
@@ -195,6 +195,7 @@ func jsonParts(document []byte) iter.Seq[[]byte] {
 			if !yield(rest[:n]) {
 				return
 			}
+			rest = rest[n:]
 		}
 	}
 }

@@ -94,13 +94,13 @@ func printRoutes(ctx context.Context, r *run) error {
 			r.printLine(line)
 			return nil
 		}
-		place := "intercom_webhook"
+		place := []string{"intercom_webhook"}
 		for _, part := range [][2]string{{" of server ", route.Server}, {", queue ", route.Endpoint}} {
 			if part[1] != "" {
-				place += part[0] + part[1]
+				place = append(place, part[0]+part[1])
 			}
 		}
-		fmt.Fprintf(out, "%s\n  lane: %s\n", escape(place), escape(cmp.Or(route.Lane, "none: no route fits")))
+		fmt.Fprintf(out, "%s\n  lane: %s\n", escape(strings.Join(place, "")), escape(cmp.Or(route.Lane, "none: no route fits")))
 		if len(route.Copies) > 0 {
 			fmt.Fprintf(out, "  copies: %s\n", escape(strings.Join(route.Copies, ", ")))
 		}

@@ -265,7 +265,7 @@ func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
 	encoder.SetEscapeHTML(false)
 	for {
 		if err := writer.Flush(); err != nil {
-			return nil //nolint:nilerr // the client has hung up
+			return nil // the client has hung up
 		}
 		select {
 		case <-ctx.Done():
@@ -274,7 +274,7 @@ func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
 		}
 		for first, ok := s.next(); ok && ctx.Err() == nil; first, ok = s.next() {
 			if err := encoder.Encode(first.line()); err != nil {
-				return nil //nolint:nilerr // the client has hung up
+				return nil // the client has hung up
 			}
 		}
 	}

@@ -39,7 +39,7 @@ func benchBatch(n int, token db.Token) []*db.NewNotification {
 // backends returns the processor time of all the server's processes for this database.
 func (p *testDB) backends() time.Duration {
 	ticks := 0
-	for _, pid := range strings.Split(p.text("SELECT string_agg(pid::text, ',') FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'caddy-intercom-webhook'"), ",") {
+	for pid := range strings.SplitSeq(p.text("SELECT string_agg(pid::text, ',') FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'caddy-intercom-webhook'"), ",") {
 		stat, err := os.ReadFile("/proc/" + pid + "/stat")
 		if err != nil {
 			p.Fatal("this benchmark needs the server on the same machine: ", err)

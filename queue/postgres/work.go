@@ -242,7 +242,7 @@ func (w work) Finish(ctx context.Context, outcomes []db.Outcome) (applied []int6
 			column(made, func(a db.Attempt) time.Time { return a.At }),
 			column(made, func(a db.Attempt) string { return db.EncodeText(a.Instance) }),
 			column(made, func(a db.Attempt) string { return db.EncodeText(a.Upstream) }),
-			column(made, func(a db.Attempt) int32 { return int32(a.Status) }),
+			column(made, func(a db.Attempt) int32 { return int32(a.Status) }), //nolint:gosec // an HTTP status
 			column(made, func(a db.Attempt) float32 { return float32(a.Duration.Seconds()) }),
 			column(made, func(a db.Attempt) string { return db.EncodeText(a.Error) }),
 			column(made, func(a db.Attempt) []byte { return a.Answer }),

@@ -93,7 +93,7 @@ func claimThese(run *statements, ids []int64, token db.Token, instance string) (
 	rows, err := run.query(context.Background(), claimAll, jsonOf(ids), int64(token), instance, now())
 	claimed, err := collect(rows, err, func(c *db.Claimed) []any { return []any{&c.ID, &c.Fixed, &c.Attempts, &c.Age} })
 	for i := range claimed {
-		claimed[i].Age *= time.Microsecond
+		claimed[i].Age *= time.Microsecond //nolint:durationcheck // SQLite gave microseconds
 	}
 	return claimed, err
 }

@@ -164,7 +164,7 @@ func (d deliveries) Backlog(ctx context.Context) ([]db.LaneCount, error) {
 		return []any{&c.Lane.Endpoint, &c.Lane.Name, &c.State, &c.Count, &c.Oldest}
 	})
 	for i := range counts {
-		counts[i].Oldest *= time.Microsecond
+		counts[i].Oldest *= time.Microsecond //nolint:durationcheck // SQLite gave microseconds
 	}
 	return counts, err
 }

@@ -13,5 +13,5 @@ import (
 // zeros, although the sync has succeeded. So the pages are dropped; the log has them.
 func reread(file *os.File) error {
 	_ = file.Sync() // what is not written yet is not dropped
-	return unix.Fadvise(int(file.Fd()), 0, 0, unix.FADV_DONTNEED) //nolint:gosec // a descriptor
+	return unix.Fadvise(int(file.Fd()), 0, 0, unix.FADV_DONTNEED)
 }

@@ -74,7 +74,7 @@ func (e *engine) open(ctx context.Context, logger *zap.Logger) (err error) {
 		return err
 	}
 	e.usable, e.sync = e.log.usable, e.log.sync
-	if err := e.deliveries.begin(ctx); err != nil {
+	if err := e.begin(ctx); err != nil {
 		return err
 	}
 	return syncFolder(filepath.Dir(e.path))
@@ -112,7 +112,7 @@ func (e *engine) Instance() string { return e.instance }
 func (e *engine) Close() error {
 	var errs []error
 	if e.log != nil {
-		e.deliveries.end()
+		e.end()
 		errs = append(errs, e.log.close())
 	}
 	if e.write != nil {

@@ -334,7 +334,7 @@ func TestDamagedFilesAreRefused(t *testing.T) {
 	}
 	defer file.Close()
 	for page := int64(30); page < 40; page++ {
-		if _, err := file.WriteAt([]byte("damage damage damage"), page*4096); err != nil {
+		if _, err := file.WriteAt([]byte("damaged by a test"), page*4096); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -128,6 +128,7 @@ func (p *pages) serveChange(w http.ResponseWriter, r *http.Request) error {
 	if err := p.changes.add(c); err != nil {
 		return err
 	}
+	//nolint:gosec // it goes on after the request, until the config ends
 	go p.changes.run(p.config, manage.Endpoint{Worker: p.worker, Name: c.Filter.Endpoint}, c)
 	select {
 	case <-c.ended:

@@ -141,7 +141,7 @@ type attempt struct {
 // letter is a warning of its own.
 func (a *attempt) tell(outcome db.Outcome) {
 	result, health := string(outcome.State), healthChange{}
-	switch outcome.State {
+	switch outcome.State { //nolint:exhaustive // an attempt ends in no other state
 	case db.Delivered:
 		level := zap.InfoLevel // so that each failure in the log has its end there, too
 		if a.attempts == 0 {

@@ -120,7 +120,7 @@ func (p *peers) belongsToOther(lane db.Lane, routed string, fixed bool) bool {
 // instance should take over: of its own endpoints, and without a live instance for long enough.
 func (p *peers) orphaned(unfinished []db.Lane, now time.Time) (takeOver []db.Lane) {
 	config := p.config()
-	worked := append(config.presence().Lanes, p.lanes()...)
+	worked := slices.Concat(config.presence().Lanes, p.lanes())
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	orphans := make(map[db.Lane]time.Time)

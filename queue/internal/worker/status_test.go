@@ -41,7 +41,7 @@ func TestCountingTakesLittleOfTheTime(t *testing.T) {
 		if n, age := counts.unfinished(named("support")); asked != 2 || n != 0 || age != 0 {
 			t.Errorf("counted %d times, and the oldest is %s old, want 2 and none", asked, age)
 		}
-		if counts = c.count(t.Context(), true); asked != 3 {
+		if c.count(t.Context(), true); asked != 3 {
 			t.Error("not counted anew")
 		}
 		fails = errors.New("connection refused")

@@ -78,6 +78,9 @@ func TestManyWorkAtOnce(t *testing.T) {
 			// none is as old as that, so that the ledger stays true
 			n, _, err := i.Expire(t.Context(), db.Expiry{Endpoint: endpoint, KeepDelivered: time.Hour, KeepDead: time.Hour, Limit: 10})
 			expired.Add(n)
+			if err != nil {
+				return err
+			}
 			if _, err := i.Backlog(t.Context()); err != nil {
 				return err
 			}

@@ -416,17 +416,16 @@ func (m *model) of(notification int64) []*modelDelivery {
 func (m *model) send(d *modelDelivery, to string) {
 	all := m.of(db.NotificationOf(d.id))
 	if !slices.ContainsFunc(all, func(other *modelDelivery) bool { return other.lane == to }) {
-		for id := db.NotificationOf(d.id) * db.MaxDeliveries; ; id++ { // at whatever free place it is
-			found, _, err := m.workers[0].List(m.t.Context(), db.Filter{Endpoint: endpoint, Lane: to}, db.Page{From: id, Limit: 1})
-			if err != nil || len(found) != 1 || db.NotificationOf(found[0].ID) != db.NotificationOf(d.id) || m.deliveries[found[0].ID] != nil {
-				m.errorf(d, "sent to %s, but is not there: %+v (%v)", to, found, err)
-				return
-			}
-			added := &modelDelivery{id: found[0].ID, workspace: d.workspace, key: d.key, lane: to, body: d.body, fixed: true, state: db.Waiting}
-			added.note(m, "sent from %s", d.lane)
-			m.deliveries[added.id] = added
-			break
+		// at whatever free place it is
+		from := db.DeliveryID(db.NotificationOf(d.id), 0)
+		found, _, err := m.workers[0].List(m.t.Context(), db.Filter{Endpoint: endpoint, Lane: to}, db.Page{From: from, Limit: 1})
+		if err != nil || len(found) != 1 || db.NotificationOf(found[0].ID) != db.NotificationOf(d.id) || m.deliveries[found[0].ID] != nil {
+			m.errorf(d, "sent to %s, but is not there: %+v (%v)", to, found, err)
+			return
 		}
+		added := &modelDelivery{id: found[0].ID, workspace: d.workspace, key: d.key, lane: to, body: d.body, fixed: true, state: db.Waiting}
+		added.note(m, "sent from %s", d.lane)
+		m.deliveries[added.id] = added
 	}
 	if d.state == db.Dead {
 		d.reason = db.Cancelled

@@ -26,7 +26,7 @@ type proxy struct {
 
 func startProxy(t *testing.T, target string) *proxy {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it ends with close
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +42,7 @@ func startProxy(t *testing.T, target string) *proxy {
 
 func (p *proxy) forward(client net.Conn) {
 	defer client.Close()
-	server, err := net.Dial("tcp", p.target) //nolint:noctx // the target is on this machine
+	server, err := net.Dial("tcp", p.target)
 	if err != nil {
 		return
 	}

@@ -107,12 +107,6 @@ func (b *browser) click(text string) {
 	b.clickAt(fmt.Sprintf(`//*[self::a or self::button][contains(., %q)]`, text))
 }
 
-// follow clicks on the link whose address ends with path.
-func (b *browser) follow(path string) {
-	b.t.Helper()
-	b.clickAt(fmt.Sprintf(`//a[substring(@href, string-length(@href) - %d) = %q]`, len(path)-1, path))
-}
-
 func (b *browser) clickAt(xpath string) {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.page, time.Minute)

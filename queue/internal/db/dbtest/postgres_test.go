@@ -118,7 +118,7 @@ func holding(t *testing.T, i *instance) (ids []int64, taken []held) {
 	i.mustFinish(t, i.mustClaim(t, first[0]).outcome(db.Retrying))
 	handed := note("workspace", "handed")
 	handed.Deliveries[0].Token = newToken()
-	ids = slices.Concat(first, i.mustStore(t, note("workspace", "first attempt"), handed)...)
+	ids = slices.Concat(first, i.mustStore(t, note("workspace", "first attempt"), handed))
 	return ids, append(i.take(t, lane, 2), held{db.Claimed{ID: ids[2]}, handed.Deliveries[0].Token})
 }
 

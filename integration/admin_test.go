@@ -16,8 +16,18 @@ import (
 	"time"
 )
 
-// adminAsk sends a request to the module's part of the admin API.
+// adminAsk sends a request to the module's part of the admin API. Caddy's admin endpoint and its
+// sites are there a moment before the queue is: then it asks again.
 func (g *gateway) adminAsk(method, path string) (status int, lines []map[string]any) {
+	g.t.Helper()
+	within(g.t, longPatience, "the config has started", func() bool {
+		status, lines = g.adminAskOnce(method, path)
+		return status != http.StatusServiceUnavailable || lines[0]["error"] != "the config is being started"
+	})
+	return status, lines
+}
+
+func (g *gateway) adminAskOnce(method, path string) (status int, lines []map[string]any) {
 	g.t.Helper()
 	request, err := http.NewRequest(method, "http://"+g.admin+"/intercom_webhook"+path, nil)
 	if err != nil {

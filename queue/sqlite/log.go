@@ -58,15 +58,12 @@ const (
 	lockedPages = 2048
 
 	maintenanceInterval = 250 * time.Millisecond
-
-	// emptyPause is between two tries to empty the log, which readers may keep.
-	emptyPause = 50 * time.Millisecond
+	emptyPause          = 50 * time.Millisecond // between two tries, as readers may keep the log
 )
 
 var (
 	errReplaced   = errors.New("the database file or its -wal has been moved or deleted while in use: restart Caddy")
 	errSyncFailed = errors.New("an earlier write did not reach the disk: nothing is stored until the whole database has been written again")
-	errBusy       = errors.New("checkpoint: the database is busy")
 )
 
 // openLog opens the write-ahead log of a database that is in use, and keeps it short from
@@ -166,11 +163,9 @@ type progress struct {
 // backfill runs a checkpoint and makes what it moved into the database durable. All
 // checkpoints must be run by it or by mend.
 //
-// A checkpoint that could move only a part of the log, because of a reader or of others
-// that write, does not synchronize the database file, and the next one moves only the rest.
-// SQLite begins the log anew after one that has moved all and has synchronized the file.
-// So whatever is not known to be on the disk is in the log, if each checkpoint is followed
-// by a sync here, and none is begun after a sync has failed.
+// SQLite does not synchronize the database file after a checkpoint that could move only a part
+// of the log, and the next one moves only the rest. So each checkpoint is followed by a sync
+// here, and none is begun after a sync has failed: what is not on the disk is in the log.
 func (l *writeAheadLog) backfill(checkpoint func() (progress, error)) (progress, error) {
 	l.backfilling.Lock()
 	defer l.backfilling.Unlock()
@@ -184,8 +179,7 @@ func (l *writeAheadLog) backfill(checkpoint func() (progress, error)) (progress,
 	return come, l.backfilled(err)
 }
 
-// backfilled makes durable what a checkpoint moved, whose error it is given. It needs
-// backfilling.
+// backfilled makes durable what a checkpoint with this error has moved. It needs backfilling.
 func (l *writeAheadLog) backfilled(err error) error {
 	syncErr := l.database.Sync()
 	switch {
@@ -262,7 +256,7 @@ func (l *writeAheadLog) mend(ctx context.Context) error {
 		return err
 	}
 	if come.busy {
-		return errBusy
+		return errors.New("checkpoint: the database is busy")
 	}
 	l.setFailed(false)
 	l.logger.Info("the queue's database is on the disk again, and stores again", zap.String("path", l.path))

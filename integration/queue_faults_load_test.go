@@ -12,7 +12,8 @@ import (
 )
 
 // addRows adds copies of the one notification that a store has in it, while no process runs.
-// Of their deliveries, it is given the state, and when they are due and have finished.
+// Of their deliveries, which were stored ten days ago, it is given the state, and when they are
+// due and have finished.
 func (p *process) addRows(rows int, state string) {
 	p.t.Helper()
 	const numbers = `WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i <= %d) `
@@ -21,7 +22,7 @@ func (p *process) addRows(rows int, state string) {
 			SELECT i, endpoint, workspace, topic, 'added' || i, received_at, request FROM notification, n WHERE id = 1`, rows),
 		fmt.Sprintf(numbers+`INSERT INTO body (notification, bytes) SELECT i, bytes FROM body, n WHERE notification = 1`, rows),
 		fmt.Sprintf(numbers+`INSERT INTO delivery (id, notification, endpoint, lane, workspace, topic, fixed, attempts, stored_at, age_from, state, due_at, finished_at)
-			SELECT 100 * i, (i), endpoint, lane, workspace, topic, fixed, 1, stored_at, age_from, %s FROM delivery, n WHERE id = 100`, rows, state))
+			SELECT 100 * i, (i), endpoint, lane, workspace, topic, fixed, 1, stored_at - 864000000000, age_from, %s FROM delivery, n WHERE id = 100`, rows, state))
 	syscall.Sync() // or else the first answers would wait for the disk to write these rows
 }
 

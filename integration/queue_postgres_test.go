@@ -114,7 +114,9 @@ func TestPostgresStoppedAndStarted(t *testing.T) {
 	// what comes of the deliveries cannot be written down yet
 	failing.Store(true)
 	holding.Store(false)
-	time.Sleep(3 * time.Second) // in which it is tried several times
+	within(t, longPatience, "the heartbeat has failed, too", func() bool {
+		return len(p.lines("error", "the queue's database cannot be reached")) > 0
+	})
 	failing.Store(false)
 	server.start()
 
@@ -383,7 +385,7 @@ func TestPostgresBadInput(t *testing.T) {
 		"there is no such database":          {url("postgres", pgShared, "nonesuch"), "", `database "nonesuch" does not exist`},
 		"there is no such role":              {url("nonesuch", pgShared, db.name), "", "the server refuses the user"},
 		"the role may not create tables":     {url(powerless, pgShared, db.name), "schema public", "permission denied for schema public"},
-		"the role may not create the schema": {url(powerless, pgShared, db.name), "schema s", "creating schema s: ERROR: permission denied for database"},
+		"the role may not create the schema": {url(powerless, pgShared, db.name), "schema s", "in schema s: ERROR: permission denied for database"},
 		"a variable is not set":              {url("postgres", "{env.PG_TEST_UNSET}", db.name), "", "no value for a placeholder"},
 		"the tables are of a newer version":  {url("postgres", pgShared, newer.name), "", "newer version of this program"},
 		"the tables are another program's":   {url("postgres", pgShared, foreign.name), "", "what this program has not made (such as customers)"},

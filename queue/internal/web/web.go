@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"embed"
-	"encoding/json"
 	"errors"
 	"html/template"
 	"maps"
@@ -17,6 +16,7 @@ import (
 	"unicode"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/jsonview"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/manage"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/worker"
@@ -198,10 +198,6 @@ func (p *pages) serveLane(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// maxIndentDepth is how deeply a body may be nested to be indented. One that is nested more deeply is shown as it is:
-// each line would be indented so far that a small body becomes a huge page.
-const maxIndentDepth = 50
-
 // endpoint returns the endpoint of a name or, for no name, the first one of the config.
 func (p *pages) endpoint(name string) manage.Endpoint {
 	if names := p.endpoints(nil); name == "" && len(names) > 0 {
@@ -265,33 +261,10 @@ func (p *pages) serveNotification(w http.ResponseWriter, r *http.Request) error 
 
 // readable returns the body of a request in a form for people.
 func readable(request *adminapi.Request) string {
-	body := string(request.BodyBase64)
+	body := request.BodyBase64
 	if request.Body != nil {
-		body = *request.Body
+		body = []byte(*request.Body)
 	}
-	var indented bytes.Buffer
-	if depth(body) <= maxIndentDepth && json.Indent(&indented, []byte(body), "", "  ") == nil {
-		return indented.String()
-	}
-	return body
-}
-
-// depth returns how deeply a JSON text is nested.
-func depth(text string) (deepest int) {
-	now, quoted := 0, false
-	for i := 0; i < len(text); i++ {
-		switch c := text[i]; {
-		case quoted && c == '\\':
-			i++
-		case c == '"':
-			quoted = !quoted
-		case quoted:
-		case c == '{' || c == '[':
-			now++
-			deepest = max(deepest, now)
-		case c == '}' || c == ']':
-			now--
-		}
-	}
-	return deepest
+	text, _ := jsonview.Indent(body)
+	return string(text)
 }

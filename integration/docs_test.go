@@ -317,6 +317,36 @@ func TestLinksOfTheDocs(t *testing.T) {
 	}
 }
 
+// docsMention is the way from the root of the repository to a page or to one of its headings, as
+// help, messages, alerts and configs name them.
+var docsMention = regexp.MustCompile(`\bdocs/([a-z]+\.md)(?:#([\w-]+))?`)
+
+// TestMentionsOfTheDocs follows what other files than pages say of the docs.
+func TestMentionsOfTheDocs(t *testing.T) {
+	found := 0
+	err := filepath.WalkDir("..", func(path string, entry os.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || strings.HasPrefix(path, "../.git/") || filepath.Ext(path) == ".md" {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for _, mention := range docsMention.FindAllStringSubmatch(string(content), -1) {
+			found++
+			if _, err := os.Stat("../docs/" + mention[1]); err != nil {
+				t.Errorf("%s: %s is not there", path, mention[0])
+			} else if mention[2] != "" && !readPage(t, "../docs/"+mention[1]).anchors()[mention[2]] {
+				t.Errorf("%s: %s leads to no heading", path, mention[0])
+			}
+		}
+		return nil
+	})
+	if err != nil || found < 20 {
+		t.Errorf("found %d mentions of the docs, error %v", found, err)
+	}
+}
+
 func TestAnchorsAreGitHubs(t *testing.T) {
 	for heading, want := range map[string]string{
 		"Intercom's addresses":                 "intercoms-addresses",

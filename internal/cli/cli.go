@@ -19,8 +19,8 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 )
 
-// help has a file for each command: a line of usage, a line that is its short description, and
-// its help. What several of them say is in files of its own.
+// help has a file for each command: a line of usage, a line that is its short description, the
+// page of the docs that says more, and its help. What several of them say is in files of its own.
 //
 //go:embed help
 var help embed.FS
@@ -36,11 +36,20 @@ func helpText(name string) string {
 // newCommand returns a command with its help.
 func newCommand(name string) *cobra.Command {
 	use, rest, _ := strings.Cut(helpText(name), "\n")
-	short, long, _ := strings.Cut(rest, "\n")
+	short, rest, _ := strings.Cut(rest, "\n")
+	page, long, _ := strings.Cut(rest, "\n")
 	for _, part := range []string{"secret", "changes", "filters"} {
 		long = strings.ReplaceAll(long, "{{"+part+"}}\n", helpText(part))
 	}
-	return &cobra.Command{Use: use, Short: short, Long: long}
+	cmd := &cobra.Command{Use: use, Short: short, Long: long}
+	linkHelp(cmd, page)
+	return cmd
+}
+
+// linkHelp has the help of a command end with a link to a page of the docs, in place of Caddy's.
+func linkHelp(cmd *cobra.Command, page string) {
+	cmd.SetHelpTemplate(new(cobra.Command).HelpTemplate() +
+		"\nFull documentation is available at:\nhttps://github.com/caddy-intercom/caddy-intercom-webhook/blob/main/" + page + "\n")
 }
 
 // newRunCommand returns a command with its help that does do.

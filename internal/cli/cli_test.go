@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -72,8 +73,14 @@ func exitCode(err error) int {
 }
 
 func TestEachCommandHasItsHelp(t *testing.T) {
+	docs := regexp.MustCompile(`\nhttps://github\.com/caddy-intercom/caddy-intercom-webhook/blob/main/docs/[a-z]+\.md(#[a-z-]+)?\n$`)
+	var printed bytes.Buffer
 	var check func(cmd *cobra.Command)
 	check = func(cmd *cobra.Command) {
+		printed.Reset()
+		if err := cmd.Help(); err != nil || !docs.MatchString(printed.String()) {
+			t.Errorf("%s: the help does not end with a link to our docs: error %v\n%s", cmd.CommandPath(), err, &printed)
+		}
 		for _, sub := range cmd.Commands() {
 			if sub.Name() == "" || sub.Short == "" || !strings.Contains(sub.Long, "\nExamples:\n\n\t$ caddy intercom-webhook ") || strings.Contains(sub.Long, "{{") {
 				t.Errorf("%s: %q, %q, %s", sub.CommandPath(), sub.Use, sub.Short, sub.Long)
@@ -83,6 +90,7 @@ func TestEachCommandHasItsHelp(t *testing.T) {
 	}
 	root := &cobra.Command{Use: "intercom-webhook"}
 	AddCommands(root)
+	root.SetOut(&printed)
 	check(root)
 	for name, says := range map[string]string{
 		"listen": fmt.Sprintf("Up to %d are sent at the same time", maxForwards),

@@ -8,6 +8,7 @@ import (
 
 // AddCommands adds all subcommands to the command.
 func AddCommands(cmd *cobra.Command) {
+	linkHelp(cmd, "docs/commands.md")
 	queue := newCommand("queue")
 	groupCommands(queue,
 		newQueueStatusCommand(), newQueueListCommand(), newQueueShowCommand(),

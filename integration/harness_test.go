@@ -40,7 +40,7 @@ const (
 	secret = "5e7c0ffee-of-the-integration-tests"
 
 	// patience bounds every wait for something that must happen.
-	patience = 10 * time.Second
+	patience = 30 * time.Second
 
 	hubHeader  = "X-Hub-Signature"
 	bodyHeader = "X-Body-Signature"
@@ -117,7 +117,20 @@ func (g *gateway) load(s setup) error {
 
 func (g *gateway) run(config []byte) error {
 	defer func() { g.loaded.Store(time.Now().UnixNano()) }()
-	return caddy.Load(config, true)
+	err := caddy.Load(config, true)
+	g.awaitOneListener()
+	return err
+}
+
+// awaitOneListener returns when the listening sockets of the former config are closed. Caddy
+// opens those of the next beside them (SO_REUSEPORT) and closes the former a moment after it
+// says that the config is loaded, together with the connections that the kernel queued there:
+// a command that a test starts right then would find its connection broken.
+func (g *gateway) awaitOneListener() {
+	g.t.Helper()
+	for _, address := range []string{"127.0.0.1:" + g.port, g.metrics} {
+		eventually(g.t, "one config listens on "+address, func() bool { return caddy.ListenerUsage("tcp", address) <= 1 })
+	}
 }
 
 func (g *gateway) adapt(s setup) ([]byte, error) {

@@ -143,10 +143,11 @@ func TestQueueUIWithoutQueueIsRefused(t *testing.T) {
 	}
 }
 
+const hash = "$2a$04$4Ud4zUMmMseVSLzX5nSlNuQZKmTP5CZZmroa2DAbxsQ1aW85VGMsW" // of "tulips"
+
 // The UI is behind what authenticates, however its path is written, and the webhook
 // is not.
 func TestQueueUIBehindBasicAuth(t *testing.T) {
-	const hash = "$2a$04$4Ud4zUMmMseVSLzX5nSlNuQZKmTP5CZZmroa2DAbxsQ1aW85VGMsW" // of "tulips"
 	g := start(t, setup{
 		only:    besideUI,
 		webhook: "route * { respond 200 }\n" + queueIn(t.TempDir()),
@@ -184,6 +185,7 @@ var strangers = map[string]func(message) message{
 	"by a name that leads to this machine": func(m message) message { return m.at("attacker.example") },
 	"by the name of the site":              func(m message) message { return m.at("hooks.example:8080") },
 	"through a proxy on this machine":      func(m message) message { return m.with("X-Forwarded-For", "203.0.113.9") },
+	"through a proxy that says so":         func(m message) message { return m.with("Via", "1.1 proxy") },
 	"with a password that nobody asks for": func(m message) message {
 		return m.at("hooks.example").with("Authorization", "Basic b3BzOnR1bGlwcw==")
 	},
@@ -213,7 +215,7 @@ func TestQueueUIIsForThisMachine(t *testing.T) {
 		atUI("/queue"), atUI("/queue/"), atUI("/queue/deliveries"), atUI("/queue/notification?id=1"), atUI("/queue/changes"), atUI("/queue/style.css"),
 		atUI("/QUEUE/deliveries"), atUI("//queue/deliveries"), atUI("/%71ueue/deliveries"), atUI("/queue%2Fdeliveries"), atUI("/other/../queue/deliveries"),
 		{method: http.MethodHead, path: "/queue/deliveries"},
-		dropped("/queue"), {path: "/queue/lane", body: []byte("endpoint=intercom&lane=default&action=pause")},
+		dropped("/queue"), asForm("/queue/lane", "endpoint=intercom&lane=default&action=pause"),
 	}
 	for name, from := range strangers {
 		t.Run("and not asked "+name, func(t *testing.T) {
@@ -248,6 +250,38 @@ func TestQueueUIIsForThisMachine(t *testing.T) {
 	}
 }
 
+// What guards a site guards the UI, as it guards reverse_proxy, and however its lines are
+// ordered.
+func TestQueueUIIsBehindAllGuards(t *testing.T) {
+	const ui = "intercom_queue_ui /queue { unauthenticated hooks.example }"
+	asked := atUI("/queue/").at("hooks.example")
+	drop := dropped("/queue").at("hooks.example")
+	for name, c := range map[string]struct {
+		guard  string
+		status int
+	}{
+		"abort":      {ui + "\nabort @denied", 0},
+		"error":      {ui + "\nerror @denied 403", 403},
+		"respond":    {ui + "\nrespond @denied 403", 403},
+		"basic_auth": {ui + "\nbasic_auth @denied { ops " + hash + " }", 401},
+		"handle":     {"handle @denied { respond 403 }\nhandle { " + ui + " }", 403},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := start(t, setup{
+				only:    besideUI + "\n}\n@denied {\nnot header Cookie ops",
+				webhook: "route * { respond 200 }\n" + queueIn(t.TempDir()), behind: c.guard,
+			})
+			for _, m := range []message{asked, drop, asked.to("/queue/deliveries"), {method: http.MethodHead, path: "/queue/", host: "hooks.example"}} {
+				if answer, err := g.try(m); err == nil && answer.status != c.status || err != nil && c.status != 0 {
+					t.Errorf("%s %s is answered %d (%v), want %d", m.method, m.path, answer.status, err, c.status)
+				}
+			}
+			g.expect(200, asked.with("Cookie", "ops"))
+			g.expect(303, drop.with("Cookie", "ops"))
+		})
+	}
+}
+
 // forward_auth lets requests pass without a word about who sent them.
 func TestQueueUIGuardedInAnotherWay(t *testing.T) {
 	guard := newBackend(t, func(w http.ResponseWriter, r *http.Request) {
@@ -269,8 +303,9 @@ func TestQueueUIGuardedInAnotherWay(t *testing.T) {
 		start(t, site("")).expect(403, ops)
 	})
 	t.Run("answers whom the guard lets pass, with that word, and warns at load", func(t *testing.T) {
-		g := start(t, site("{ unauthenticated }"))
+		g := start(t, site("{ unauthenticated hooks.example }"))
 		g.expect(200, ops)
+		g.expect(403, ops.at("attacker.example"))
 		g.expect(200, ops.with("X-Forwarded-For", "203.0.113.9"))
 		g.expect(401, atUI("/queue/").at("hooks.example"))
 		if got := g.unauthenticatedUI(); len(got) != 1 || got[0].text("prefix") != "/queue" {

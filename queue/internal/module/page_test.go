@@ -3,6 +3,7 @@ package module_test
 import (
 	"errors"
 	"html"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -246,7 +247,6 @@ func TestPageRefusals(t *testing.T) {
 		status             int
 		want               string
 	}{
-		{"GET", "/nothing", "", 404, "there is no such page"},
 		{"POST", "/change", "", 400, "verb: give retry, resend or drop"},
 		{"POST", "/change", "verb=erase&endpoint=intercom&delivery=1", 400, "verb: give retry, resend or drop"},
 		{"POST", "/change", "verb=retry&delivery=100", 400, "endpoint: give its name"},
@@ -262,9 +262,7 @@ func TestPageRefusals(t *testing.T) {
 		form := func(r *http.Request) { r.Body = http.NoBody }
 		if c.form != "" {
 			form = func(r *http.Request) {
-				*r = *httptest.NewRequestWithContext(r.Context(), r.Method, c.path, strings.NewReader(c.form))
-				r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
-				r.RemoteAddr, r.Host = "127.0.0.1:5000", "localhost:8080"
+				r.Body, r.ContentLength = io.NopCloser(strings.NewReader(c.form)), int64(len(c.form))
 			}
 		}
 		w := p.visit(c.method, c.path, nil, form)
@@ -291,6 +289,10 @@ func TestPageAccess(t *testing.T) {
 		"another machine":                    {"/queue/change", retry, func(r *http.Request) { r.RemoteAddr = "192.0.2.1:5000" }},
 		"another host":                       {"/queue/change", retry, func(r *http.Request) { r.Host = "attacker.example" }},
 		"a reader on another machine":        {"/queue/", nil, func(r *http.Request) { r.RemoteAddr = "192.0.2.1:5000" }},
+		"a reader behind a proxy":            {"/queue/", nil, func(r *http.Request) { r.Header.Set("X-Forwarded-Host", "hooks.example") }},
+		"an image of another site":           {"/queue/", nil, fetch("cross-site", "no-cors", "image")},
+		"a frame of another site":            {"/queue/", nil, fetch("cross-site", "navigate", "iframe")},
+		"a script of a neighbouring site":    {"/queue/deliveries", nil, fetch("same-site", "cors", "empty")},
 		"a reader of one notification":       {"/queue/notification?id=1", nil, func(r *http.Request) { r.RemoteAddr = "192.0.2.1:5000" }},
 		"a reader of a list":                 {"/queue/deliveries", nil, func(r *http.Request) { r.Host = "attacker.example" }},
 	} {
@@ -304,6 +306,11 @@ func TestPageAccess(t *testing.T) {
 	}
 	if n := p.states()["support dead"]; n != 3 {
 		t.Errorf("%d dead letters are left", n)
+	}
+	for _, from := range []func(*http.Request){fetch("cross-site", "navigate", "document"), fetch("none", "navigate", "document"), fetch("same-origin", "cors", "empty")} {
+		if w := p.visit(http.MethodGet, "/queue/", nil, from); w.Code != http.StatusOK {
+			t.Errorf("a page that a person opens, or that asks for itself: status %d", w.Code)
+		}
 	}
 	if w := p.visit(http.MethodGet, "/queue/change", nil, nil); w.Code != http.StatusNotFound && w.Code != http.StatusMethodNotAllowed {
 		t.Errorf("a change by GET: status %d", w.Code)
@@ -322,6 +329,15 @@ func TestPageAccess(t *testing.T) {
 	}
 }
 
+// fetch makes a request one that a browser sends for a site, in a mode, to show what it gets.
+func fetch(site, mode, dest string) func(*http.Request) {
+	return func(r *http.Request) {
+		r.Header.Set("Sec-Fetch-Site", site)
+		r.Header.Set("Sec-Fetch-Mode", mode)
+		r.Header.Set("Sec-Fetch-Dest", dest)
+	}
+}
+
 func TestPageLeavesOtherRequestsToTheWebhook(t *testing.T) {
 	for _, prefix := range []string{"", "/queue"} {
 		p, _ := newPageTest(t, prefix)
@@ -335,6 +351,13 @@ func TestPageLeavesOtherRequestsToTheWebhook(t *testing.T) {
 		}
 		if w := p.visit(http.MethodPost, "/intercom/change", nil, nil); w.Code != 0 {
 			t.Errorf("POST outside of the prefix: status %d", w.Code)
+		}
+		asJSON := func(r *http.Request) { r.Header.Set("Content-Type", "application/json") }
+		if w := p.visit(http.MethodPost, prefix+"/change", nil, asJSON); w.Code != 0 {
+			t.Errorf("a notification to the path of a form: status %d", w.Code)
+		}
+		if w := p.visit(http.MethodGet, prefix+"/api/health", nil, nil); (w.Code == 0) != (prefix == "") {
+			t.Errorf("GET of what is no page, under the prefix %q: status %d", prefix, w.Code)
 		}
 	}
 }

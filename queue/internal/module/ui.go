@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"net/url"
 	"path"
+	"reflect"
 	"strings"
 
 	"go.uber.org/zap"
@@ -41,7 +42,9 @@ func init() {
 // Whoever can use it can read and delete everything in the queue. So it answers 403 to all but two kinds of clients:
 // those that Caddy has authenticated, as with `basic_auth`, and those on this machine, for which the connection's
 // address, Caddy's `client_ip` and the host in the request are all loopback. The host is checked because a web page
-// in a browser on this machine can let a name of its own point to 127.0.0.1 (DNS rebinding).
+// in a browser on this machine can let a name of its own point to 127.0.0.1 (DNS rebinding). A request with a header
+// that proxies add, such as `X-Forwarded-For` or `Via`, or of HTTP/1.0, which browsers do not speak and proxies do, is
+// not from this machine: a proxy on it sends what others sent.
 //
 // While the database cannot be used, it answers 503 with the reason.
 type UI struct {
@@ -52,9 +55,11 @@ type UI struct {
 	// the config's only queue.
 	QueueRaw json.RawMessage `json:"queue,omitempty" caddy:"namespace=http.intercom_webhook.queues inline_key=engine"`
 
-	// Whether to answer all clients. Set it only if the UI is protected in a way that does not set
-	// `{http.auth.user.id}`, such as `forward_auth`. Default: false.
-	Unauthenticated bool `json:"unauthenticated,omitempty"`
+	// The hosts in whose name it answers all clients, as in the matcher `host`. Set it only if the UI is protected in
+	// a way that does not set `{http.auth.user.id}`, such as `forward_auth`. A web page of somebody else can let its
+	// own name point to the UI (DNS rebinding), but none of these. Default: none; the Caddyfile's default is the hosts
+	// of the site.
+	Unauthenticated caddyhttp.MatchHost `json:"unauthenticated,omitempty"`
 
 	ctx         caddy.Context
 	key         string        // of the database; empty: that of the config's only queue
@@ -75,6 +80,16 @@ func checkPrefix(prefix string) error {
 	return nil
 }
 
+// checkHosts refuses what any host fits.
+func checkHosts(hosts []string) error {
+	for _, host := range hosts {
+		if strings.Trim(host, "*.") == "" {
+			return fmt.Errorf("unauthenticated: the host %q can be that of any web page: name the hosts of the UI, as in queue.example.com", host)
+		}
+	}
+	return nil
+}
+
 // Provision sets up the handler. Requests wait until the config is started.
 func (u *UI) Provision(ctx caddy.Context) error {
 	u.Prefix = strings.TrimSuffix(u.Prefix, "/") // "/" in JSON is the root, too
@@ -82,7 +97,13 @@ func (u *UI) Provision(ctx caddy.Context) error {
 		return err
 	}
 	u.ctx, u.started, u.floodLogger = ctx, make(chan struct{}), logging.OncePerSecond(ctx.Logger())
-	if u.Unauthenticated {
+	if u.Unauthenticated != nil {
+		if err := checkHosts(u.Unauthenticated); err != nil {
+			return err
+		}
+		if err := u.Unauthenticated.Provision(ctx); err != nil {
+			return fmt.Errorf("unauthenticated: %w", err)
+		}
 		ctx.Logger().Warn("intercom_queue_ui is unauthenticated: whoever reaches it can read and delete what is in the queue; "+
 			"make sure that something else guards it, such as forward_auth before it, or remove `unauthenticated`",
 			zap.String("prefix", u.Prefix))
@@ -131,13 +152,10 @@ func (u *UI) start(queues []*Base) error {
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.
 func (u *UI) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	// The pages and a webhook can both be at the root of a site, to which Intercom sends notifications, and a HEAD to
-	// validate the URL.
-	ours := r.Method == http.MethodGet || r.Method == http.MethodHead && u.Prefix != "" || web.IsForm(u.Prefix, r)
-	if !ours {
+	if !web.Owns(u.Prefix, r) {
 		return next.ServeHTTP(w, r)
 	}
-	if err := checkAccess(r); err != nil && !u.Unauthenticated {
+	if err := checkAccess(r); err != nil && !u.Unauthenticated.Match(r) {
 		if c := u.floodLogger.Check(zapcore.WarnLevel, "refused request for intercom_queue_ui: "+err.Error()); c != nil {
 			c.Write(zap.String("client_ip", clientIP(r)), zap.String("remote_addr", r.RemoteAddr))
 		}
@@ -154,6 +172,7 @@ func (u *UI) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 
 var (
 	errRemoteAddress = errors.New("the client is not authenticated, and its address is not loopback")
+	errForwarded     = errors.New("the client is not authenticated, and a proxy has forwarded the request")
 	errClientIP      = errors.New("the client is not authenticated, and client_ip is not loopback")
 	errHost          = errors.New("the client is not authenticated, and the host that it asks for is not localhost or a loopback address")
 )
@@ -171,11 +190,25 @@ func checkAccess(r *http.Request) error {
 	if !isLoopback(clientIP(r)) {
 		return errClientIP
 	}
+	if !r.ProtoAtLeast(1, 1) || forwarded(r.Header) {
+		return errForwarded
+	}
 	host := (&url.URL{Host: r.Host}).Hostname()
 	if !strings.EqualFold(host, "localhost") && !isLoopback(host) {
 		return errHost
 	}
 	return nil
+}
+
+// forwarded reports whether a request has a header that proxies add: X-Forwarded-*, Forwarded, Via, X-Real-Ip,
+// Cf-Connecting-Ip and the like. No browser sends any of them.
+func forwarded(header http.Header) bool {
+	for name := range header {
+		if name = strings.ToLower(name); name == "via" || strings.Contains(name, "forwarded") || strings.HasSuffix(name, "-ip") {
+			return true
+		}
+	}
+	return false
 }
 
 func isLoopback(address string) bool {
@@ -203,8 +236,10 @@ func client(r *http.Request) string { return cmp.Or(user(r), clientIP(r), r.Remo
 //
 //	intercom_queue_ui [<path prefix>] [{
 //		queue [<engine>] ...
-//		unauthenticated
+//		unauthenticated [<hosts...>]
 //	}]
+//
+// The hosts of unauthenticated are those of the site by default.
 func parseUI(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 	ui := new(UI)
 	h.Next() // consume the directive name
@@ -219,7 +254,7 @@ func parseUI(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 	}
 	for h.NextBlock(0) {
 		switch name := h.Val(); {
-		case name == "queue" && ui.QueueRaw != nil, name == "unauthenticated" && ui.Unauthenticated:
+		case name == "queue" && ui.QueueRaw != nil, name == "unauthenticated" && ui.Unauthenticated != nil:
 			return nil, h.Errf("%s is given twice", name)
 		case name == "queue":
 			module, engine, err := intercomwebhook.UnmarshalQueue(h.Dispenser)
@@ -227,10 +262,17 @@ func parseUI(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 				return nil, err
 			}
 			ui.QueueRaw = caddyconfig.JSONModuleObject(module, "engine", engine, nil)
-		case name == "unauthenticated" && h.NextArg():
-			return nil, h.ArgErr()
 		case name == "unauthenticated":
-			ui.Unauthenticated = true
+			if ui.Unauthenticated = h.RemainingArgs(); len(ui.Unauthenticated) == 0 {
+				ui.Unauthenticated = siteHosts(h)
+			}
+			if len(ui.Unauthenticated) == 0 {
+				return nil, h.Err("unauthenticated: the site answers to any host, and so also to the name of a web page of somebody else (DNS rebinding): " +
+					"name the hosts of the UI, as in `unauthenticated queue.example.com`")
+			}
+			if err := checkHosts(ui.Unauthenticated); err != nil {
+				return nil, h.WrapErr(err)
+			}
 		default:
 			return nil, h.Errf("unknown option %s of intercom_queue_ui: it has %s", name, option.Choices(name, []string{"queue", "unauthenticated"}))
 		}
@@ -240,6 +282,27 @@ func parseUI(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, error) {
 		matcher = caddy.ModuleMap{"path": h.JSON(caddyhttp.MatchPath{ui.Prefix, ui.Prefix + "/*"})}
 	}
 	return h.NewRoute(matcher, ui), nil
+}
+
+// siteHosts returns the hosts of the site that a directive is in; none if the site answers to any host. Caddy hands
+// the addresses of the site only to its own directives, so they are read from a private field. If another version of
+// Caddy does not have it, there are none, and the Caddyfile must name them.
+func siteHosts(h httpcaddyfile.Helper) (hosts []string) {
+	keys := reflect.ValueOf(h).FieldByName("parentBlock")
+	if keys.Kind() == reflect.Struct {
+		keys = keys.FieldByName("Keys")
+	}
+	if h.IsNamedRoute() || keys.Kind() != reflect.Slice {
+		return nil
+	}
+	for i := range keys.Len() {
+		address, err := httpcaddyfile.ParseAddress(keys.Index(i).FieldByName("Text").String())
+		if err != nil || checkHosts([]string{address.Host}) != nil {
+			return nil
+		}
+		hosts = append(hosts, address.Host)
+	}
+	return hosts
 }
 
 // Interface guards

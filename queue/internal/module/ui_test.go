@@ -48,7 +48,6 @@ func TestCheckAccess(t *testing.T) {
 			r := httptest.NewRequest(http.MethodGet, "/queue/", nil)
 			r = caddyhttp.PrepareRequest(r, repl, nil, new(caddyhttp.Server))
 			r.RemoteAddr, r.Host = c.remoteAddr, c.host
-			r.Header.Set("X-Forwarded-For", "127.0.0.1")
 			r.Header.Set("Http.auth.user.id", "ops")
 			caddyhttp.SetVar(r.Context(), caddyhttp.ClientIPVarKey, c.clientIP)
 			if c.placeholder != "" {
@@ -59,6 +58,28 @@ func TestCheckAccess(t *testing.T) {
 			}
 		})
 	}
+	for _, name := range []string{"X-Forwarded-For", "X-Forwarded-Host", "x-forwarded-proto", "X-Original-Forwarded-For", "Forwarded", "Via", "X-Real-IP", "CF-Connecting-IP", "True-Client-Ip"} {
+		t.Run("forwarded with "+name, func(t *testing.T) {
+			if got := checkAccess(local(t, func(r *http.Request) { r.Header[name] = []string{"127.0.0.1"} })); !errors.Is(got, errForwarded) {
+				t.Errorf("got %v, want %v", got, errForwarded)
+			}
+		})
+	}
+	t.Run("forwarded by a proxy that speaks HTTP/1.0", func(t *testing.T) {
+		if got := checkAccess(local(t, func(r *http.Request) { r.ProtoMinor = 0 })); !errors.Is(got, errForwarded) {
+			t.Errorf("got %v, want %v", got, errForwarded)
+		}
+	})
+	t.Run("with the headers of a browser", func(t *testing.T) {
+		got := checkAccess(local(t, func(r *http.Request) {
+			for _, name := range []string{"Accept", "Cookie", "Origin", "Referer", "Sec-Fetch-Site", "User-Agent", "If-None-Match"} {
+				r.Header.Set(name, "via")
+			}
+		}))
+		if got != nil {
+			t.Errorf("got %v", got)
+		}
+	})
 	t.Run("what no Caddy has prepared", func(t *testing.T) {
 		r := httptest.NewRequest(http.MethodGet, "/queue/", nil)
 		r.RemoteAddr, r.Host = "127.0.0.1:5000", "localhost"
@@ -66,4 +87,14 @@ func TestCheckAccess(t *testing.T) {
 			t.Errorf("got %v, want %v", got, errClientIP)
 		}
 	})
+}
+
+// local is a request of this machine, which set changes.
+func local(t *testing.T, set func(*http.Request)) *http.Request {
+	t.Helper()
+	r := caddyhttp.PrepareRequest(httptest.NewRequest(http.MethodGet, "/queue/", nil), caddy.NewReplacer(), nil, new(caddyhttp.Server))
+	r.RemoteAddr, r.Host = "127.0.0.1:5000", "localhost"
+	caddyhttp.SetVar(r.Context(), caddyhttp.ClientIPVarKey, "127.0.0.1")
+	set(r)
+	return r
 }

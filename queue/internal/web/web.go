@@ -8,6 +8,7 @@ import (
 	"errors"
 	"html/template"
 	"maps"
+	"mime"
 	"net/http"
 	"slices"
 	"strconv"
@@ -20,12 +21,6 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/manage"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/worker"
-)
-
-// The paths of the forms, behind the prefix.
-const (
-	changePath = "/change"
-	lanePath   = "/lane"
 )
 
 const (
@@ -47,28 +42,61 @@ type pages struct {
 func New(config context.Context, w *worker.Worker, prefix string, who func(*http.Request) string) http.Handler {
 	p := &pages{config: config, worker: w, prefix: prefix, who: who, changes: new(changes)}
 	mux := http.NewServeMux()
-	for pattern, serve := range map[string]func(http.ResponseWriter, *http.Request) error{
-		"GET " + prefix + "/{$}": p.serveOverview,
-		"GET " + prefix + "/": func(http.ResponseWriter, *http.Request) error {
-			return manage.NotFound(errors.New("there is no such page"))
-		},
-		"GET " + prefix + "/deliveries":   p.serveDeliveries,
-		"GET " + prefix + "/notification": p.serveNotification,
-		"GET " + prefix + "/changes":      p.serveChanges,
-		"GET " + prefix + "/style.css":    p.serveStyle,
-		"POST " + prefix + changePath:     p.serveChange,
-		"POST " + prefix + lanePath:       p.serveLane,
-	} {
-		mux.HandleFunc(pattern, p.withErrors(serve))
+	for pattern, serve := range routes {
+		method, path, _ := strings.Cut(pattern, " ")
+		mux.HandleFunc(method+" "+prefix+path, p.withErrors(func(w http.ResponseWriter, r *http.Request) error { return serve(p, w, r) }))
 	}
+	mux.HandleFunc(prefix+"/", p.withErrors(func(http.ResponseWriter, *http.Request) error {
+		return manage.NotFound(errors.New("there is no such page"))
+	}))
 	// A form on a foreign web page must not change anything in the name of a user who is logged in.
 	protected := http.NewCrossOriginProtection().Handler(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for name, value := range headers {
 			w.Header().Set(name, value)
 		}
+		if foreign(r) {
+			http.Error(w, "a page of another site asks for this", http.StatusForbidden)
+			return
+		}
 		protected.ServeHTTP(w, r)
 	})
+}
+
+// routes are the pages, their files and their forms.
+var routes = map[string]func(*pages, http.ResponseWriter, *http.Request) error{
+	"GET /{$}":          (*pages).serveOverview,
+	"GET /deliveries":   (*pages).serveDeliveries,
+	"GET /notification": (*pages).serveNotification,
+	"GET /changes":      (*pages).serveChanges,
+	"GET /style.css":    (*pages).serveStyle,
+	"POST /change":      (*pages).serveChange,
+	"POST /lane":        (*pages).serveLane,
+}
+
+// Owns reports whether a request is for the pages under a prefix. All others can be for a webhook at the same site: all
+// POSTs but the forms and, at the root of a site, all that is no page, and the HEAD with which Intercom validates a URL.
+func Owns(prefix string, r *http.Request) bool {
+	path, below := strings.CutPrefix(r.URL.Path, prefix)
+	switch r.Method {
+	case http.MethodPost:
+		kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+		return below && routes["POST "+path] != nil && kind == "application/x-www-form-urlencoded"
+	case http.MethodGet:
+		return prefix != "" || path == "/" || routes["GET "+path] != nil
+	default:
+		return prefix != "" && r.Method == http.MethodHead
+	}
+}
+
+// foreign reports whether a page of another site has a browser ask for something else than a page that a person then
+// sees: a foreign <img> must not make the database work.
+func foreign(r *http.Request) bool {
+	switch r.Header.Get("Sec-Fetch-Site") {
+	case "", "none", "same-origin":
+		return false
+	}
+	return r.Method != http.MethodGet || r.Header.Get("Sec-Fetch-Mode") != "navigate" || r.Header.Get("Sec-Fetch-Dest") != "document"
 }
 
 // headers keep browsers from running, loading or storing anything, and foreign web pages from showing the pages in a
@@ -80,12 +108,6 @@ var headers = map[string]string{
 	"X-Content-Type-Options":  "nosniff",
 	"Referrer-Policy":         "same-origin",
 	"Cache-Control":           "no-store",
-}
-
-// IsForm reports whether a request is a form of the pages under a prefix. All other POSTs can be for a webhook at the
-// same site.
-func IsForm(prefix string, r *http.Request) bool {
-	return r.Method == http.MethodPost && (r.URL.Path == prefix+changePath || r.URL.Path == prefix+lanePath)
 }
 
 // withErrors shows errors of handlers, with their status.

@@ -347,6 +347,49 @@ func TestMentionsOfTheDocs(t *testing.T) {
 	}
 }
 
+var (
+	docsLocks = regexp.MustCompile(`--vacuum|whole=true|VACUUM \(?FULL|VACUUM[;"]|REINDEX|CLUSTER|LOCK TABLE`)
+	docsPrice = regexp.MustCompile(`can\s+be\s+stored|do not stop storing|stopped storing`)
+)
+
+// Advice that stops storing, because it locks a table or the file, must say so in the same
+// paragraph.
+func TestAdviceThatLocksSaysItsPrice(t *testing.T) {
+	texts := make(map[string]string)
+	for _, pattern := range []string{"../*.md", "../docs/*.md", "../contrib/*/*", "../examples/*", "../internal/cli/help/*.txt", "../internal/cli/*.go", "../queue/*/*.go", "../queue/internal/*/*.go"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: no file, error %v", pattern, err)
+		}
+		for _, file := range files {
+			content, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			texts[file] = string(content)
+		}
+	}
+	found := 0
+	for file, text := range texts {
+		paragraphs := strings.Split(text, "\n\n")
+		if filepath.Ext(file) == ".go" { // there, those that a person reads are strings of one line
+			paragraphs = slices.DeleteFunc(strings.Split(text, "\n"), func(line string) bool {
+				return strings.HasSuffix(file, "_test.go") || !strings.Contains(line, "--vacuum ")
+			})
+		}
+		for _, paragraph := range paragraphs {
+			if advice := docsLocks.FindString(paragraph); advice != "" {
+				if found++; !docsPrice.MatchString(paragraph) {
+					t.Errorf("%s: advises %s, and does not say that nothing can be stored meanwhile:\n%s", file, advice, paragraph)
+				}
+			}
+		}
+	}
+	if found < 6 {
+		t.Errorf("%d advices are found: the test does not see what it should", found)
+	}
+}
+
 func TestAnchorsAreGitHubs(t *testing.T) {
 	for heading, want := range map[string]string{
 		"Intercom's addresses":                 "intercoms-addresses",

@@ -36,8 +36,8 @@ var (
 )
 
 // vacuumWarning says for how long storing stands still: the command does not know the size.
-const vacuumWarning = "--vacuum writes the whole file anew. Until it is done, no notification can be stored: Intercom gets 503, and sends once more after a minute. " +
-	"How long it takes depends on the size of the file and on the disk: about as long as to copy the file twice, so seconds for 100 MB, and minutes for 10 GB."
+const vacuumWarning = "--vacuum writes the whole file or the tables anew. Until it is done, no notification can be stored: Intercom gets 503, sends once more after a minute, and then drops the notification. " +
+	"How long it takes depends on the size and on the disk: seconds for 100 MB, and minutes for 10 GB. 'queue move' to a new database, and deleting the old one, stops nothing."
 
 // newCommand returns the command of the change.
 func (c *change) newCommand() *cobra.Command {
@@ -53,7 +53,7 @@ func (c *change) newCommand() *cobra.Command {
 		_ = cmd.RegisterFlagCompletionFunc("to", completeLanes) // the flag exists
 	}
 	if c.whole {
-		flags.Bool("vacuum", false, "Also write SQLite's whole file anew; nothing can be stored meanwhile")
+		flags.Bool("vacuum", false, "Also write the whole file or the tables anew; nothing can be stored meanwhile")
 	}
 	return onQueue(cmd, cobra.ArbitraryArgs, c.run)
 }

@@ -201,7 +201,7 @@ func (u upkeep) Scrub(ctx context.Context, whole bool) (remains string, err erro
 	}
 	defer func() { err = errors.Join(err, conn.Close(context.WithoutCancel(ctx))) }()
 	vacuum := "VACUUM "
-	remains = "PostgreSQL has made the space of deleted rows free, and overwrites it as it is used again. Until then the files of the tables still have them; --vacuum rewrites these. "
+	remains = "PostgreSQL has made the space of deleted rows free, and overwrites it as it is used again. Until then the files of the tables still have them: `erase --vacuum` rewrites these, and nothing can be stored meanwhile. "
 	if whole {
 		vacuum = "VACUUM (FULL, ANALYZE) "
 		remains = "The files of the tables have been rewritten, and no longer have them. "

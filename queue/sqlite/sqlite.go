@@ -132,7 +132,7 @@ func (e *engine) Close() error {
 
 const (
 	remainsInBackups = "Backups and copies of the file that were made before still have them (docs/operations.md, Backups of the file)."
-	remainsInPages   = "What was deleted is overwritten, and the write-ahead log is empty. Parts of rows that SQLite had moved to another page before may still be in the file: `erase --vacuum` writes the whole file anew. "
+	remainsInPages   = "What was deleted is overwritten, and the write-ahead log is empty. Parts of rows that SQLite had moved to another page before may still be in the file: `erase --vacuum` writes the whole file anew, and nothing can be stored meanwhile. "
 	remainsNowhere   = "The file was written anew, and no longer has them. "
 )
 

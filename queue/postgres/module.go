@@ -61,12 +61,18 @@ var errMissingURL = errors.New("queue postgres: the URL is missing, as in postgr
 //		schema           <name>
 //		name             <endpoint name>
 //		workers          <n>
-//		lane <name> {
-//			workers <n>
-//		}
 //		delivery_timeout <duration>
-//		max_attempts     <n>
 //		max_age          <duration>
+//		max_attempts     <n>
+//		dead_on          <statuses...>
+//		lane <name> {
+//			workers          <n>
+//			delivery_timeout <duration>
+//			max_age          <duration>
+//			max_attempts     <n>
+//			dead_on          <statuses...>
+//			rate             <n>/s
+//		}
 //		keep_delivered   <duration>
 //		keep_dead        <duration>
 //	}]

@@ -13,7 +13,10 @@ import (
 )
 
 // retrying are options with which a failed delivery waits for its next attempt.
-var retrying = worker.Options{DeliveryTimeout: 10 * time.Second, MaxAge: time.Hour, KeepDelivered: time.Hour, KeepDead: time.Hour, Workers: 16}
+var retrying = worker.Options{
+	LaneOptions:   worker.LaneOptions{DeliveryTimeout: 10 * time.Second, MaxAge: time.Hour, Workers: 16},
+	KeepDelivered: time.Hour, KeepDead: time.Hour,
+}
 
 // Deliveries in the former file were stranded without a word when path was changed.
 func TestAnotherDatabaseIsWarnedOf(t *testing.T) {

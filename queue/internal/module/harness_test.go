@@ -88,7 +88,8 @@ func file(t *testing.T) worker.Database {
 }
 
 var options = worker.Options{
-	DeliveryTimeout: 10 * time.Second, MaxAge: time.Hour, MaxAttempts: 1, KeepDelivered: time.Hour, KeepDead: time.Hour, Workers: 16,
+	LaneOptions:   worker.LaneOptions{DeliveryTimeout: 10 * time.Second, MaxAge: time.Hour, MaxAttempts: 1, Workers: 16},
+	KeepDelivered: time.Hour, KeepDead: time.Hour,
 }
 
 // running is a config that runs.

@@ -27,11 +27,16 @@ func unmarshal(block string) (o Options, path string, err error) {
 }
 
 func TestOptionsOfACaddyfile(t *testing.T) {
-	got, path, err := unmarshal("path q.db\nname crm\nworkers 4\nlane a {\nworkers 2\n}\nlane b {\nworkers 3\n}\n" +
-		"delivery_timeout 5s\nmax_attempts 7\nmax_age 1d\nkeep_delivered 2h\nkeep_dead 3d")
+	got, path, err := unmarshal("path q.db\nname crm\nworkers 4\nlane a {\nworkers 2\ndead_on 4xx 500\n}\n" +
+		"lane b {\nrate 0.5/s\ndelivery_timeout 1s\nmax_age 1h\nmax_attempts 3\n}\ndead_on 410 5xx\ndelivery_timeout 5s\nmax_attempts 7\nmax_age 1d\nkeep_delivered 2h\nkeep_dead 3d")
 	want := Options{
-		Name: "crm", Workers: 4, Lanes: map[string]Lane{"a": {2}, "b": {3}}, DeliveryTimeout: caddy.Duration(5 * time.Second),
-		MaxAttempts: 7, MaxAge: caddy.Duration(24 * time.Hour), KeepDelivered: caddy.Duration(2 * time.Hour), KeepDead: caddy.Duration(72 * time.Hour),
+		Name:        "crm",
+		LaneOptions: LaneOptions{Workers: 4, DeliveryTimeout: hour / 720, MaxAge: 24 * hour, MaxAttempts: 7, DeadOn: []int{410, 5}},
+		Lanes: map[string]Lane{
+			"a": {LaneOptions: LaneOptions{Workers: 2, DeadOn: []int{4, 500}}},
+			"b": {LaneOptions: LaneOptions{DeliveryTimeout: hour / 3600, MaxAge: hour, MaxAttempts: 3}, Rate: 0.5},
+		},
+		KeepDelivered: 2 * hour, KeepDead: 72 * hour,
 	}
 	if err != nil || path != "q.db" || fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("got %+v, %q, %v", got, path, err)
@@ -39,37 +44,69 @@ func TestOptionsOfACaddyfile(t *testing.T) {
 	if err := got.complete(); err != nil {
 		t.Error(err)
 	}
+	lanes := got.forWorker().Lanes
+	for name, want := range map[string]worker.LaneOptions{ // what is not given is as in the queue
+		"a": {Workers: 2, DeliveryTimeout: 5 * time.Second, MaxAge: 24 * time.Hour, MaxAttempts: 7, DeadOn: []int{4, 500}},
+		"b": {Workers: 4, DeliveryTimeout: time.Second, MaxAge: time.Hour, MaxAttempts: 3, DeadOn: []int{410, 5}, Rate: 0.5},
+	} {
+		if fmt.Sprint(lanes[name]) != fmt.Sprint(want) {
+			t.Errorf("lane %s: %+v, want %+v", name, lanes[name], want)
+		}
+	}
 }
 
 func TestOptionsOfACaddyfileThatAreRefused(t *testing.T) {
 	for block, want := range map[string]string{
-		"name a\nname b":                       "name is given twice, at Testfile:3",
-		"name":                                 "wrong argument count or unexpected line ending after 'name', at Testfile:2",
-		"name Crm":                             `name "Crm": give lower-case letters and digits, joined by single - or _, 32 at most, at Testfile:2`,
-		"path":                                 "wrong argument count",
-		`path ""`:                              "wrong argument count",
-		"path bad":                             "path bad is bad, at Testfile:2",
-		"workers 0":                            "workers must be from 1 to 10000, not 0, at Testfile:2",
-		"workers many":                         `workers "many" is not a number, at Testfile:2`,
-		"max_attempts 0":                       "max_attempts must be from 1 to 1000, not 0, at Testfile:2",
-		"max_attempts 1001":                    "max_attempts must be from 1 to 1000, not 1001",
-		"delivery_timeout 2h":                  "delivery_timeout must be from 1ms to 1h0m0s",
-		"keep_dead 11y":                        `keep_dead "11y" is not a duration`,
-		"lane a {\nworkers 1\n}\nlane a {\n}":  "lane a is given twice, at Testfile:5",
-		"lane a {\nrate 5\n}":                  "unknown option rate of a lane: it has workers, at Testfile:3",
-		"lane a":                               "lane a has no option: give it one, as in { workers 4 }, at Testfile:2",
-		"lane a {\nworkers 1\nworkers 2\n}":    "workers is given twice, at Testfile:4",
-		"adopt old":                            "unknown option adopt of queue: it has path, name, workers, lane, delivery_timeout, max_attempts, max_age, keep_delivered and keep_dead",
-		"schema x":                             "unknown option schema of queue",
-		"max_atempts 3":                        "did you mean max_attempts?",
-		"max_age 400d":                         "max_age must be from 1ms to 1 year",
-		"keep_delivered 0":                     "keep_delivered must be from 1ms to 10 years",
-		"name " + strings.Repeat("a", 33):      "32 at most",
-		"lane a b {\nworkers 1\n}":             "wrong argument count",
-		"lane a {\nworkers 10001\n}":           "workers must be from 1 to 10000, not 10001, at Testfile:3",
-		"keep_delivered 1h\nkeep_delivered 2h": "keep_delivered is given twice, at Testfile:3",
-		"delivery_timeout 1s 2s":               "wrong argument count",
-		"path one\npath two":                   "path is given twice, at Testfile:3",
+		"name a\nname b":                           "name is given twice, at Testfile:3",
+		"name":                                     "wrong argument count or unexpected line ending after 'name', at Testfile:2",
+		"name Crm":                                 `name "Crm": give lower-case letters and digits, joined by single - or _, 32 at most, at Testfile:2`,
+		"path":                                     "wrong argument count",
+		`path ""`:                                  "wrong argument count",
+		"path bad":                                 "path bad is bad, at Testfile:2",
+		"workers 0":                                "workers must be from 1 to 10000, not 0, at Testfile:2",
+		"workers many":                             `workers "many" is not a number, at Testfile:2`,
+		"max_attempts 0":                           "max_attempts must be from 1 to 1000, not 0, at Testfile:2",
+		"max_attempts 1001":                        "max_attempts must be from 1 to 1000, not 1001",
+		"delivery_timeout 2h":                      "delivery_timeout must be from 1ms to 1h0m0s",
+		"keep_dead 11y":                            `keep_dead "11y" is not a duration`,
+		"lane a {\nworkers 1\n}\nlane a {\n}":      "lane a is given twice, at Testfile:5",
+		"lane a {\nadopt x\n}":                     "unknown option adopt of a lane: it has workers, delivery_timeout, max_age, max_attempts, dead_on and rate",
+		"lane a {\nkeep_dead 1h\n}":                "unknown option keep_dead of a lane",
+		"lane a {\nrate 5\n}":                      `rate "5": give how many attempts a second, as in 5/s or 0.5/s, at Testfile:3`,
+		"lane a {\nrate 5/m\n}":                    `rate "5/m": give how many`,
+		"lane a {\nrate 0/s\n}":                    "rate must be more than 0 and at most 10000 attempts a second, as in 5/s, not 0, at Testfile:3",
+		"lane a {\nrate -1/s\n}":                   "rate must be more than 0",
+		"lane a {\nrate NaN/s\n}":                  "rate must be more than 0",
+		"lane a {\nrate 10001/s\n}":                "rate must be more than 0 and at most 10000",
+		"lane a {\nrate\n}":                        "wrong argument count",
+		"lane a {\nrate 1/s 2/s\n}":                "wrong argument count",
+		"lane a {\nrate 1/s\nrate 2/s\n}":          "rate is given twice, at Testfile:4",
+		"lane a {\ndead_on 4xx\ndead_on 5xx\n}":    "dead_on is given twice, at Testfile:4",
+		"lane a {\nmax_age soon\n}":                `max_age "soon" is not a duration`,
+		"rate 5/s":                                 "unknown option rate of queue",
+		"dead_on":                                  "wrong argument count",
+		"dead_on 4":                                `dead_on: "4" is no status: give one such as 410, or 4xx for all that begin with 4, at Testfile:2`,
+		"dead_on 40x":                              `dead_on: "40x" is no status`,
+		"dead_on 4xx 5XX":                          `dead_on: "5XX" is no status`,
+		"dead_on 200":                              "dead_on: 200 is no status of a failed attempt: give 300 to 599, or 3xx, 4xx or 5xx, at Testfile:2",
+		"dead_on 2xx":                              "dead_on: 2 is no status of a failed attempt",
+		"dead_on 600":                              "dead_on: 600 is no status",
+		"dead_on 410 410":                          "dead_on: 410 is given twice, at Testfile:2",
+		"dead_on 410 4xx":                          "dead_on: 410 is given twice, at Testfile:2",
+		"dead_on 4xx 4xx":                          "dead_on: 4xx is given twice, at Testfile:2",
+		"lane a":                                   "lane a has no option: give it one, as in { workers 4 }, at Testfile:2",
+		"lane a {\nworkers 1\nworkers 2\n}":        "workers is given twice, at Testfile:4",
+		"adopt old":                                "unknown option adopt of queue: it has path, name, lane, workers, delivery_timeout, max_age, max_attempts, keep_delivered, keep_dead and dead_on",
+		"schema x":                                 "unknown option schema of queue",
+		"max_atempts 3":                            "did you mean max_attempts?",
+		"max_age 400d":                             "max_age must be from 1ms to 1 year",
+		"keep_delivered 0":                         "keep_delivered must be from 1ms to 10 years",
+		"name " + strings.Repeat("a", 33):          "32 at most",
+		"lane a b {\nworkers 1\n}":                 "wrong argument count",
+		"lane a {\nworkers 10001\n}":               "workers must be from 1 to 10000, not 10001, at Testfile:3",
+		"keep_delivered 1h\nkeep_delivered 2h":     "keep_delivered is given twice, at Testfile:3",
+		"delivery_timeout 1s 2s":                   "wrong argument count",
+		"path one\npath two":                       "path is given twice, at Testfile:3",
 		"lane a {\nworkers 1\n}\nworkers 1\nlane ": "wrong argument count",
 	} {
 		if _, _, err := unmarshal(block); err == nil || !strings.Contains(err.Error(), want) {
@@ -85,17 +122,20 @@ func TestOptionsOfJSON(t *testing.T) {
 	}
 	got := o.forWorker()
 	if o.Name != "intercom" || got.Workers != 16 || got.DeliveryTimeout != 30*time.Second || got.MaxAttempts != 0 || got.MaxAge != 72*time.Hour ||
-		got.KeepDelivered != 24*time.Hour || got.KeepDead != 720*time.Hour || len(got.LaneWorkers) != 0 {
+		got.KeepDelivered != 24*time.Hour || got.KeepDead != 720*time.Hour || len(got.Lanes) != 0 || got.DeadOn != nil {
 		t.Errorf("the defaults are %+v", got)
 	}
 	for want, o := range map[string]Options{
 		`name "a--b": give`:                  {Name: "a--b"},
-		"max_attempts must be from 1":        {MaxAttempts: -1},
-		"workers must be from 1":             {Workers: -1},
-		"lane a: workers must be from 1":     {Lanes: map[string]Lane{"a": {}}},
-		"max_age must be from 1ms":           {MaxAge: 72},
+		"max_attempts must be from 1":        {LaneOptions: LaneOptions{MaxAttempts: -1}},
+		"workers must be from 1":             {LaneOptions: LaneOptions{Workers: -1}},
+		"lane a: workers must be from 1":     {Lanes: map[string]Lane{"a": {LaneOptions: LaneOptions{Workers: -1}}}},
+		"lane a: rate must be more than 0":   {Lanes: map[string]Lane{"a": {Rate: -1}}},
+		"lane a: dead_on: 4xx is given":      {Lanes: map[string]Lane{"a": {LaneOptions: LaneOptions{DeadOn: []int{4, 4}}}}},
+		"dead_on: 99 is no status":           {LaneOptions: LaneOptions{DeadOn: []int{99}}},
+		"max_age must be from 1ms":           {LaneOptions: LaneOptions{MaxAge: 72}},
 		"keep_delivered must be from 1ms":    {KeepDelivered: -1},
-		"delivery_timeout must be from 1ms":  {DeliveryTimeout: caddy.Duration(2 * time.Hour)},
+		"delivery_timeout must be from 1ms":  {LaneOptions: LaneOptions{DeliveryTimeout: 2 * hour}},
 		"keep_dead must be from 1ms to 10 y": {KeepDead: caddy.Duration(100_000 * time.Hour)},
 	} {
 		if err := o.complete(); err == nil || !strings.Contains(err.Error(), want) {
@@ -105,7 +145,7 @@ func TestOptionsOfJSON(t *testing.T) {
 }
 
 func TestOptionsForLanes(t *testing.T) {
-	o := Options{Lanes: map[string]Lane{"b": {1}}}
+	o := Options{Lanes: map[string]Lane{"b": {Rate: 1}}}
 	for want, lanes := range map[string][]string{
 		"": {"a", "b"},
 		`lane "b": no route or copy has this lane; the lanes are a, c`: {"a", "c"},

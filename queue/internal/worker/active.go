@@ -68,7 +68,7 @@ func newActive(database db.DB, log *zap.Logger, config func() Config, endpoint f
 	a.finisher = &finisher{db: database, log: log, written: a.written}
 	deliverer := &deliverer{ctx: deliverCtx, instance: database.Instance(), endpoint: endpoint, peers: a.peers, tracing: &a.tracing}
 	a.lanes = &lanes{byName: make(map[db.Lane]*lane), shared: &laneParts{
-		db: database, log: log, book: a.book, pacer: a.pacer, deliver: deliverer.deliver, finish: a.finisher.finish, mayDeliver: a.mayDeliver,
+		db: database, log: log, book: a.book, pacer: a.pacer, deliver: deliverer.deliver, finish: a.finisher.finish, mayDeliver: a.mayDeliver, sharing: a.peers.sharing,
 	}}
 	a.store = newStore(database, a.book, a.pacer, a.lanes.get, a.noteContact)
 	a.counter = &counter{db: database, log: log}
@@ -135,14 +135,14 @@ func (a *active) configChanged() {
 // endpoints that it takes over.
 func (a *active) updateLanes(takeOver []db.Lane) {
 	config := a.config()
-	wanted := make(map[db.Lane]int)
+	wanted := make(map[db.Lane]*LaneOptions)
 	for _, lane := range takeOver {
 		if e := config[lane.Endpoint]; e != nil {
-			wanted[lane] = e.workers(lane.Name)
+			wanted[lane] = e.lane(lane.Name)
 		}
 	}
 	for _, lane := range config.lanes() {
-		wanted[lane.Lane] = lane.workers
+		wanted[lane.Lane] = lane.options
 	}
 	a.lanes.update(wanted)
 }

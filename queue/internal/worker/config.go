@@ -36,13 +36,20 @@ type Endpoint struct {
 
 // Options are the options of a queue.
 type Options struct {
+	LaneOptions
+	Lanes         map[string]LaneOptions // of those that have their own
+	KeepDelivered time.Duration
+	KeepDead      time.Duration
+}
+
+// LaneOptions are the options of a lane.
+type LaneOptions struct {
+	Workers         int // how many deliveries run at the same time
 	DeliveryTimeout time.Duration
 	MaxAge          time.Duration
-	MaxAttempts     int // 0: there is no limit
-	KeepDelivered   time.Duration
-	KeepDead        time.Duration
-	Workers         int
-	LaneWorkers     map[string]int // by lane; Workers for all others
+	MaxAttempts     int     // 0: there is no limit
+	DeadOn          []int   // statuses, or their first digits
+	Rate            float64 // attempts a second, of all instances; 0: there is no limit
 }
 
 // Config are the endpoints of a config that use the database, by name.
@@ -70,19 +77,19 @@ func Label(lane db.Lane) string {
 	return lane.Endpoint + "|" + lane.Name
 }
 
-// workers returns how many deliveries of a lane may run at the same time.
-func (e *Endpoint) workers(lane string) int {
-	if n, ok := e.Options.LaneWorkers[lane]; ok {
-		return n
+// lane returns the options of a lane.
+func (e *Endpoint) lane(name string) *LaneOptions {
+	if own, ok := e.Options.Lanes[name]; ok {
+		return &own
 	}
-	return e.Options.Workers
+	return &e.Options.LaneOptions
 }
 
 // configLane is a lane of a config.
 type configLane struct {
 	db.Lane
 	kind    string // route or copy
-	workers int
+	options *LaneOptions
 }
 
 // lanes returns the lanes of all endpoints, by the names of the endpoints: those of the routes,
@@ -95,7 +102,7 @@ func (c Config) lanes() []configLane {
 			if lane.Copy {
 				kind = "copy"
 			}
-			lanes = append(lanes, configLane{db.Lane{Endpoint: name, Name: lane.Name}, kind, c[name].workers(lane.Name)})
+			lanes = append(lanes, configLane{db.Lane{Endpoint: name, Name: lane.Name}, kind, c[name].lane(lane.Name)})
 		}
 	}
 	return lanes

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	intercomwebhook "github.com/caddy-intercom/caddy-intercom-webhook"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/events"
@@ -46,10 +49,10 @@ func (v *deliverer) deliver(d *delivery) (outcome db.Outcome, ok bool) {
 	if e == nil { // the config has just changed: an instance that has the endpoint will claim it
 		return released, true
 	}
-	waited := d.ageNow()
-	ctx, cancel := context.WithTimeout(v.ctx, e.Options.DeliveryTimeout)
+	waited, options := d.ageNow(), e.lane(d.lane.Name)
+	ctx, cancel := context.WithTimeout(v.ctx, options.DeliveryTimeout)
 	defer cancel()
-	a := &attempt{delivery: d, endpoint: e, label: Label(d.lane.Lane), started: time.Now()}
+	a := &attempt{delivery: d, endpoint: e, options: options, label: Label(d.lane.Lane), started: time.Now()}
 	if !v.run(ctx, a) || a.result.Err != nil && errors.Is(context.Cause(ctx), errStopping) {
 		return released, true // it has not ended, so it does not count
 	}
@@ -57,7 +60,7 @@ func (v *deliverer) deliver(d *delivery) (outcome db.Outcome, ok bool) {
 	if d.attempts == 0 {
 		waitSeconds.WithLabelValues(a.label).Observe(waited.Seconds())
 	}
-	outcome = decide(a.result, d.attempts, d.ageNow(), &e.Options)
+	outcome = decide(a.result, d.attempts, d.ageNow(), options)
 	outcome.Attempt = &db.Attempt{
 		At: time.Now(), Instance: v.instance, Upstream: a.result.Upstream, Status: a.result.Status, Duration: a.took, Answer: a.result.Answer,
 	}
@@ -88,7 +91,7 @@ func (v *deliverer) run(ctx context.Context, a *attempt) bool {
 		}
 		// Two configs may leave a delivery to each other for as long as both live, unless it
 		// is fixed to its lane. So one over its age is left to nobody.
-		overdue := !a.fixed && a.ageNow() >= a.endpoint.Options.MaxAge
+		overdue := !a.fixed && a.ageNow() >= a.options.MaxAge
 		if !overdue && v.peers.belongsToOther(a.lane.Lane, routed, a.fixed) {
 			a.lane.leaveToOthers(a.id)
 			return false
@@ -103,12 +106,14 @@ func (v *deliverer) run(ctx context.Context, a *attempt) bool {
 // decide returns the outcome of an attempt that has ended: its state, the reason of a dead
 // one, and the delay of a retrying one. Before are the attempts that ended earlier; the age
 // is that at the end of the attempt.
-func decide(result intercomwebhook.Delivery, before int, age time.Duration, options *Options) db.Outcome {
+func decide(result intercomwebhook.Delivery, before int, age time.Duration, options *LaneOptions) db.Outcome {
 	switch {
 	case result.Err == nil:
 		return db.Outcome{State: db.Delivered}
 	case errors.Is(result.Err, intercomwebhook.ErrUnrouted):
 		return db.Outcome{State: db.Dead, Reason: db.Unrouted}
+	case slices.ContainsFunc(options.DeadOn, func(status int) bool { return caddyhttp.StatusCodeMatches(result.Status, status) }):
+		return db.Outcome{State: db.Dead, Reason: db.Refused}
 	case options.MaxAttempts > 0 && before+1 >= options.MaxAttempts:
 		return db.Outcome{State: db.Dead, Reason: db.Attempts}
 	case age >= options.MaxAge:
@@ -130,6 +135,7 @@ func retryDelay(failedBefore int, retryAfter time.Duration) time.Duration {
 type attempt struct {
 	*delivery
 	endpoint *Endpoint
+	options  *LaneOptions
 	label    string // of the lane
 	started  time.Time
 	took     time.Duration

@@ -18,25 +18,34 @@ import (
 
 func TestOutcomesOfAttempts(t *testing.T) {
 	failed := intercomwebhook.Delivery{Err: errBackend}
+	answered := func(status int) intercomwebhook.Delivery {
+		return intercomwebhook.Delivery{Err: errBackend, Status: status}
+	}
 	for _, c := range []struct {
 		name   string
 		result intercomwebhook.Delivery
 		before int
 		age    time.Duration
-		most   int // attempts
+		most   int   // attempts
+		deadOn []int // statuses
 		want   db.State
 		reason db.Reason
 	}{
-		{"success", intercomwebhook.Delivery{}, 9, 100 * time.Hour, 1, db.Delivered, ""},
-		{"failure", failed, 0, 0, 0, db.Retrying, ""},
-		{"there is no limit of attempts by default", failed, 1000, 0, 0, db.Retrying, ""},
-		{"before the last attempt", failed, 1, 0, 3, db.Retrying, ""},
-		{"the last attempt", failed, 2, 0, 3, db.Dead, db.Attempts},
-		{"too old", failed, 2, 72 * time.Hour, 0, db.Dead, db.Age},
-		{"no route", intercomwebhook.Delivery{Err: fmt.Errorf("%w: no handler", intercomwebhook.ErrUnrouted)}, 0, 0, 0, db.Dead, db.Unrouted},
+		{"success", intercomwebhook.Delivery{Status: 200}, 9, 100 * time.Hour, 1, []int{4}, db.Delivered, ""},
+		{"failure", failed, 0, 0, 0, nil, db.Retrying, ""},
+		{"there is no limit of attempts by default", failed, 1000, 0, 0, nil, db.Retrying, ""},
+		{"before the last attempt", failed, 1, 0, 3, nil, db.Retrying, ""},
+		{"the last attempt", failed, 2, 0, 3, nil, db.Dead, db.Attempts},
+		{"too old", failed, 2, 72 * time.Hour, 0, nil, db.Dead, db.Age},
+		{"no route", intercomwebhook.Delivery{Err: fmt.Errorf("%w: no handler", intercomwebhook.ErrUnrouted)}, 0, 0, 0, []int{4, 5}, db.Dead, db.Unrouted},
+		{"a status that is refused", answered(410), 0, 0, 0, []int{410}, db.Dead, db.Refused},
+		{"a status of a class that is refused", answered(404), 0, 0, 0, []int{503, 4}, db.Dead, db.Refused},
+		{"another status than those that are refused", answered(503), 0, 0, 0, []int{4, 500}, db.Retrying, ""},
+		{"no answer, and all are refused", failed, 0, 0, 0, []int{3, 4, 5}, db.Retrying, ""},
+		{"the last attempt with a status that is refused", answered(404), 2, 100 * time.Hour, 3, []int{4}, db.Dead, db.Refused},
 	} {
-		options := testOptions
-		options.MaxAttempts = c.most
+		options := testOptions.LaneOptions
+		options.MaxAttempts, options.DeadOn = c.most, c.deadOn
 		got := decide(c.result, c.before, c.age, &options)
 		if got.State != c.want || got.Reason != c.reason || (got.Delay > 0) != (c.want == db.Retrying) {
 			t.Errorf("%s: %+v, want %s %s", c.name, got, c.want, c.reason)

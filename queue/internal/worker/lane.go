@@ -3,12 +3,14 @@ package worker
 import (
 	"context"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/time/rate"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/logging"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
@@ -21,7 +23,8 @@ type lane struct {
 	shared *laneParts
 	health health
 
-	workers         atomic.Int64 // how many deliveries may run at the same time
+	options         atomic.Pointer[LaneOptions]
+	limiter         *rate.Limiter // for options with a rate
 	paused, retired atomic.Bool
 
 	mu           sync.Mutex
@@ -31,8 +34,9 @@ type lane struct {
 	mayHaveMore  bool      // the database may have deliveries to claim
 	after        string    // the workspace of the last waiting delivery that was claimed
 	leftToOthers map[int64]bool
-	ended        int // deliveries since the last tick of claimInterval
-	endedBefore  int // deliveries between the two ticks before
+	ended        int  // deliveries since the last tick of claimInterval
+	endedBefore  int  // deliveries between the two ticks before
+	rateWaits    bool // deliverReady will be called when the rate allows a delivery
 
 	bytes int // that the lane holds; changed by the book alone
 
@@ -52,6 +56,7 @@ type laneParts struct {
 	deliver    func(*delivery) (outcome db.Outcome, ok bool)
 	finish     func(*delivery, db.Outcome)
 	mayDeliver func() bool
+	sharing    func(db.Lane) (instances int, wait time.Duration)
 
 	claiming   sync.WaitGroup // the goroutines in which lanes claim
 	delivering sync.WaitGroup // the goroutines that deliver
@@ -69,13 +74,13 @@ const (
 )
 
 // newLane returns a lane that claims and delivers until it is retired.
-func newLane(shared *laneParts, name db.Lane, workers int, paused bool) *lane {
+func newLane(shared *laneParts, name db.Lane, options *LaneOptions, paused bool) *lane {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &lane{
 		Lane: name, shared: shared, mayHaveMore: true, leftToOthers: make(map[int64]bool),
-		claimNow: make(chan struct{}, 1), stopClaiming: cancel,
+		limiter: rate.NewLimiter(0, 1), claimNow: make(chan struct{}, 1), stopClaiming: cancel,
 	}
-	l.workers.Store(int64(workers))
+	l.options.Store(options)
 	l.paused.Store(paused)
 	wake(l.claimNow)
 	shared.claiming.Go(func() { l.claimAll(ctx) })
@@ -92,14 +97,22 @@ func (l *lane) retire() {
 // prefetch returns how many deliveries to hold that do not run yet: about as many as are made in half
 // a second. With a slow backend these are few, and other instances can claim the rest.
 func (l *lane) prefetch() int {
-	return min(maxPrefetch, int(l.workers.Load())+max(l.ended, l.endedBefore)/2)
+	return min(maxPrefetch, l.options.Load().Workers+max(l.ended, l.endedBefore)/2, l.soon())
+}
+
+// soon returns how many deliveries to hold at most, so that they can begin within about a second.
+func (l *lane) soon() int {
+	if rate := l.options.Load().Rate; rate > 0 {
+		return int(rate) + 1
+	}
+	return math.MaxInt
 }
 
 // held returns how many deliveries do not run yet, with those that are being stored.
 func (l *lane) held() int { return l.ready.waiting + l.reserved }
 
 // idle returns how many further deliveries may run at the same time.
-func (l *lane) idle() int { return max(0, int(l.workers.Load())-l.running) }
+func (l *lane) idle() int { return max(0, l.options.Load().Workers-l.running) }
 
 // reserve reserves a place and memory for a delivery that is being stored. It returns false if
 // there is no room. If the database may have older deliveries, half of the room is kept for them.
@@ -114,7 +127,7 @@ func (l *lane) reserve(size int) bool {
 	if l.mayHaveMore {
 		room /= 2
 	}
-	room = min(room+l.idle(), l.shared.pacer.soon())
+	room = min(room+l.idle(), l.soon(), l.shared.pacer.soon())
 	if l.paused.Load() || l.retired.Load() || l.held() >= room || !l.shared.book.reserve(l, size) {
 		return false
 	}
@@ -166,15 +179,42 @@ func (l *lane) next() *delivery {
 	if l.mayHaveMore && l.held()*2 <= l.prefetch() {
 		wake(l.claimNow)
 	}
-	if l.ready.waiting == 0 || l.idle() == 0 || !l.shared.mayDeliver() || !l.shared.pacer.mayStart() {
+	if l.ready.waiting == 0 || l.idle() == 0 || !l.shared.mayDeliver() || !l.mayStart() {
 		return nil
 	}
 	l.running++
 	return l.ready.pop()
 }
 
+// mayStart reports whether a delivery may start now, and counts it. If the rate of the lane does not
+// allow it yet, it makes deliverReady be called when it does. The caller must hold mu.
+func (l *lane) mayStart() bool {
+	most := l.options.Load().Rate
+	if most == 0 {
+		return l.shared.pacer.mayStart()
+	}
+	instances, wait := l.shared.sharing(l.Lane)
+	l.limiter.SetLimit(rate.Limit(most / float64(instances)))
+	reserved := l.limiter.Reserve()
+	wait = max(wait, reserved.Delay())
+	if wait == 0 && l.shared.pacer.mayStart() {
+		return true
+	}
+	reserved.Cancel()
+	if wait > 0 && !l.rateWaits {
+		l.rateWaits = true
+		time.AfterFunc(wait, func() {
+			l.mu.Lock()
+			l.rateWaits = false
+			l.mu.Unlock()
+			l.deliverReady()
+		})
+	}
+	return false
+}
+
 // refill claims deliveries if the database may have some, and starts those that are possible now. With
-// more the database may have some. It must be called when workers or paused has changed.
+// more the database may have some. It must be called when options or paused has changed.
 func (l *lane) refill(more bool) {
 	l.mu.Lock()
 	l.mayHaveMore = l.mayHaveMore || more
@@ -250,7 +290,7 @@ func (l *lane) nextClaim() (claim db.Claim, wanted bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	prefetch := l.prefetch()
-	missing := prefetch + l.idle() - l.held()
+	missing := min(prefetch+l.idle(), l.soon()) - l.held()
 	if !l.mayHaveMore || l.paused.Load() || l.retired.Load() || len(l.leftToOthers) >= maxLeftToOthers || missing*2 < prefetch || missing <= 0 {
 		return db.Claim{}, false
 	}

@@ -45,8 +45,8 @@ func (s *lanes) refill(more bool) {
 }
 
 // update starts, resizes and retires lanes, so that this instance works on those that are
-// wanted, each with its number of workers. It does not wait for deliveries.
-func (s *lanes) update(wanted map[db.Lane]int) {
+// wanted, each with its options. It does not wait for deliveries.
+func (s *lanes) update(wanted map[db.Lane]*LaneOptions) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped.Load() {
@@ -58,10 +58,10 @@ func (s *lanes) update(wanted map[db.Lane]int) {
 			lane.retire()
 		}
 	}
-	for name, workers := range wanted {
+	for name, options := range wanted {
 		if lane := s.byName[name]; lane == nil {
-			s.byName[name] = newLane(s.shared, name, workers, s.paused[name])
-		} else if n := int64(workers); lane.workers.Swap(n) != n {
+			s.byName[name] = newLane(s.shared, name, options, s.paused[name])
+		} else if was := lane.options.Swap(options); was.Workers != options.Workers || was.Rate != options.Rate {
 			lane.refill(true)
 		}
 	}
@@ -104,7 +104,7 @@ func (s *lanes) state(name db.Lane, worked bool) (state LaneState, workers int) 
 	s.mu.RUnlock()
 	state = LaneActive
 	if lane != nil {
-		state, workers = lane.health.state(time.Now()), int(lane.workers.Load())
+		state, workers = lane.health.state(time.Now()), lane.options.Load().Workers
 	} else if !worked {
 		state = LaneOrphaned
 	}

@@ -43,7 +43,7 @@ var (
 const resultFailed = "failed"
 
 // results are the values of the label result.
-var results = []string{string(db.Delivered), resultFailed, string(db.Attempts), string(db.Age), string(db.Unrouted)}
+var results = []string{string(db.Delivered), resultFailed, string(db.Attempts), string(db.Age), string(db.Refused), string(db.Unrouted)}
 
 func laneDesc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc(prometheus.BuildFQName(metrics.Namespace, metrics.Subsystem, name), help, labels, nil)

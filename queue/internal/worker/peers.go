@@ -34,6 +34,7 @@ type peers struct {
 	mu      sync.RWMutex
 	known   db.Peers
 	asked   time.Time             // when they were asked for
+	told    map[db.Lane]time.Time // own lanes, since when the others can know of them
 	orphans map[db.Lane]time.Time // lanes of own endpoints, since when no live instance has them
 }
 
@@ -45,15 +46,23 @@ func (p *peers) late() bool {
 
 // exchange tells the others of this instance, and stores what it learns of them.
 func (p *peers) exchange(ctx context.Context) error {
-	asked := time.Now()
-	known, err := p.db.Heartbeat(ctx, p.config().presence())
+	asked, self, late := time.Now(), p.config().presence(), p.late()
+	known, err := p.db.Heartbeat(ctx, self)
 	if err != nil {
 		return err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if asked.After(p.asked) {
+	if !asked.Before(p.asked) {
 		p.known, p.asked = known, asked
+		told := make(map[db.Lane]time.Time, len(self.Lanes))
+		for _, lane := range self.Lanes {
+			told[lane] = time.Now()
+			if since, before := p.told[lane]; before && !late {
+				told[lane] = since
+			}
+		}
+		p.told = told
 	}
 	return nil
 }
@@ -92,6 +101,26 @@ func (p *peers) lanes() []db.Lane {
 		lanes = append(lanes, other.Lanes...)
 	}
 	return lanes
+}
+
+// sharing returns how many live instances work on a lane of the config, with this one, and how long this
+// one must wait until all of the others know that. Those that have not learned it by then deliver nothing.
+func (p *peers) sharing(lane db.Lane) (instances int, wait time.Duration) {
+	p.mu.RLock()
+	defer p.mu.RUnlock()
+	instances = 1
+	for _, other := range p.known.Others {
+		if slices.Contains(other.Lanes, lane) {
+			instances++
+		}
+	}
+	if instances > 1 {
+		wait = lateAfter
+		if since, told := p.told[lane]; told {
+			wait = max(0, lateAfter-time.Since(since))
+		}
+	}
+	return instances, wait
 }
 
 // belongsToOther reports whether a delivery should be left to another live instance, because this

@@ -62,7 +62,8 @@ func (f *fakeHandler) endpoint(name string, options Options, lanes ...string) *E
 }
 
 var testOptions = Options{
-	Workers: 16, DeliveryTimeout: 30 * time.Second, MaxAge: 72 * time.Hour, KeepDelivered: 24 * time.Hour, KeepDead: 720 * time.Hour,
+	LaneOptions:   LaneOptions{Workers: 16, DeliveryTimeout: 30 * time.Second, MaxAge: 72 * time.Hour},
+	KeepDelivered: 24 * time.Hour, KeepDead: 720 * time.Hour,
 }
 
 // testWorker is a worker on a fake database.
@@ -210,7 +211,7 @@ func TestFailedDeliveriesAreTriedAgain(t *testing.T) {
 func TestDeadLetters(t *testing.T) {
 	failing := func(*http.Request, int) intercomwebhook.Delivery {
 		time.Sleep(2 * time.Millisecond) // longer than the shortest max_age
-		return intercomwebhook.Delivery{Err: errBackend}
+		return intercomwebhook.Delivery{Err: errBackend, Status: http.StatusNotFound}
 	}
 	unrouted := func(*http.Request, int) intercomwebhook.Delivery {
 		return intercomwebhook.Delivery{Err: fmt.Errorf("%w: no route", intercomwebhook.ErrUnrouted)}
@@ -223,6 +224,7 @@ func TestDeadLetters(t *testing.T) {
 	}{
 		{"after the last attempt", func(o *Options) { o.MaxAttempts = 1 }, failing, db.Attempts},
 		{"after the longest time", func(o *Options) { o.MaxAge = time.Millisecond }, failing, db.Age},
+		{"with a status that is refused", func(o *Options) { o.DeadOn = []int{4} }, failing, db.Refused},
 		{"where no route fits", func(*Options) {}, unrouted, db.Unrouted},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -267,7 +269,7 @@ func TestLanesFollowTheConfig(t *testing.T) {
 		<-began
 
 		current := &fakeHandler{lane: "support"}
-		options.LaneWorkers = map[string]int{"support": 2}
+		options.Lanes = map[string]LaneOptions{"support": {Workers: 2, DeliveryTimeout: time.Minute, MaxAge: time.Hour}}
 		first := Config{"intercom": w.endpoint}
 		w.endpoint = current.endpoint("intercom", options, "support")
 		w.Attach(Config{"intercom": w.endpoint})

@@ -6,6 +6,7 @@ package intercomwebhook
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -70,13 +71,14 @@ type Handler struct {
 	// The client secrets of the app in Intercom's Developer Hub. A request is accepted
 	// if any of them has signed it, so that a secret can be changed without losing
 	// notifications. Placeholders such as `{env.*}` are expanded when the config is
-	// loaded.
+	// loaded. Line breaks and blanks around a secret do not count. A secret with blanks
+	// or invisible characters inside is refused.
 	//
 	// A value that is a single `{file.*}` and nothing else means all secrets in that
-	// file, one a line. The file can be changed without a reload: while requests come,
-	// it is checked for changes at most once a second, and read again after a change.
-	// If the file becomes unreadable or empty, the secrets stay as they are, and a
-	// warning is logged.
+	// file, one a line. Blank lines, and lines that begin with `#`, have none. The file
+	// can be changed without a reload: while requests come, it is read at most once a
+	// second. If it becomes unreadable or empty, or a line cannot be a secret, the
+	// secrets stay as they are, and a warning is logged.
 	//
 	// Required.
 	ClientSecrets []string `json:"client_secrets,omitempty"`
@@ -138,6 +140,15 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 // Provision loads the guest modules and expands the secrets.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	hash := hashOf(h)
+	place, known := places.Load(hash)
+	err := h.provision(ctx, hash)
+	if err != nil && known {
+		return fmt.Errorf("%w, at %s", err, place)
+	}
+	return err
+}
+
+func (h *Handler) provision(ctx caddy.Context, hash [sha256.Size]byte) error {
 	h.logger = ctx.Logger()
 	h.floodLogger = logging.OncePerSecond(h.logger)
 	h.MaxSize = cmp.Or(h.MaxSize, defaultMaxSize)

@@ -100,7 +100,7 @@ func TestNotificationsGoToTheCopiesThatTheyFit(t *testing.T) {
 }
 
 func TestACopyIsSignedAnew(t *testing.T) {
-	t.Setenv("STAGING_SECRET", "another secret")
+	t.Setenv("STAGING_SECRET", "another-secret")
 	var got http.Header
 	h := withCopies(t, `[{"lane":"staging","resign":"{env.STAGING_SECRET}","match":[{"intercom_topic":["b"]}]},{"lane":"plain"}]`)
 	catch := caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
@@ -112,7 +112,7 @@ func TestACopyIsSignedAnew(t *testing.T) {
 		h.router.copies[i].handler = catch
 	}
 	body := []byte(`{"topic":"ping"}`)
-	mac := hmac.New(sha1.New, []byte("another secret"))
+	mac := hmac.New(sha1.New, []byte("another-secret"))
 	mac.Write(body)
 	for lane, want := range map[string]string{"staging": "sha1=" + hex.EncodeToString(mac.Sum(nil)), "plain": "sha1=0123"} {
 		r := httptest.NewRequest(http.MethodPost, "/", nil)
@@ -126,7 +126,7 @@ func TestACopyIsSignedAnew(t *testing.T) {
 		}
 	}
 	config, err := json.Marshal(h)
-	if err != nil || strings.Contains(string(config), "another secret") || !strings.Contains(string(config), "{env.STAGING_SECRET}") {
+	if err != nil || strings.Contains(string(config), "another-secret") || !strings.Contains(string(config), "{env.STAGING_SECRET}") {
 		t.Errorf("the config is %s (%v)", config, err)
 	}
 }

@@ -22,7 +22,7 @@ const goldenSeparator = "\n----------\n"
 // "adapt:" or "load:" the error.
 func TestCaddyfiles(t *testing.T) {
 	t.Setenv("SECRET", "s3cr3t")
-	t.Setenv("OLD_SECRET", "s3cr3t too")
+	t.Setenv("OLD_SECRET", "s3cr3t-too")
 	t.Setenv("DATABASE_URL", "postgres://caddy:p4ssw0rd@127.0.0.1:5432/intercom")
 	files, err := filepath.Glob("testdata/*.caddyfiletest")
 	if err != nil || len(files) == 0 {

@@ -17,7 +17,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-const testSendSecret = "sécret of the test"
+const testSendSecret = "sécret-of-the-test"
 
 // endpoint is a server that keeps the requests it gets.
 type endpoint struct {

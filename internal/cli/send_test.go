@@ -120,7 +120,9 @@ func TestSendRefusesWhatItCannotSend(t *testing.T) {
 		{"body that is not there", []string{"--body", "does/not/exist", hook}, "reading the body of --body: open does/not/exist"},
 		{"secret file that is not there", []string{"ping", hook, "--secret-file", "does/not/exist"}, "reading the client secret of --secret-file: open does/not/exist"},
 		{"empty secret", []string{"ping", hook, "--secret", ""}, "the client secret of --secret is empty"},
-		{"secret file with blank lines only", []string{"ping", hook, "--secret-file", writeFile(t, "\n \r\n")}, "the client secret of the file of --secret-file is empty"},
+		{"secret with a blank inside", []string{"ping", hook, "--secret", "a b"}, "the client secret of --secret: a blank"},
+		{"secret file with a blank inside", []string{"ping", hook, "--secret-file", writeFile(t, "new\na b\n")}, "the client secret of --secret-file: line 2: a blank"},
+		{"secret file with blank lines only", []string{"ping", hook, "--secret-file", writeFile(t, "\n \r\n")}, "the client secret of --secret-file: the file has no secret"},
 		{"header without colon", []string{"ping", hook, "--header", "X-Test"}, `header "X-Test" must have the form "Name: value"`},
 		{"header without name", []string{"ping", hook, "--header", ": x"}, `must have the form "Name: value"`},
 		{"header that follows from the body", []string{"ping", hook, "--header", "content-length: 1"}, "header Content-Length follows from the body"},
@@ -144,12 +146,14 @@ func TestSendTakesTheSecretFromTheFirstSource(t *testing.T) {
 		args []string
 		want string
 	}{
-		{"environment", "from env", nil, "from env"},
-		{"file before environment", "from env", []string{"--secret-file", writeFile(t, "from file")}, "from file"},
-		{"flag before file", "from env", []string{"--secret-file", writeFile(t, "from file"), "--secret", "from flag"}, "from flag"},
+		{"environment", "from-env", nil, "from-env"},
+		{"file before environment", "from-env", []string{"--secret-file", writeFile(t, "from-file")}, "from-file"},
+		{"flag before file", "from-env", []string{"--secret-file", writeFile(t, "from-file"), "--secret", "from-flag"}, "from-flag"},
 		{"line break after the secret", "", []string{"--secret-file", writeFile(t, "one\n")}, "one"},
 		{"line break of Windows after the secret", "", []string{"--secret-file", writeFile(t, "one\r\n")}, "one"},
-		{"spaces around the secret", "", []string{"--secret-file", writeFile(t, "\t spaced out \n")}, "spaced out"},
+		{"spaces around the secret", "", []string{"--secret-file", writeFile(t, "\t spaced-out \n")}, "spaced-out"},
+		{"line break after the variable", "one\r\n", nil, "one"},
+		{"comment before the secret", "", []string{"--secret-file", writeFile(t, "# the new one\nnew\n")}, "new"},
 		{"first of several secrets", "", []string{"--secret-file", writeFile(t, "new\nold\n")}, "new"},
 		{"first line that is not blank", "", []string{"--secret-file", writeFile(t, "\n \r\nnew\r\n\nold")}, "new"},
 	}

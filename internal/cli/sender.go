@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/secrets"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/signature"
 )
 
@@ -226,34 +227,35 @@ func addSecretFlags(flags *pflag.FlagSet) {
 // empty secret is an error: it is a mistake, and the user did not mean the secret of the next
 // source. A warning is written if other users can see the secret.
 func clientSecrets(r *run) ([]*signature.Key, error) {
-	var secrets []string
+	var given []string
 	var source string
 	switch env, inEnv := os.LookupEnv(secretEnv); {
 	case r.Changed("secret"):
 		fmt.Fprintln(r.notes, "warning: other users of this machine can see the value of --secret in the list of processes; use --secret-file or "+secretEnv)
-		secrets, source = []string{r.String("secret")}, "--secret"
+		given, source = []string{r.String("secret")}, "--secret"
 	case r.Changed("secret-file"):
 		content, err := os.ReadFile(r.String("secret-file"))
 		if err != nil {
 			return nil, usagef("reading the client secret of --secret-file: %w", err)
 		}
-		for line := range strings.Lines(string(content)) { // as client_secret reads it
-			secrets = append(secrets, strings.TrimSpace(line))
+		if given, err = secrets.Parse(content); err != nil {
+			return nil, usagef("the client secret of --secret-file: %w", err)
 		}
-		source = "the file of --secret-file"
 	case inEnv:
-		secrets, source = []string{env}, secretEnv
+		given, source = []string{env}, secretEnv
 	default:
 		return nil, usagef("no client secret: give it with --secret, --secret-file or the environment variable %s", secretEnv)
 	}
 	var keys []*signature.Key
-	for _, secret := range secrets {
-		if secret != "" {
-			keys = append(keys, signature.NewKey(secret))
+	for _, text := range given {
+		secret, err := secrets.Clean(text)
+		if err != nil {
+			return nil, usagef("the client secret of %s: %w", source, err)
 		}
-	}
-	if len(keys) == 0 {
-		return nil, usagef("the client secret of %s is empty: it is on the app's Basic information page in Intercom's Developer Hub", source)
+		if secret == "" {
+			return nil, usagef("the client secret of %s is empty: it is on the app's Basic information page in Intercom's Developer Hub", source)
+		}
+		keys = append(keys, signature.NewKey(secret))
 	}
 	return keys, nil
 }

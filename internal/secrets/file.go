@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"slices"
-	"time"
+	"strings"
+	"unicode"
 
 	"go.uber.org/zap"
 )
@@ -21,10 +21,6 @@ const (
 	// maxSecretsInFile limits the work for a wrong signature, and the values of a
 	// metric's label, if the config names a wrong file.
 	maxSecretsInFile = 100
-
-	// timeGranularity is the coarsest one that modification times of files have (2 s on
-	// FAT).
-	timeGranularity = 2 * time.Second
 )
 
 var (
@@ -32,37 +28,20 @@ var (
 	errSecretFileKind  = errors.New("not a regular file")
 	errSecretFileSize  = fmt.Errorf("the file is larger than %d bytes", maxSecretFile)
 	errSecretFileLines = fmt.Errorf("the file has more than %d lines with a secret", maxSecretsInFile)
+	errBlankInside     = errors.New("a blank or an invisible character is inside, which no client secret has: copy it again from Developer Hub > Basic information")
 )
 
 // secretFile is a file with one secret a line.
 type secretFile struct {
 	path    string
-	version fileVersion // as it was read last
-	trouble string      // why the last check could not read it, empty if it could
+	trouble string // why the last check could not read it, empty if it could
 }
 
-// fileVersion identifies the content of a file, to find changes.
-type fileVersion struct {
-	fs.FileInfo
-
-	// settled is false if the file was so new when it was read that a later change may
-	// have the same modification time.
-	settled bool
-}
-
-func (v fileVersion) is(info fs.FileInfo) bool {
-	return v.FileInfo != nil && os.SameFile(v.FileInfo, info) && v.ModTime().Equal(info.ModTime()) && v.Size() == info.Size()
-}
-
-// follow reads the file if it may have changed. It returns true and the secrets if they
-// are new, or if the file is readable again. It logs that, and each trouble once.
-func (f *secretFile) follow(before []string, option string, logger *zap.Logger) (secrets []string, read bool) {
-	last := f.version
-	info, err := os.Stat(f.path)
-	if err == nil && f.trouble == "" && last.settled && last.is(info) {
-		return nil, false
-	}
-	secrets, err = f.read()
+// follow reads the file. Its size, time and inode say too little: `cp -p` leaves all three as
+// they were. It returns true and the secrets if they have changed, or if the file is readable
+// again. It logs that, and each trouble once.
+func (f *secretFile) follow(before []string, option string, logger *zap.Logger) (secrets []string, changed bool) {
+	secrets, err := f.read()
 	if err != nil {
 		if f.trouble != err.Error() {
 			logger.Warn("file of "+option+" could not be read; the secrets that were read before stay in use",
@@ -71,15 +50,15 @@ func (f *secretFile) follow(before []string, option string, logger *zap.Logger) 
 		f.trouble = err.Error()
 		return nil, false
 	}
-	if f.trouble == "" && last.is(f.version.FileInfo) && slices.Equal(secrets, before) {
-		return nil, false // it has not changed
+	if f.trouble == "" && slices.Equal(secrets, before) {
+		return nil, false
 	}
 	f.trouble = ""
 	logger.Info("file of "+option+" was read again", zap.String("file", f.path), zap.Int("secrets", len(secrets)))
 	return secrets, true
 }
 
-// read returns the secrets in the file, and stores its version.
+// read returns the secrets in the file.
 func (f *secretFile) read() ([]string, error) {
 	info, err := os.Stat(f.path)
 	if err != nil {
@@ -93,33 +72,32 @@ func (f *secretFile) read() ([]string, error) {
 		return nil, err
 	}
 	defer file.Close()
-	// The version is taken before the content, so that a write in between is found later.
-	if info, err = file.Stat(); err != nil {
-		return nil, err
-	}
-	settled := time.Since(info.ModTime()) > timeGranularity
 	content, err := io.ReadAll(io.LimitReader(file, maxSecretFile+1))
 	if err != nil {
 		return nil, err
 	}
-	secrets, err := parseSecretFile(content)
-	if err != nil {
-		return nil, err
-	}
-	f.version = fileVersion{info, settled}
-	return secrets, nil
+	return Parse(content)
 }
 
-// parseSecretFile returns the secrets in the content of a file: at least one.
-func parseSecretFile(content []byte) ([]string, error) {
+// Parse returns the secrets in the content of a file, one a line: at least one. Lines that are
+// blank, and comments, which begin with #, have none.
+func Parse(content []byte) ([]string, error) {
 	if len(content) > maxSecretFile {
 		return nil, errSecretFileSize
 	}
 	var secrets []string
+	number := 0
 	for line := range bytes.Lines(content) {
-		if secret := string(bytes.TrimSpace(line)); secret != "" {
-			secrets = append(secrets, secret)
+		number++
+		text := strings.TrimFunc(string(line), invisible)
+		if text == "" || text[0] == '#' {
+			continue
 		}
+		secret, err := Clean(text)
+		if err != nil {
+			return nil, fmt.Errorf("line %d: %w", number, err)
+		}
+		secrets = append(secrets, secret)
 	}
 	switch {
 	case len(secrets) == 0:
@@ -129,3 +107,17 @@ func parseSecretFile(content []byte) ([]string, error) {
 	}
 	return secrets, nil
 }
+
+// Clean returns a secret without the line breaks and blanks around it, which files and
+// variables often have. One with blanks inside is refused: with it, no signature would fit.
+func Clean(text string) (string, error) {
+	text = strings.TrimFunc(text, invisible)
+	if strings.ContainsFunc(text, invisible) {
+		return "", errBlankInside
+	}
+	return text, nil
+}
+
+// invisible reports whether nobody sees the character: blanks of all kinds, control characters,
+// and the byte order mark with which some editors begin a file.
+func invisible(r rune) bool { return r == ' ' || !unicode.IsPrint(r) }

@@ -34,7 +34,7 @@ var (
 )
 
 // Secrets are the secrets that may sign requests, or that sign copies. A file with secrets
-// is read again when it has changed.
+// is followed while it is in use.
 type Secrets struct {
 	option  string // that they are given with, for logs and errors
 	logger  *zap.Logger
@@ -88,12 +88,12 @@ func (s *Secrets) add(name, text string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	if strings.TrimSpace(source.secrets[0]) == "" {
+	if source.secrets[0] == "" {
 		return fmt.Errorf("%s is empty", name)
 	}
 	s.sources = append(s.sources, source)
 	s.follows = s.follows || source.file != nil
-	if source.file == nil && source.secrets[0] == text {
+	if source.file == nil && !strings.Contains(text, "{") {
 		s.logger.Warn(s.option+" is in the config itself, where /config/ and the autosave show it; use {env.NAME} or {file./path} instead",
 			zap.Int("secret", len(s.sources)))
 	}
@@ -119,7 +119,7 @@ func expandSecret(text string) (string, error) {
 		names := strings.Join(printable.FindAllString(text, -1), " ")
 		return "", fmt.Errorf("no value for %s: set the variable, or create the file", cmp.Or(names, "a placeholder"))
 	}
-	return secret, nil
+	return Clean(secret)
 }
 
 // use puts the secrets of all sources into use.
@@ -188,7 +188,7 @@ func (s *Secrets) wait(c *fileCheck) {
 	}
 }
 
-// checkFiles reads the files that have changed.
+// checkFiles reads the files, and puts what has changed into use.
 func (s *Secrets) checkFiles(c *fileCheck) {
 	defer close(c.done)
 	changed := false

@@ -24,9 +24,10 @@ func TestNew(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "secret")
 	for name, content := range map[string]string{
-		"secret": "from a file\n",
+		"secret": "from-a-file\n",
 		"empty":  "\n",
-		"lines":  "\n  first \r\n\t\n second",
+		"lines":  "\ufeff# of 2026\r\n\n  first \r\n\t\n #third\n second\u00a0",
+		"blank":  "first\n\n2nd\tof 2026\n",
 		"most":   strings.Repeat("x\n", 100),
 		"many":   strings.Repeat("x\n", 101),
 		"large":  "x" + strings.Repeat("\n", 1<<20),
@@ -35,7 +36,8 @@ func TestNew(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	t.Setenv("SECRET", "from the environment")
+	t.Setenv("SECRET", "\t from-the-environment\r\n\n")
+	t.Setenv("INSIDE", "private\u200bprivate")
 	t.Setenv("BLANK", " ")
 	t.Setenv("EMPTY", "")
 
@@ -47,25 +49,28 @@ func TestNew(t *testing.T) {
 	}{
 		"ok/variable and file": {
 			configured: []string{"{env.SECRET}", "{file." + file + "}"},
-			want:       []string{"from the environment", "from a file"},
+			want:       []string{"from-the-environment", "from-a-file"},
 		},
 		"ok/literal": {
 			configured: []string{"literal", "{env.SECRET}"},
-			want:       []string{"literal", "from the environment"},
+			want:       []string{"literal", "from-the-environment"},
 			literals:   1,
 		},
 		"ok/several in a file": {
 			configured: []string{"{file." + dir + "/lines}", "{env.SECRET}"},
-			want:       []string{"first", "second", "from the environment"},
+			want:       []string{"first", "second", "from-the-environment"},
 		},
 		"ok/most in a file": {configured: []string{"{file." + dir + "/most}"}, want: slices.Repeat([]string{"x"}, 100)},
 		"ok/file and more": {
-			configured: []string{"{file." + file + "}!"},
-			want:       []string{"from a file!"},
+			configured: []string{" {file." + file + "}! "},
+			want:       []string{"from-a-file!"},
 		},
 		"fail/none":                    {err: "client_secret is missing"},
 		"fail/empty":                   {configured: []string{"a", ""}, err: "client_secret 2 is empty"},
 		"fail/blank":                   {configured: []string{"{env.BLANK}"}, err: "client_secret 1 is empty"},
+		"fail/blank inside":            {configured: []string{"a", "private private"}, err: "client_secret 2: a blank or an invisible character"},
+		"fail/invisible inside":        {configured: []string{"{env.INSIDE}"}, err: "client_secret 1: a blank or an invisible character"},
+		"fail/blank inside of a line":  {configured: []string{"{file." + dir + "/blank}"}, err: "client_secret 1: line 3: a blank or an invisible character"},
 		"fail/unset variable":          {configured: []string{"{env.NO_SUCH_VARIABLE}"}, err: "no value for {env.NO_SUCH_VARIABLE}: "},
 		"fail/unset beside a literal":  {configured: []string{"x{env.NO_SUCH_VARIABLE}"}, err: "no value for {env.NO_SUCH_VARIABLE}: "},
 		"fail/empty variable":          {configured: []string{"{env.EMPTY}"}, err: "no value for {env.EMPTY}: "},

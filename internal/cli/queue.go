@@ -47,7 +47,8 @@ func onQueue(cmd *cobra.Command, args cobra.PositionalArgs, do func(ctx context.
 		if slices.Contains(args, "") {
 			return usagef("an argument is empty: is the variable set that it comes from?")
 		}
-		selected, err := r.parameters("topic", "workspace", "lane", "state", "reason", "notification", "since", "until", "error", "endpoint")
+		selected, err := r.parameters("topic", "workspace", "lane", "state", "reason", "status", "notification",
+			"since", "until", "finished-since", "finished-until", "error", "endpoint")
 		if err != nil {
 			return err
 		}
@@ -69,7 +70,7 @@ func onQueue(cmd *cobra.Command, args cobra.PositionalArgs, do func(ctx context.
 }
 
 // parameters returns the flags that are given, as parameters of the admin endpoint with the same
-// names. An empty text, such as a variable that is not set, is an error: ignored, it would select
+// names, where - is _. An empty text, such as a variable that is not set, is an error: ignored, it would select
 // more than is meant.
 func (r *run) parameters(names ...string) (url.Values, error) {
 	parameters := make(url.Values)
@@ -85,7 +86,7 @@ func (r *run) parameters(names ...string) (url.Values, error) {
 		if len(values) == 0 || slices.Contains(values, "") {
 			return nil, usagef("--%s is empty: leave it out, or give it a value", name)
 		}
-		parameters[name] = values
+		parameters[strings.ReplaceAll(name, "-", "_")] = values
 	}
 	return parameters, nil
 }
@@ -98,9 +99,12 @@ func addFilterFlags(cmd *cobra.Command) {
 	flags.String("lane", "", "Only this lane")
 	flags.StringSlice("state", nil, "Only these states ("+strings.Join(deliveryStates, ", ")+"; repeatable)")
 	flags.StringSlice("reason", nil, "Only dead ones with these reasons ("+strings.Join(deadReasons, ", ")+"; repeatable)")
+	flags.StringSlice("status", nil, "Only what was answered so in the last attempt, as in 503 or 5xx (repeatable)")
 	flags.StringSlice("notification", nil, "Only the notifications with these ids or numbers (repeatable)")
 	flags.String("since", "", "Only what was stored at this time or later")
 	flags.String("until", "", "Only what was stored before this time")
+	flags.String("finished-since", "", "Only what was delivered or became dead at this time or later")
+	flags.String("finished-until", "", "Only what was delivered or became dead before this time")
 	flags.String("error", "", "Only what has this text in its last error")
 	for flag, complete := range map[string]cobra.CompletionFunc{
 		"topic":  completeTopic,

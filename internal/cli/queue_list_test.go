@@ -13,16 +13,21 @@ func TestQueueList(t *testing.T) {
 	a := newFakeAdmin(t)
 	a.addDead(5)
 	a.deliveries[1] = `{"id":4999,"number":999,"topic":"x\u001b]0;y\u0007","workspace":"","lane":"\u009b","state":"retrying","attempts":1,` +
-		`"stored_at":"2026-11-25T07:00:00.5Z","error":"line\nof ` + strings.Repeat("ä", 90) + `"}`
+		`"stored_at":"2026-11-25T07:00:00.5Z","due_at":"2026-11-25T08:30:00Z","error":"line\nof ` + strings.Repeat("ä", 90) + `"}`
 	r := a.queue(t, "list", "--limit", "3")
 	wantText(t, "table", r.out, `
-NUMBER  STORED                TOPIC            WORKSPACE  LANE    STATE            ATTEMPTS  LAST ERROR
-1000    2026-11-25T08:00:00Z  contact.created  tulip4     crm     dead (attempts)  20        backend answered 502
-999     2026-11-25T07:00:00Z  x\x1b]0;y\a      -          \u009b  retrying         1         line\nof `[1:]+strings.Repeat("ä", 71)+`…
-998     2026-11-25T08:00:00Z  contact.created  tulip4     crm     dead (attempts)  20        backend answered 502
+NUMBER  STORED                TOPIC            WORKSPACE  LANE    STATE            ATTEMPTS  NEXT ATTEMPT          FINISHED              LAST ERROR
+1000    2026-11-25T08:00:00Z  contact.created  tulip4     crm     dead (attempts)  20        -                     2026-11-25T09:00:00Z  backend answered 502
+999     2026-11-25T07:00:00Z  x\x1b]0;y\a      -          \u009b  retrying         1         2026-11-25T08:30:00Z  -                     line\nof `[1:]+strings.Repeat("ä", 71)+`…
+998     2026-11-25T08:00:00Z  contact.created  tulip4     crm     dead (attempts)  20        -                     2026-11-25T09:00:00Z  backend answered 502
 `)
 	wantText(t, "notes", r.notes, "the newest 3 are listed; for more, see --limit\n")
 	if got, want := a.asked(), []string{"GET deliveries?limit=3", "GET deliveries?cursor=2&limit=1"}; !slices.Equal(got, want) {
+		t.Errorf("asked %q, want %q", got, want)
+	}
+
+	wantText(t, "notes", a.queue(t, "list", "--limit", "3", "--oldest").notes, "the oldest 3 are listed; for more, see --limit\n")
+	if got, want := a.asked()[0], "GET deliveries?limit=3&order=oldest"; got != want {
 		t.Errorf("asked %q, want %q", got, want)
 	}
 
@@ -38,7 +43,8 @@ func TestQueueListFilters(t *testing.T) {
 	a := newFakeAdmin(t)
 	a.addDead(1)
 	r := a.queue(t, "list", "--topic", "contact.*", "--workspace", "tulip4", "--lane", "crm", "--state", "delivered,dead", "--reason", "age",
-		"--notification", "notif_1,2", "--notification", "3", "--since", "2026-11-24T14:30:00+01:00", "--until", "2h", "--error", "a&b", "--endpoint", "intercom")
+		"--notification", "notif_1,2", "--notification", "3", "--since", "2026-11-24T14:30:00+01:00", "--until", "2h", "--error", "a&b", "--endpoint", "intercom",
+		"--status", "5xx,404", "--finished-since", "2026-11-30 07:19:51 UTC", "--finished-until", "1h")
 	if r.err != nil {
 		t.Fatal(r.err)
 	}
@@ -48,6 +54,7 @@ func TestQueueListFilters(t *testing.T) {
 	wanted := url.Values{
 		"topic": {"contact.*"}, "workspace": {"tulip4"}, "lane": {"crm"}, "state": {"delivered", "dead"}, "reason": {"age"}, "notification": {"notif_1", "2", "3"},
 		"since": {"2026-11-24T14:30:00+01:00"}, "until": {"2h"}, "error": {"a&b"}, "endpoint": {"intercom"}, "limit": {"100"},
+		"status": {"5xx", "404"}, "finished_since": {"2026-11-30 07:19:51 UTC"}, "finished_until": {"1h"},
 	}
 	if err != nil || !maps.EqualFunc(got, wanted, slices.Equal) {
 		t.Errorf("asked %v, want %v", got, wanted)

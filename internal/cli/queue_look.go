@@ -122,6 +122,7 @@ func newQueueListCommand() *cobra.Command {
 	cmd := newCommand("queue-list")
 	addFilterFlags(cmd)
 	cmd.Flags().Int("limit", 100, "How many deliveries to list (0 = all)")
+	cmd.Flags().Bool("oldest", false, "List the oldest first")
 	return onQueue(cmd, cobra.NoArgs, runQueueList)
 }
 
@@ -133,6 +134,11 @@ func runQueueList(ctx context.Context, q *queueRun, _ []string) error {
 	limit := q.Int("limit")
 	if limit < 0 {
 		return usagef("limit %d must not be negative", limit)
+	}
+	first := "newest"
+	if q.Bool("oldest") {
+		first = "oldest"
+		q.selected.Set("order", first)
 	}
 	var t table
 	n := 0
@@ -146,10 +152,10 @@ func runQueueList(ctx context.Context, q *queueRun, _ []string) error {
 			if err := t.flush(); err != nil { // show what is there already
 				return err
 			}
-			t = newTable(q.out, "NUMBER", "STORED", "TOPIC", "WORKSPACE", "LANE", "STATE", "ATTEMPTS", "LAST ERROR")
+			t = newTable(q.out, "NUMBER", "STORED", "TOPIC", "WORKSPACE", "LANE", "STATE", "ATTEMPTS", "NEXT ATTEMPT", "FINISHED", "LAST ERROR")
 		}
 		t.row(strconv.FormatInt(d.Number, 10), localTime(d.StoredAt), d.Topic, d.Workspace, d.Lane, stateOf(d),
-			strconv.Itoa(d.Attempts), shorten(d.Error, maxError))
+			strconv.Itoa(d.Attempts), localTime(d.DueAt), localTime(d.FinishedAt), shorten(d.Error, maxError))
 		return nil
 	})
 	if err = errors.Join(t.flush(), err); err != nil {
@@ -159,7 +165,7 @@ func runQueueList(ctx context.Context, q *queueRun, _ []string) error {
 	case n == 0:
 		fmt.Fprintln(q.notes, nothingFits(q.selected))
 	case more:
-		fmt.Fprintf(q.notes, "the newest %s are listed; for more, see --limit\n", comma(n))
+		fmt.Fprintf(q.notes, "the %s %s are listed; for more, see --limit\n", first, comma(n))
 	}
 	return nil
 }

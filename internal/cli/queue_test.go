@@ -106,7 +106,7 @@ func (a *fakeAdmin) page(query url.Values) []string {
 func (a *fakeAdmin) addDead(n int) {
 	for i := range n {
 		a.deliveries = append(a.deliveries, fmt.Sprintf(`{"id":%d,"notification":"notif_%d","number":%d,"topic":"contact.created","workspace":"tulip4","lane":"crm",`+
-			`"endpoint":"intercom","state":"dead","reason":"attempts","attempts":20,"stored_at":"2026-11-25T08:00:00Z","error":"backend answered 502"}`,
+			`"endpoint":"intercom","state":"dead","reason":"attempts","attempts":20,"stored_at":"2026-11-25T08:00:00Z","finished_at":"2026-11-25T09:00:00Z","error":"backend answered 502"}`,
 			5000-i, 1000-i, 1000-i))
 	}
 }

@@ -5,6 +5,7 @@ package option
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -56,6 +57,16 @@ func ParseDuration(d *caddyfile.Dispenser, check func(name string, d time.Durati
 		return 0, d.WrapErr(err)
 	}
 	return caddy.Duration(duration), nil
+}
+
+// ParseStatus reads an HTTP status, as in 503, or a class of them, as in 5xx, which becomes 5.
+func ParseStatus(text string) (int, error) {
+	class, isClass := strings.CutSuffix(text, "xx")
+	status, err := strconv.Atoi(class)
+	if err != nil || isClass && (status < 1 || status > 5) || !isClass && (status < 100 || status > 599) {
+		return 0, fmt.Errorf("status %q: give one as in 503, or a class of them as in 5xx", text)
+	}
+	return status, nil
 }
 
 // UpTo returns a check for ParseDuration: CheckDuration with this maximum.

@@ -61,11 +61,14 @@ func (q *conditions) filter(filter db.Filter) {
 	}{
 		{"d.endpoint = %s::text", filter.Endpoint, filter.Endpoint != ""},
 		{"d.reason = ANY (%s::text[])", column(filter.Reasons, func(r db.Reason) string { return string(r) }), len(filter.Reasons) > 0},
+		{"ARRAY[d.status, d.status / 100] && %s::int[]", filter.Statuses, len(filter.Statuses) > 0},
 		{"d.topic ~ %s::text", topicExpression(filter.Topic), filter.Topic != ""},
 		{"d.lane = %s::text", filter.Lane, filter.Lane != ""},
 		{"d.workspace = {indexed %s::text}", db.EncodeText(filter.Workspace), filter.Workspace != ""},
 		{"d.stored_at >= %s::timestamptz", filter.Since, !filter.Since.IsZero()},
 		{"d.stored_at < %s::timestamptz", filter.Until, !filter.Until.IsZero()},
+		{"d.finished_at >= %s::timestamptz", filter.FinishedSince, !filter.FinishedSince.IsZero()},
+		{"d.finished_at < %s::timestamptz", filter.FinishedUntil, !filter.FinishedUntil.IsZero()},
 		{"(d.finished_at IS NULL OR d.finished_at <= %s::timestamptz)", filter.AsOf, !filter.AsOf.IsZero()},
 		{
 			"(strpos(lower(d.error), lower(%s::text)) > 0 OR starts_with(d.error, 'base64:'))",

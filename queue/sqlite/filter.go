@@ -34,6 +34,9 @@ func filterCondition(f db.Filter) condition {
 	if len(f.Reasons) > 0 {
 		c.and("reason IN (SELECT value FROM json_each(?))", jsonOf(f.Reasons))
 	}
+	if len(f.Statuses) > 0 {
+		c.and("EXISTS (SELECT 1 FROM json_each(?) WHERE value IN (status, status / 100))", jsonOf(f.Statuses))
+	}
 	if f.Topic != "" {
 		c.and("topic GLOB ?", f.Topic) // where a * fits more than in a pattern
 	}
@@ -51,6 +54,12 @@ func filterCondition(f db.Filter) condition {
 	}
 	if !f.Until.IsZero() {
 		c.and("stored_at < ?", f.Until.UnixMicro())
+	}
+	if !f.FinishedSince.IsZero() {
+		c.and("finished_at >= ?", f.FinishedSince.UnixMicro())
+	}
+	if !f.FinishedUntil.IsZero() {
+		c.and("finished_at < ?", f.FinishedUntil.UnixMicro())
 	}
 	if f.Error != "" {
 		c.and("(instr(lower(error), lower(?)) OR error GLOB 'base64:*')", plainPart(f.Error))

@@ -56,6 +56,7 @@ type Filter struct {
 	Endpoint     string
 	States       []State
 	Reasons      []Reason
+	Statuses     []int  // of the last attempt; 4 is every 4xx
 	Topic        string // a pattern
 	Lane         string
 	Workspace    string
@@ -63,6 +64,8 @@ type Filter struct {
 	Since, Until time.Time // stored at or after, and before
 	Error        string    // text in the last error, in upper or lower case
 	AsOf         time.Time // not finished after this time
+
+	FinishedSince, FinishedUntil time.Time // delivered or dead at or after, and before
 }
 
 // Page says which part of the selected deliveries to return.

@@ -185,7 +185,7 @@ func (e Endpoint) List(ctx context.Context, s Selection, do func([]adminapi.Deli
 		return s.Cursor, err
 	}
 	nothing := s.Cursor == Cursor{}
-	err = s.each(ctx, inspector, &db.Page{Limit: s.Limit, Newest: true}, func(found []db.Delivery) error {
+	err = s.each(ctx, inspector, &db.Page{Limit: s.Limit, Newest: !s.Oldest}, func(found []db.Delivery) error {
 		views := make([]adminapi.Delivery, len(found))
 		for i := range found {
 			views[i] = viewDelivery(&found[i])

@@ -29,13 +29,15 @@ const (
 // The names of the parameters: of all requests, of those that list deliveries, and of those that change them.
 var (
 	EndpointParameters = []string{"endpoint"}
-	ListParameters     = slices.Concat(EndpointParameters, filterParameters, []string{"cursor", "limit"})
-	ChangeParameters   = slices.Concat(ListParameters, []string{"dry_run", "to", "rate", "whole"})
+	ListParameters     = slices.Concat(EndpointParameters, filterParameters, []string{"cursor", "limit", "order"})
+	ChangeParameters   = slices.Concat(EndpointParameters, filterParameters, []string{"cursor", "limit", "dry_run", "to", "rate", "whole"})
 
 	// Without one of these, a change would be one of everything.
-	filterParameters = []string{"state", "reason", "topic", "lane", "workspace", "notification", "since", "until", "error"}
+	filterParameters = []string{
+		"state", "reason", "status", "topic", "lane", "workspace", "notification", "since", "until", "finished_since", "finished_until", "error",
+	}
 
-	repeatable = []string{"state", "reason", "notification"}
+	repeatable = []string{"state", "reason", "status", "notification"}
 )
 
 // ParseParameters returns the parameters of a query. It refuses all but the known ones.
@@ -87,8 +89,15 @@ func read(parameters url.Values, v Verb, now time.Time) (c Change, err error) {
 	c.Notifications, c.Limit = choices[string](r, "notification", nil), r.limit()
 	c.Filter = db.Filter{
 		States: choices(r, "state", db.States), Reasons: choices(r, "reason", db.Reasons), Topic: r.Get("topic"), Lane: r.Get("lane"),
-		Workspace: r.Get("workspace"), Since: r.time("since"), Until: r.time("until"), Error: r.Get("error"),
+		Workspace: r.Get("workspace"), Since: r.time("since"), Until: r.time("until"),
+		FinishedSince: r.time("finished_since"), FinishedUntil: r.time("finished_until"), Error: r.Get("error"),
 	}
+	for _, text := range choices[string](r, "status", nil) {
+		status, err := option.ParseStatus(text)
+		r.check(err)
+		c.Filter.Statuses = append(c.Filter.Statuses, status)
+	}
+	c.Oldest = slices.Contains(choices(r, "order", []string{"newest", "oldest"}), "oldest")
 	if c.Filter.Topic != "" {
 		r.check(topicpattern.Check(c.Filter.Topic))
 	}
@@ -146,14 +155,19 @@ func Names[T ~string](values []T) []string {
 	return names
 }
 
-// time returns the time of a parameter: RFC 3339, or how long it is ago.
+// timeLayouts are those in which times are printed: by the admin API and the command line, by the pages, and by psql.
+var timeLayouts = []string{time.RFC3339, "2006-01-02 15:04:05 UTC", "2006-01-02 15:04:05Z07", "2006-01-02 15:04:05Z07:00"}
+
+// time returns the time of a parameter: one of timeLayouts, or how long it is ago.
 func (r *reader) time(name string) time.Time {
 	text := r.Get(name)
 	if text == "" {
 		return time.Time{}
 	}
-	if at, err := time.Parse(time.RFC3339, text); err == nil {
-		return at
+	for _, layout := range timeLayouts {
+		if at, err := time.Parse(layout, text); err == nil {
+			return at
+		}
 	}
 	ago, err := caddy.ParseDuration(text)
 	if err != nil || ago < 0 {
@@ -192,7 +206,8 @@ type Selection struct {
 	Notifications []string  // only these; nil: all
 	ID            int64     // only this delivery; 0: all
 	Cursor        Cursor
-	Limit         int // how many at most; 0: all
+	Limit         int  // how many at most; 0: all
+	Oldest        bool // List begins with the oldest
 }
 
 // each calls do with the selected deliveries, a page at a time. It pauses after each look at the database for as long

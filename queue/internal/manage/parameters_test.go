@@ -19,14 +19,19 @@ func TestSelectionOfParameters(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	p.Set("status", "503,5xx")
+	p.Set("finished_since", "2026-11-25 06:30:00 UTC")
+	p.Set("finished_until", "2026-11-25 08:30:00.25+01")
 	c, err := read(p, Retry, now)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := db.Filter{
 		States: []db.State{db.Dead, db.Retrying, db.Waiting}, Reasons: []db.Reason{db.Age}, Topic: "conversation.*", Lane: "support",
-		Workspace: "tulip4", Since: now.Add(-2 * time.Hour), Until: now.Add(-90 * time.Minute), Error: "502",
+		Workspace: "tulip4", Since: now.Add(-2 * time.Hour), Until: now.Add(-90 * time.Minute), Error: "502", Statuses: []int{503, 5},
+		FinishedSince: now.Add(-90 * time.Minute), FinishedUntil: now.Add(-30*time.Minute + 250*time.Millisecond),
 	}
+	c.Filter.FinishedUntil = c.Filter.FinishedUntil.UTC()
 	c.Filter.Since, c.Filter.Until = c.Filter.Since.UTC(), c.Filter.Until.UTC()
 	if fmt.Sprint(c.Filter) != fmt.Sprint(want) {
 		t.Errorf("filter %+v, want %+v", c.Filter, want)
@@ -57,6 +62,12 @@ func TestParametersThatAreRefused(t *testing.T) {
 		"lane=a&cursor=1":                "cursor: give one that an earlier answer",
 		"lane=a&cursor=0-12":             "cursor: give one that an earlier answer", // of a list
 		"lane=a&cursor=0-012-3":          "cursor: give one that an earlier answer",
+		"status=4x":                      `status "4x": give one as in 503, or a class of them as in 5xx`,
+		"status=6xx":                     `status "6xx": give one`,
+		"status=4":                       `status "4": give one`,
+		"status=502,":                    `status "502,": a value is empty`,
+		"since=2026-11-25+08:00:00":      `since "2026-11-25 08:00:00": give a time`, // without a zone
+		"lane=a&order=oldest":            `"order": there is no such parameter`,
 		"limit=7":                        "retry needs a filter, such as state=dead",
 		"endpoint=a&dry_run=true&rate=1": "retry needs a filter, such as state=dead",
 		"lane=a&dry_run=yes":             `dry_run "yes": give true or false`,
@@ -77,6 +88,37 @@ func TestParametersThatAreRefused(t *testing.T) {
 	}
 	if _, err := parseCursor("0-12-1764500000000000", false); err == nil {
 		t.Error("a list takes the cursor of a change")
+	}
+}
+
+func TestTimesAreReadAsTheyArePrinted(t *testing.T) {
+	want := time.Date(2026, 11, 30, 7, 19, 51, 0, time.UTC)
+	for _, text := range []string{
+		"2026-11-30T07:19:51Z", "2026-11-30T08:19:51+01:00", "2026-11-30T07:19:51.000Z", // admin API, command line
+		"2026-11-30 07:19:51 UTC",                                                           // pages
+		"2026-11-30 08:19:51+01", "2026-11-30 07:19:51.000+00", "2026-11-30 12:49:51+05:30", // psql
+	} {
+		for _, name := range []string{"since", "until", "finished_since", "finished_until"} {
+			r := &reader{Values: url.Values{name: {text}}}
+			if got := r.time(name); r.err != nil || !got.Equal(want) {
+				t.Errorf("%s of %s is %s (%v), want %s", text, name, got, r.err, want)
+			}
+		}
+	}
+}
+
+func TestAListMayBeginWithTheOldest(t *testing.T) {
+	for order, want := range map[string]bool{"": false, "newest": false, "oldest": true} {
+		c, err := read(url.Values{"order": {order}}, "", time.Now())
+		if order == "" {
+			c, err = read(nil, "", time.Now())
+		}
+		if err != nil || c.Oldest != want {
+			t.Errorf("%q: %v (%v)", order, c.Oldest, err)
+		}
+	}
+	if _, err := read(url.Values{"order": {"up"}}, "", time.Now()); err == nil {
+		t.Error("another order is taken")
 	}
 }
 

@@ -300,6 +300,7 @@ func TestAChangeRepeatsItsConditions(t *testing.T) {
 			for name, filter := range map[string]db.Filter{
 				"state":        {States: []db.State{db.Waiting, db.Delivered}},
 				"reason":       {Reasons: []db.Reason{db.Age}},
+				"status":       {Statuses: []int{404, 2}},
 				"topic":        {Topic: "contact.*"},
 				"lane":         {Lane: "other"},
 				"workspace":    {Workspace: "other"},
@@ -307,6 +308,8 @@ func TestAChangeRepeatsItsConditions(t *testing.T) {
 				"since":        {Since: time.Now().Add(-time.Minute)},
 				"until":        {Until: time.Now().Add(-2 * time.Hour)},
 				"error":        {Error: "status 404"},
+				"died since":   {FinishedSince: time.Now()},
+				"died until":   {FinishedUntil: time.Now().Add(-2 * time.Hour)},
 				"as of":        {AsOf: time.Now().Add(-2 * time.Hour)},
 			} {
 				for _, action := range []db.Action{db.Retry, db.Send, db.Drop, db.Erase} {
@@ -316,8 +319,9 @@ func TestAChangeRepeatsItsConditions(t *testing.T) {
 				}
 			}
 			fits := db.Filter{
-				States: []db.State{db.Dead}, Reasons: []db.Reason{db.Attempts}, Topic: "conversation.*", Lane: lane, Workspace: "workspace", Notification: "many-1",
+				States: []db.State{db.Dead}, Reasons: []db.Reason{db.Attempts}, Statuses: []int{5}, Topic: "conversation.*", Lane: lane, Workspace: "workspace", Notification: "many-1",
 				Since: time.Now().Add(-2 * time.Hour), Until: time.Now().Add(-time.Minute), Error: "STATUS", AsOf: time.Now(),
+				FinishedSince: time.Now().Add(-2 * time.Hour), FinishedUntil: time.Now(),
 			}
 			i.wantChanged(t, db.Change{Action: db.Retry, IDs: ids, Filter: fits}, ids[1])
 		},

@@ -23,7 +23,7 @@ func TestAListHasWhatIsSelectedInBothDirections(t *testing.T) {
 			return d
 		}
 		refused := of(4, "contact.created", "w-2", "n-4", "support", db.Dead)
-		refused.Deliveries[0].Reason, refused.Deliveries[0].Error = db.Refused, `status 404: 50% "off"_\`
+		refused.Deliveries[0].Reason, refused.Deliveries[0].Status, refused.Deliveries[0].Error = db.Refused, 404, `status 404: 50% "off"_\`
 		successful := of(2, "conversation.user.created", "w-1", "n-2", "crm", db.Delivered)
 		successful.Deliveries[0].Attempts, successful.Deliveries[0].History = 2, []db.Attempt{*failure(3)} // not the last error
 		elsewhere := of(5, "conversation.user.created", "w-1", "n-0", "support", db.Waiting)
@@ -71,6 +71,10 @@ func TestAListHasWhatIsSelectedInBothDirections(t *testing.T) {
 			"a notification by its number":       {db.Filter{Notification: number}, []int{2}},
 			"a number that is too large":         {db.Filter{Notification: "99999999999999999999"}, nil},
 			"a number of none":                   {db.Filter{Notification: "92233720368547758"}, nil},
+			"a status":                           {db.Filter{Statuses: []int{500}}, []int{1, 3}},
+			"a class of statuses":                {db.Filter{Statuses: []int{4, 2}}, []int{2, 4}},
+			"several statuses":                   {db.Filter{Statuses: []int{500, 4}}, []int{1, 3, 4}},
+			"a status that no attempt had":       {db.Filter{Statuses: []int{5000, 50, 3}}, nil},
 			"since":                              {db.Filter{Since: at.Add(3 * time.Minute)}, []int{3, 4, 5}},
 			"until":                              {db.Filter{Until: at.Add(3 * time.Minute)}, []int{0, 1, 2}},
 			"between":                            {db.Filter{Since: at.Add(90 * time.Second), Until: at.Add(4 * time.Minute)}, []int{2, 3}},
@@ -82,9 +86,14 @@ func TestAListHasWhatIsSelectedInBothDirections(t *testing.T) {
 			"an error that was not the last one": {db.Filter{Error: "status 503"}, nil},
 			"not finished after":                 {db.Filter{AsOf: time.Now().Add(-2 * time.Hour)}, []int{0, 1, 5}},
 			"not finished after now":             {db.Filter{AsOf: time.Now()}, []int{0, 1, 2, 3, 4, 5}},
+			"finished since":                     {db.Filter{FinishedSince: at.Add(-time.Second)}, []int{2, 3, 4}},
+			"finished since a later time":        {db.Filter{FinishedSince: time.Now()}, nil},
+			"finished until":                     {db.Filter{FinishedUntil: time.Now()}, []int{2, 3, 4}},
+			"finished until an earlier time":     {db.Filter{FinishedUntil: at.Add(-time.Second)}, nil},
 			"all at once": {db.Filter{
 				States: []db.State{db.Dead}, Reasons: []db.Reason{db.Refused}, Topic: "contact.*", Lane: "support", Workspace: "w-2", Notification: "n-4",
 				Since: at, Until: at.Add(5 * time.Minute), Error: "404", AsOf: time.Now(),
+				Statuses: []int{4}, FinishedSince: at, FinishedUntil: time.Now(),
 			}, []int{4}},
 		} {
 			var want []int64

@@ -21,6 +21,7 @@ import (
 
 	requestbody "github.com/caddy-intercom/caddy-intercom-webhook/internal/body"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/envelope"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/fields"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/signature"
 )
@@ -75,7 +76,7 @@ func BenchmarkVerifyAndTag(b *testing.B) {
 					b.Fatal(refused)
 				}
 				requestbody.Restore(r, signed.body)
-				parsed, err := envelope.Parse(signed.body)
+				parsed, _, err := envelope.Parse(signed.body, nil)
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -114,6 +115,44 @@ func benchNotification(b *testing.B, size int) []byte {
 			if len(body) >= size {
 				return body
 			}
+		}
+	}
+}
+
+// BenchmarkFields measures what three conditions add to reading the envelope.
+func BenchmarkFields(b *testing.B) {
+	var plan fields.Plan
+	for _, text := range []string{"data.item.state_0=closed", "data.item.ticket_parts_0.ticket_parts.*.author.type!=bot", "data.item.ticket_attributes_0._default_title_"} {
+		c, err := fields.ParseCondition(text)
+		if err != nil {
+			b.Fatal(err)
+		}
+		plan.Require(c)
+	}
+	for _, size := range []int{4 << 10, 17 << 10} {
+		body := benchNotification(b, size)
+		key := signature.NewKey("secret")
+		claimed, err := signature.Hub.Decode(sign(signature.Hub, "secret", string(body)))
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run(fmt.Sprintf("hmac/%dKiB", size>>10), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if !key.Signed(body, claimed) {
+					b.Fatal("not signed")
+				}
+			}
+		})
+		for name, plan := range map[string]*fields.Plan{"none": nil, "three": &plan} {
+			b.Run(fmt.Sprintf("%s/%dKiB", name, size>>10), func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					if _, _, err := envelope.Parse(body, plan); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
 		}
 	}
 }

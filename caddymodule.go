@@ -286,7 +286,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return h.runUnshielded(caddyhttp.NewResponseRecorder(w, nil, nil), r, t, h.AppRequests.Compile(next))
 	}
 
-	parsed, err := envelope.Parse(signed.body)
+	parsed, _, err := envelope.Parse(signed.body, nil)
 	if err != nil {
 		return h.refuse(w, r, t, newRefusal(http.StatusBadRequest, reasonEnvelope, "%w", err))
 	}

@@ -77,7 +77,7 @@ func (s *storer) prepareDelivery(r *http.Request, content []byte, attempt int, t
 	r = s.prepare(r)
 	t := newTag(r)
 	body.Restore(r, content)
-	parsed, err := envelope.Parse(content)
+	parsed, _, err := envelope.Parse(content, nil)
 	if err != nil {
 		return "", func() Delivery { return Delivery{Err: err} }
 	}

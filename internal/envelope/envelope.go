@@ -3,7 +3,6 @@ package envelope
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/romshark/jscan/v2"
 
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/fields"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
 
@@ -26,14 +26,9 @@ type Envelope struct {
 	DeliveryAttempts int64
 }
 
-const (
-	// maxDepth is the deepest nesting that is accepted. The deepest known notification has
-	// 9 levels.
-	maxDepth = 1000
-	// MaxHeaderValue is the longest text that becomes a header, in bytes. The longest
-	// known topic has 37.
-	MaxHeaderValue = 255
-)
+// MaxHeaderValue is the longest text that becomes a header, in bytes. The longest known
+// topic has 37.
+const MaxHeaderValue = 255
 
 var (
 	errNoObject      = errors.New("body is not a JSON object")
@@ -46,40 +41,55 @@ var (
 
 // Parse reads the envelope of a notification. The body must be one strictly valid
 // JSON object. Only its top level is read, because the data of a notification may have
-// fields with the same names. Invalid UTF-8 in strings is accepted, as in encoding/json.
-func Parse(body []byte) (Envelope, error) {
-	var e Envelope
+// fields with the same names. Invalid UTF-8 in strings is accepted, as in encoding/json. The
+// same walk finds the values of a plan.
+func Parse(body []byte, plan *fields.Plan) (e Envelope, values fields.Values, err error) {
+	walk := plan.Start()
+	if walk != nil {
+		defer walk.End()
+	}
 	var seen fieldSet
-	err := errNoObject // until the root value is an object
+	reach := 1        // the deepest level that is looked at now
+	err = errNoObject // until the root value is an object
 	syntax := jscan.Scan(body, func(i *jscan.Iterator[[]byte]) (stop bool) {
-		switch level := i.Level(); {
-		case level > 1: // most values are here, so this must be fast
-			return level > maxDepth
+		level := i.Level()
+		if level > reach { // most values are here, so this must be fast
+			return level > fields.MaxDepth
+		}
+		switch {
 		case level == 1:
 			err = e.set(i, &seen)
-		case i.ValueType() == jscan.ValueTypeObject:
+		case level == 0 && i.ValueType() == jscan.ValueTypeObject:
 			err = nil
+		}
+		if walk != nil && err == nil {
+			err = walk.Visit(i)
+			reach = max(1, walk.Reach)
 		}
 		return err != nil
 	})
 	switch {
 	case err != nil:
-		return Envelope{}, err
 	case syntax.Code == jscan.ErrorCodeCallback:
-		return Envelope{}, errTooDeep
+		err = errTooDeep
 	case syntax.IsErr():
 		// The text of syntax is not used, because it quotes the body.
-		return Envelope{}, fmt.Errorf("body is not valid JSON at byte %d", syntax.Index)
+		err = fmt.Errorf("body is not valid JSON at byte %d", syntax.Index)
 	case e.Topic == "":
-		return Envelope{}, errTopicMissing
+		err = errTopicMissing
+	case walk != nil:
+		values, err = walk.Values()
 	}
-	return e, nil
+	if err != nil {
+		return Envelope{}, fields.Values{}, err
+	}
+	return e, values, nil
 }
 
-// fields has the keys of the fields that set reads.
-var fields = [][]byte{[]byte("topic"), []byte("id"), []byte("app_id"), []byte("created_at"), []byte("delivery_attempts")}
+// keys has the keys of the fields that set reads.
+var keys = [][]byte{[]byte("topic"), []byte("id"), []byte("app_id"), []byte("created_at"), []byte("delivery_attempts")}
 
-// fieldSet tells which of fields were found.
+// fieldSet tells which of keys were found.
 type fieldSet [5]bool
 
 // set reads the current member of the top level, if it is a field of the envelope. It
@@ -87,17 +97,13 @@ type fieldSet [5]bool
 // differ on which one they use, and the backend must not read another topic than the one
 // that decided the route.
 func (e *Envelope) set(i *jscan.Iterator[[]byte], seen *fieldSet) (err error) {
-	key := i.Key()
-	name := key[1 : len(key)-1]
-	if bytes.IndexByte(name, '\\') >= 0 {
-		name = []byte(unquote(key))
-	}
+	name := fields.Text(i.Key())
 	// As encoding/json, which ignores case: in Unicode, ſ (U+017F) is s, and K (U+212A) is k.
-	field := slices.IndexFunc(fields, func(field []byte) bool { return bytes.EqualFold(name, field) })
+	field := slices.IndexFunc(keys, func(field []byte) bool { return bytes.EqualFold(name, field) })
 	switch {
 	case field < 0:
 		return nil
-	case !bytes.Equal(name, fields[field]):
+	case !bytes.Equal(name, keys[field]):
 		return errFieldCase
 	case seen[field]:
 		return errFieldRepeated
@@ -122,7 +128,7 @@ func topicValue(i *jscan.Iterator[[]byte]) (string, error) {
 	if i.ValueType() != jscan.ValueTypeString {
 		return "", errTopicInvalid
 	}
-	topic := unquote(i.Value())
+	topic := string(fields.Text(i.Value()))
 	if len(topic) > MaxHeaderValue || !topicpattern.IsTopic(topic) {
 		return "", errTopicInvalid
 	}
@@ -135,7 +141,7 @@ func idValue(i *jscan.Iterator[[]byte]) string {
 	if i.ValueType() != jscan.ValueTypeString {
 		return ""
 	}
-	id := unquote(i.Value())
+	id := string(fields.Text(i.Value()))
 	if len(id) > MaxHeaderValue {
 		return ""
 	}
@@ -156,14 +162,4 @@ func intValue(i *jscan.Iterator[[]byte]) int64 {
 		return 0
 	}
 	return n
-}
-
-// unquote returns the text of a JSON string, which jscan has validated.
-func unquote(quoted []byte) string {
-	if bytes.IndexByte(quoted, '\\') < 0 {
-		return string(quoted[1 : len(quoted)-1])
-	}
-	var text string
-	_ = json.Unmarshal(quoted, &text) // cannot fail: the string is valid
-	return text
 }

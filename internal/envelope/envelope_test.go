@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/fields"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
 
@@ -54,7 +55,7 @@ func TestParse(t *testing.T) {
 		"ok/fields in other case inside the data": {body: `{"data":{"Topic":"x.y","ID":"1"},"topic":"ping"}`, want: Envelope{Topic: "ping"}},
 		"ok/capitals and hyphens in the topic":    {body: `{"topic":"Conversation-Part.userReplied_2"}`, want: Envelope{Topic: "Conversation-Part.userReplied_2"}},
 		"ok/nested as deep as allowed": {
-			body: `{"data":` + strings.Repeat("[", maxDepth) + strings.Repeat("]", maxDepth) + `,"topic":"ping"}`,
+			body: `{"data":` + strings.Repeat("[", fields.MaxDepth) + strings.Repeat("]", fields.MaxDepth) + `,"topic":"ping"}`,
 			want: Envelope{Topic: "ping"},
 		},
 		"ok/a string of 4 MiB": {
@@ -92,7 +93,7 @@ func TestParse(t *testing.T) {
 		"fail/nested too deep":                  {body: `{"data":` + strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000) + `,"topic":"ping"}`, err: errTooDeep},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := Parse([]byte(tc.body))
+			got, _, err := Parse([]byte(tc.body), nil)
 			if !errors.Is(err, tc.err) || got != tc.want {
 				t.Errorf("got %+v, error %v; want %+v, error %v", got, err, tc.want, tc.err)
 			}
@@ -106,7 +107,7 @@ func TestInvalidJSONIsRefusedWithoutQuotingIt(t *testing.T) {
 		`{"topic":"ping","x":secret}`, `{"topic":"ping","x":"\q"}`, "{\"topic\":\"ping\",\"x\":\"\x01\"}", `{"topic":"ping","x":NaN}`,
 		"\ufeff" + `{"topic":"ping"}`, `{topic:"ping"}`, `{"topic":"ping"}` + "\x00",
 	} {
-		_, err := Parse([]byte(body))
+		_, _, err := Parse([]byte(body), nil)
 		if err == nil {
 			t.Errorf("%q is accepted", body)
 		} else if strings.Contains(err.Error(), "secret") {
@@ -139,7 +140,7 @@ func FuzzParse(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		got, err := Parse(body)
+		got, _, err := Parse(body, nil)
 		if err != nil {
 			return
 		}

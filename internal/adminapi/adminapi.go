@@ -37,6 +37,7 @@ type Delivery struct {
 	Number       int64     `json:"number"`       // of the notification in the database
 	Topic        string    `json:"topic"`
 	Workspace    string    `json:"workspace"`
+	Object       string    `json:"object,omitempty"` // what it is about: type and id, as in conversation:123
 	Endpoint     string    `json:"endpoint"`
 	Lane         string    `json:"lane"`
 	State        string    `json:"state"`

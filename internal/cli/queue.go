@@ -47,7 +47,7 @@ func onQueue(cmd *cobra.Command, args cobra.PositionalArgs, do func(ctx context.
 		if slices.Contains(args, "") {
 			return usagef("an argument is empty: is the variable set that it comes from?")
 		}
-		selected, err := r.parameters("topic", "workspace", "lane", "state", "reason", "status", "notification",
+		selected, err := r.parameters("topic", "workspace", "lane", "state", "reason", "status", "notification", "object",
 			"since", "until", "finished-since", "finished-until", "error", "endpoint")
 		if err != nil {
 			return err
@@ -101,6 +101,7 @@ func addFilterFlags(cmd *cobra.Command) {
 	flags.StringSlice("reason", nil, "Only dead ones with these reasons ("+strings.Join(deadReasons, ", ")+"; repeatable)")
 	flags.StringSlice("status", nil, "Only what was answered so in the last attempt, as in 503 or 5xx (repeatable)")
 	flags.StringSlice("notification", nil, "Only the notifications with these ids or numbers (repeatable)")
+	flags.String("object", "", "Only what is about this object, such as conversation:123, or an id alone")
 	flags.String("since", "", "Only what was stored at this time or later")
 	flags.String("until", "", "Only what was stored before this time")
 	flags.String("finished-since", "", "Only what was delivered or became dead at this time or later")

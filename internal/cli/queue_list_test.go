@@ -43,7 +43,7 @@ func TestQueueListFilters(t *testing.T) {
 	a := newFakeAdmin(t)
 	a.addDead(1)
 	r := a.queue(t, "list", "--topic", "contact.*", "--workspace", "tulip4", "--lane", "crm", "--state", "delivered,dead", "--reason", "age",
-		"--notification", "notif_1,2", "--notification", "3", "--since", "2026-11-24T14:30:00+01:00", "--until", "2h", "--error", "a&b", "--endpoint", "intercom",
+		"--notification", "notif_1,2", "--notification", "3", "--object", "conversation:123", "--since", "2026-11-24T14:30:00+01:00", "--until", "2h", "--error", "a&b", "--endpoint", "intercom",
 		"--status", "5xx,404", "--finished-since", "2026-11-30 07:19:51 UTC", "--finished-until", "1h")
 	if r.err != nil {
 		t.Fatal(r.err)
@@ -52,7 +52,7 @@ func TestQueueListFilters(t *testing.T) {
 	_, query, _ := strings.Cut(asked[len(asked)-1], "?")
 	got, err := url.ParseQuery(query)
 	wanted := url.Values{
-		"topic": {"contact.*"}, "workspace": {"tulip4"}, "lane": {"crm"}, "state": {"delivered", "dead"}, "reason": {"age"}, "notification": {"notif_1", "2", "3"},
+		"topic": {"contact.*"}, "workspace": {"tulip4"}, "lane": {"crm"}, "state": {"delivered", "dead"}, "reason": {"age"}, "notification": {"notif_1", "2", "3"}, "object": {"conversation:123"},
 		"since": {"2026-11-24T14:30:00+01:00"}, "until": {"2h"}, "error": {"a&b"}, "endpoint": {"intercom"}, "limit": {"100"},
 		"status": {"5xx", "404"}, "finished_since": {"2026-11-30 07:19:51 UTC"}, "finished_until": {"1h"},
 	}

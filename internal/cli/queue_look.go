@@ -238,6 +238,7 @@ func printDelivery(out io.Writer, d adminapi.Details, notification bool) error {
 		line("number", strconv.FormatInt(d.Number, 10))
 		line("topic", d.Topic)
 		line("workspace", d.Workspace)
+		line("object", d.Object)
 		line("endpoint", d.Endpoint)
 		line("stored", localTime(d.StoredAt))
 		if r := d.Request; r != nil {

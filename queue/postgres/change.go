@@ -31,14 +31,19 @@ func (q *conditions) text(condition string, args ...any) string {
 
 // filter adds the conditions of a filter.
 func (q *conditions) filter(filter db.Filter) {
+	const ofNotifications = "d.id = ANY (ARRAY(SELECT wanted.id * 100 + place FROM generate_series(0, 99) AS place, (%s) AS wanted(id)))"
+	if filter.Object != "" {
+		object := db.EncodeText(filter.Object)
+		q.walk = append(q.walk, fmt.Sprintf(ofNotifications, q.text("SELECT id FROM {s}notification WHERE object IS NOT NULL"+
+			" AND {object id} IN (%[1]s::text, %[2]s::text) AND %[1]s::text IN (object, {object id})", object, db.ObjectID(object))))
+	}
 	if filter.Notification != "" {
 		same, args := "n.notification_id = %[2]s::text", []any{rowID(filter.Notification), db.EncodeText(filter.Notification)}
 		if filter.Endpoint != "" {
 			same += " AND {key n.endpoint n.notification_id} = {key %[3]s::text %[2]s::text}"
 			args = append(args, filter.Endpoint)
 		}
-		q.walk = append(q.walk, q.text("d.id = ANY (ARRAY(SELECT wanted.id * 100 + place FROM generate_series(0, 99) AS place,"+
-			" (SELECT %[1]s::bigint UNION SELECT n.id FROM {s}notification AS n WHERE "+same+") AS wanted(id)))", args...))
+		q.walk = append(q.walk, fmt.Sprintf(ofNotifications, q.text("SELECT %[1]s::bigint UNION SELECT n.id FROM {s}notification AS n WHERE "+same, args...)))
 	}
 	var states []string // in the statement itself, so that the server can use partial indexes
 	for _, state := range db.States {

@@ -57,9 +57,9 @@ const claimSQL = `
 		RETURNING id, fixed, attempts, greatest((extract(epoch FROM now() - coalesce(age_from, stored_at)) * 1000000000)::bigint, 0) AS age
 	)
 	SELECT coalesce((SELECT max(chosen.all) FROM chosen), 0), coalesce(c.id, 0), coalesce(fixed, false), coalesce(attempts, 0), coalesce(age, 0),
-		coalesce(notification, 0), workspace, topic, notification_id, received_at, request, body
+		coalesce(notification, 0), workspace, topic, notification_id, object, received_at, request, body
 	FROM (VALUES (1)) AS always LEFT JOIN (
-		SELECT claimed.id, fixed, attempts, age, sized.id AS notification, workspace, topic, notification_id, received_at, request, body, place
+		SELECT claimed.id, fixed, attempts, age, sized.id AS notification, workspace, topic, notification_id, object, received_at, request, body, place
 		FROM claimed JOIN sized ON sized.delivery = claimed.id
 	) AS c ON true
 	ORDER BY c.place`

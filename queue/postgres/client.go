@@ -220,5 +220,5 @@ var (
 func (c *client) sql(text string) string {
 	text = indexedPattern.ReplaceAllString(text, "(CASE WHEN octet_length($1) <= 200 THEN $1 ELSE md5($1) END)")
 	text = keyPattern.ReplaceAllString(text, "(md5($1 || ' ' || $2)::uuid)")
-	return strings.ReplaceAll(text, "{s}", c.schema+".")
+	return strings.NewReplacer("{s}", c.schema+".", "{object id}", "substr(object, strpos(object, ':') + 1)").Replace(text)
 }

@@ -21,7 +21,7 @@ const (
 		UNION SELECT id FROM {s}notification WHERE id = $3::bigint AND endpoint = $1::text
 		ORDER BY id DESC LIMIT $4::bigint) AS wanted(id)`
 
-	notificationsSQL = `SELECT n.id, n.endpoint, n.workspace, n.topic, n.notification_id, n.received_at, n.request, n.body
+	notificationsSQL = `SELECT n.id, n.endpoint, n.workspace, n.topic, n.notification_id, n.object, n.received_at, n.request, n.body
 		FROM ` + wantedSQL + ` JOIN {s}notification AS n ON n.id = wanted.id ORDER BY n.id DESC`
 
 	deliveriesSQL = `SELECT d.* FROM ` + wantedSQL + ` JOIN {s}delivery AS d ON d.id BETWEEN wanted.id * 100 AND wanted.id * 100 + 99`
@@ -43,14 +43,14 @@ const (
 // its id and its workspace.
 func eachDelivery(found *[]db.Delivery, selects, order string, args []any) statement {
 	return statement{
-		sql: `SELECT d.id, d.notification, n.notification_id, d.endpoint, n.workspace, d.topic, d.lane, d.fixed, d.state, d.reason, d.attempts,
+		sql: `SELECT d.id, d.notification, n.notification_id, n.object, d.endpoint, n.workspace, d.topic, d.lane, d.fixed, d.state, d.reason, d.attempts,
 				d.stored_at, coalesce(d.age_from, d.stored_at), CASE WHEN d.state = 'retrying' THEN d.due_at END, d.finished_at,
 				d.upstream, coalesce(d.status, 0), d.seconds, d.error
 			FROM (` + selects + `) AS d JOIN {s}notification AS n ON n.id = d.notification ORDER BY d.id` + order,
 		args: args,
 		scan: each(found, func(d *db.Delivery) []any {
 			return []any{
-				&d.ID, &d.Notification, (*encoded)(&d.NotificationID), &d.Endpoint, (*encoded)(&d.Workspace), (*encoded)(&d.Topic), &d.Lane, &d.Fixed,
+				&d.ID, &d.Notification, (*encoded)(&d.NotificationID), (*encoded)(&d.Object), &d.Endpoint, (*encoded)(&d.Workspace), (*encoded)(&d.Topic), &d.Lane, &d.Fixed,
 				&d.State, (*encoded)(&d.Reason), &d.Attempts, (*moment)(&d.StoredAt), (*moment)(&d.AgeFrom), (*moment)(&d.DueAt), (*moment)(&d.FinishedAt),
 				(*encoded)(&d.Upstream), &d.Status, (*seconds)(&d.Duration), (*encoded)(&d.Error),
 			}
@@ -114,7 +114,7 @@ func (i inspector) Find(ctx context.Context, endpoint, id string, limit int) (fo
 	err = i.run(ctx, "finding a notification", plainly,
 		statement{sql: notificationsSQL, args: args, scan: each(&found, func(n *db.Details) []any {
 			return []any{
-				&n.ID, &n.Endpoint, (*encoded)(&n.Workspace), (*encoded)(&n.Topic), (*encoded)(&n.NotificationID), (*moment)(&n.ReceivedAt),
+				&n.ID, &n.Endpoint, (*encoded)(&n.Workspace), (*encoded)(&n.Topic), (*encoded)(&n.NotificationID), (*encoded)(&n.Object), (*moment)(&n.ReceivedAt),
 				(*request)(&n.Request), &n.Body,
 			}
 		})},

@@ -43,11 +43,13 @@ CREATE TABLE {s}notification (
 	workspace       text NOT NULL,
 	topic           text NOT NULL,
 	notification_id text,
+	object          text,
 	request         text NOT NULL,
 	body            bytea NOT NULL
 );
 ALTER SEQUENCE {s}notification_id_seq OWNED BY {s}notification.id;
 CREATE UNIQUE INDEX notification_once ON {s}notification ({key endpoint notification_id}, {indexed workspace}) WHERE notification_id IS NOT NULL;
+CREATE INDEX notification_object ON {s}notification ({object id}) WHERE object IS NOT NULL;
 CREATE INDEX notification_without_id ON {s}notification (received_at) WHERE notification_id IS NULL;
 
 CREATE TABLE {s}delivery (

@@ -18,11 +18,11 @@ import (
 const insertSQL = `
 	WITH input AS MATERIALIZED (
 		SELECT nextval('{s}notification_id_seq'::regclass) AS id, n.*
-		FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::bytea[])
-			WITH ORDINALITY AS n(endpoint, workspace, topic, notification_id, received_at, request, body, place)
+		FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::bytea[], $8::text[])
+			WITH ORDINALITY AS n(endpoint, workspace, topic, notification_id, received_at, request, body, object, place)
 	), stored AS (
-		INSERT INTO {s}notification (id, endpoint, workspace, topic, notification_id, received_at, request, body)
-		SELECT id, endpoint, workspace, topic, nullif(notification_id, ''), received_at, request, body FROM input
+		INSERT INTO {s}notification (id, endpoint, workspace, topic, notification_id, object, received_at, request, body)
+		SELECT id, endpoint, workspace, topic, nullif(notification_id, ''), nullif(object, ''), received_at, request, body FROM input
 		WHERE {is new}
 		ORDER BY notification_id COLLATE "C", workspace COLLATE "C", endpoint COLLATE "C", id
 		{on conflict} RETURNING id
@@ -41,11 +41,11 @@ var storeSQL = strings.Replace(insertSQL, "{is new}", `(SELECT n.id FROM {s}noti
 			AND {indexed n.workspace} = {indexed input.workspace} AND n.notification_id IS NOT NULL LIMIT 1) IS NULL`, 1) + `, deliveries AS (
 		INSERT INTO {s}delivery (id, notification, endpoint, lane, workspace, topic, fixed, state, claim, instance)
 		SELECT input.id * 100 + d.number, input.id, input.endpoint, d.lane, {indexed input.workspace}, input.topic, d.fixed,
-			CASE WHEN d.claim = 0 THEN 'waiting' ELSE 'delivering' END, nullif(d.claim, 0), CASE WHEN d.claim <> 0 THEN $13::text END
-		FROM unnest($8::bigint[], $9::bigint[], $10::text[], $11::boolean[], $12::bigint[]) AS d(place, number, lane, fixed, claim)
+			CASE WHEN d.claim = 0 THEN 'waiting' ELSE 'delivering' END, nullif(d.claim, 0), CASE WHEN d.claim <> 0 THEN $14::text END
+		FROM unnest($9::bigint[], $10::bigint[], $11::text[], $12::boolean[], $13::bigint[]) AS d(place, number, lane, fixed, claim)
 		JOIN input ON input.place = d.place JOIN stored ON stored.id = input.id
 	), touched AS (
-		INSERT INTO {s}instance AS i (id) SELECT $13::text WHERE (SELECT count(*) FROM stored) < $14::bigint
+		INSERT INTO {s}instance AS i (id) SELECT $14::text WHERE (SELECT count(*) FROM stored) < $15::bigint
 		ON CONFLICT (id) DO UPDATE SET version = i.version
 	)
 	SELECT input.place, stored.id FROM input JOIN stored ON stored.id = input.id`
@@ -60,14 +60,14 @@ var importSQL = strings.NewReplacer("{on conflict}", "ON CONFLICT DO NOTHING", "
 		SELECT input.id * 100 + d.number, input.id, input.endpoint, d.lane, {indexed input.workspace}, input.topic, d.fixed, d.state, nullif(d.reason, ''),
 			d.attempts, d.stored_at, nullif(d.age_from, d.stored_at), CASE WHEN d.state = 'retrying' THEN d.due_at END, CASE WHEN d.state IN ('delivered', 'dead') THEN d.finished_at END,
 			nullif(d.upstream, ''), nullif(d.status, 0), d.seconds, nullif(d.error, '')
-		FROM json_to_recordset($8::json) AS d(place bigint, number bigint, lane text, fixed boolean, state text, reason text, attempts int,
+		FROM json_to_recordset($9::json) AS d(place bigint, number bigint, lane text, fixed boolean, state text, reason text, attempts int,
 			stored_at timestamptz, age_from timestamptz, due_at timestamptz, finished_at timestamptz, upstream text, status int, seconds real, error text)
 		JOIN input ON input.place = d.place JOIN stored ON stored.id = input.id
 	), attempts AS (
 		INSERT INTO {s}attempt (delivery, at, instance, upstream, status, seconds, error, answer)
 		SELECT input.id * 100 + a.number, a.at + (row_number() OVER (PARTITION BY a.place, a.number, a.at) - 1) * interval '1 microsecond',
 			a.instance, nullif(a.upstream, ''), nullif(a.status, 0), a.seconds, a.error, decode(a.answer, 'base64')
-		FROM json_to_recordset($9::json) AS a(place bigint, number bigint, at timestamptz, instance text, upstream text, status int, seconds real,
+		FROM json_to_recordset($10::json) AS a(place bigint, number bigint, at timestamptz, instance text, upstream text, status int, seconds real,
 			error text, answer text)
 		JOIN input ON input.place = a.place JOIN stored ON stored.id = input.id
 		ON CONFLICT DO NOTHING
@@ -181,6 +181,7 @@ func inputArgs(batch []*db.Notification) []any {
 			}
 			return n.Body
 		}),
+		column(batch, func(n *db.Notification) string { return db.EncodeText(n.Object) }),
 	}
 }
 
@@ -204,7 +205,7 @@ func (w work) Claim(ctx context.Context, claim db.Claim) (claimed []db.Claimed, 
 			n := &db.Notification{Endpoint: claim.Lane.Endpoint}
 			c.Notification = n
 			return []any{
-				&candidates, &c.ID, &c.Fixed, &c.Attempts, &c.Age, &n.ID, (*encoded)(&n.Workspace), (*encoded)(&n.Topic), (*encoded)(&n.NotificationID),
+				&candidates, &c.ID, &c.Fixed, &c.Attempts, &c.Age, &n.ID, (*encoded)(&n.Workspace), (*encoded)(&n.Topic), (*encoded)(&n.NotificationID), (*encoded)(&n.Object),
 				(*moment)(&n.ReceivedAt), (*request)(&n.Request), &n.Body,
 			}
 		}),

@@ -33,7 +33,7 @@ func benchmarkBatch(n, workspaces int, token db.Token) []*db.NewNotification {
 		batch[i] = &db.NewNotification{
 			Notification: &db.Notification{
 				Endpoint: "intercom", Workspace: fmt.Sprintf("workspace%d", i%workspaces), Topic: "conversation.user.created",
-				NotificationID: fmt.Sprintf("notif_%016x%016x", rand.Uint64(), rand.Uint64()), ReceivedAt: time.Now(),
+				NotificationID: fmt.Sprintf("notif_%016x%016x", rand.Uint64(), rand.Uint64()), Object: fmt.Sprintf("conversation:%d", rand.Uint64()), ReceivedAt: time.Now(),
 				Request: db.Request{
 					Method: "POST", URI: "/intercom", Proto: "HTTP/1.1", Host: "example.com", RemoteAddr: "192.0.2.1:45678", LocalAddr: "192.0.2.2:443", LocalNet: "tcp", HTTPS: true,
 					Header: map[string][]string{

@@ -98,7 +98,7 @@ func claimThese(run *statements, ids []int64, token db.Token, instance string) (
 	return claimed, err
 }
 
-const readByID = `SELECT n.id, n.endpoint, n.workspace, n.topic, n.notification_id, n.received_at, n.request, b.bytes
+const readByID = `SELECT n.id, n.endpoint, n.workspace, n.topic, n.notification_id, n.object, n.received_at, n.request, b.bytes
 	FROM json_each(?) AS wanted CROSS JOIN notification AS n ON n.id = wanted.value CROSS JOIN body AS b ON b.notification = n.id`
 
 // readNotifications returns notifications with their bodies, by id.
@@ -107,7 +107,7 @@ func readNotifications(ctx context.Context, read *statements, ids []int64) (map[
 	rows, err := read.query(ctx, readByID, jsonOf(ids))
 	found, err := collect(rows, err, func(n *db.Notification) []any {
 		requests = append(requests, new(string))
-		return []any{&n.ID, &n.Endpoint, text(&n.Workspace), &n.Topic, text(&n.NotificationID), moment(&n.ReceivedAt), requests[len(requests)-1], &n.Body}
+		return []any{&n.ID, &n.Endpoint, text(&n.Workspace), &n.Topic, text(&n.NotificationID), text(&n.Object), moment(&n.ReceivedAt), requests[len(requests)-1], &n.Body}
 	})
 	if err != nil {
 		return nil, err

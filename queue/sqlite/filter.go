@@ -46,8 +46,8 @@ func filterCondition(f db.Filter) condition {
 	if f.Workspace != "" {
 		c.and("workspace = ?", db.EncodeText(f.Workspace))
 	}
-	if f.Notification != "" {
-		c.and("(notification = ? OR notification IN (SELECT id FROM notification WHERE notification_id = ?))", numberOf(f.Notification), db.EncodeText(f.Notification))
+	for _, named := range named(f) {
+		c.and("notification IN ("+named.text+")", named.args...)
 	}
 	if !f.Since.IsZero() {
 		c.and("stored_at >= ?", f.Since.UnixMicro())
@@ -68,6 +68,23 @@ func filterCondition(f db.Filter) condition {
 		c.and("(finished_at IS NULL OR finished_at <= ?)", f.AsOf.UnixMicro())
 	}
 	return c
+}
+
+// named returns, for each part of the filter that names notifications, a statement that finds
+// their ids by an index.
+func named(f db.Filter) (ids []condition) {
+	if f.Notification != "" {
+		ids = append(ids, condition{`SELECT id FROM notification WHERE notification_id = ? UNION SELECT ?`, []any{db.EncodeText(f.Notification), numberOf(f.Notification)}})
+	}
+	if f.Object != "" {
+		const objectID = `substr(object, instr(object, ':') + 1)`
+		object := db.EncodeText(f.Object)
+		ids = append(ids, condition{
+			`SELECT id FROM notification WHERE object IS NOT NULL AND ` + objectID + ` IN (?, ?) AND ? IN (object, ` + objectID + `)`,
+			[]any{object, db.ObjectID(object), object},
+		})
+	}
+	return ids
 }
 
 // numberOf returns the id that a person may mean by a text, 0 if it is none.
@@ -107,12 +124,10 @@ var byState = map[db.State]string{
 // indexedIDs returns a statement that finds, by indexes, the ids of all deliveries that a
 // filter can select. Its text is empty if no index has them.
 func indexedIDs(f db.Filter) (ids condition) {
-	if f.Notification != "" {
-		number := numberOf(f.Notification)
+	if named := named(f); len(named) > 0 {
 		return condition{
-			`SELECT delivery.id FROM notification CROSS JOIN delivery ON delivery.id BETWEEN notification.id * 100 AND notification.id * 100 + 99
-				WHERE notification.notification_id = ? UNION SELECT id FROM delivery WHERE id BETWEEN ? * 100 AND ? * 100 + 99`,
-			[]any{db.EncodeText(f.Notification), number, number},
+			`SELECT delivery.id FROM (` + named[0].text + `) AS named CROSS JOIN delivery ON delivery.id BETWEEN named.id * 100 AND named.id * 100 + 99`,
+			named[0].args,
 		}
 	}
 	states := f.States

@@ -8,14 +8,14 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 )
 
-const deliveryColumns = `d.id, d.notification, (SELECT n.notification_id FROM notification AS n WHERE n.id = d.notification),
+const deliveryColumns = `d.id, d.notification, (SELECT n.notification_id FROM notification AS n WHERE n.id = d.notification), (SELECT n.object FROM notification AS n WHERE n.id = d.notification),
 	d.endpoint, d.workspace, d.topic, d.lane, d.fixed, d.state, d.reason, d.attempts, d.stored_at, d.age_from,
 	CASE d.state WHEN 'retrying' THEN d.due_at END, d.finished_at,
 	d.upstream, d.status, d.seconds, d.error`
 
 func scanDelivery(d *db.Delivery) []any {
 	return []any{
-		&d.ID, &d.Notification, text(&d.NotificationID), &d.Endpoint, text(&d.Workspace), &d.Topic, &d.Lane,
+		&d.ID, &d.Notification, text(&d.NotificationID), text(&d.Object), &d.Endpoint, text(&d.Workspace), &d.Topic, &d.Lane,
 		&d.Fixed, &d.State, text((*string)(&d.Reason)), &d.Attempts, moment(&d.StoredAt), moment(&d.AgeFrom), moment(&d.DueAt), moment(&d.FinishedAt),
 		text(&d.Upstream), number(&d.Status), duration(&d.Duration), text(&d.Error),
 	}

@@ -27,10 +27,12 @@ var schema = []string{
 		workspace       TEXT NOT NULL,
 		topic           TEXT NOT NULL,
 		notification_id TEXT,
+		object          TEXT,
 		received_at     INTEGER NOT NULL,
 		request         TEXT NOT NULL
 	) STRICT`,
 	`CREATE UNIQUE INDEX notification_once ON notification (notification_id, workspace, endpoint) WHERE notification_id IS NOT NULL`,
+	`CREATE INDEX notification_object ON notification (substr(object, instr(object, ':') + 1)) WHERE object IS NOT NULL`,
 	// finds those without an id when they are imported once more
 	`CREATE INDEX notification_without_id ON notification (received_at) WHERE notification_id IS NULL`,
 

@@ -7,8 +7,8 @@ import (
 )
 
 const (
-	insertNotification = `INSERT INTO notification (endpoint, workspace, topic, notification_id, received_at, request)
-		VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`
+	insertNotification = `INSERT INTO notification (endpoint, workspace, topic, notification_id, object, received_at, request)
+		VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`
 
 	insertBody = `INSERT INTO body (notification, bytes) VALUES (?, ?)`
 
@@ -20,7 +20,7 @@ const (
 // needs the write lock.
 func insert(run *statements, n *db.Notification) (id int64, err error) {
 	result, err := run.result(context.Background(), insertNotification, n.Endpoint, db.EncodeText(n.Workspace), n.Topic,
-		orNull(db.EncodeText(n.NotificationID)), n.ReceivedAt.UnixMicro(), n.Request.Encode())
+		orNull(db.EncodeText(n.NotificationID)), orNull(db.EncodeText(n.Object)), n.ReceivedAt.UnixMicro(), n.Request.Encode())
 	if err != nil {
 		return 0, err
 	}

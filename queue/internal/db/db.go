@@ -117,6 +117,7 @@ type Notification struct {
 	Workspace      string
 	Topic          string
 	NotificationID string // Intercom's; empty if it gave none
+	Object         string // what it is about: type and id, as in conversation:123, at most 200 bytes; may be empty
 	ReceivedAt     time.Time
 	Request        Request
 	Body           []byte

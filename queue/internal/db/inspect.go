@@ -61,6 +61,7 @@ type Filter struct {
 	Lane         string
 	Workspace    string
 	Notification string    // Intercom's id or, if it is a number, that in the database
+	Object       string    // an object, or its id alone
 	Since, Until time.Time // stored at or after, and before
 	Error        string    // text in the last error, in upper or lower case
 	AsOf         time.Time // not finished after this time
@@ -80,6 +81,7 @@ type Delivery struct {
 	ID             int64
 	Notification   int64  // id of the row
 	NotificationID string // Intercom's
+	Object         string
 	Endpoint       string
 	Workspace      string
 	Topic          string

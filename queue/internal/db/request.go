@@ -61,6 +61,15 @@ func (r *Request) eachText(change func(string) string) {
 	r.Header = header
 }
 
+// ObjectID returns the id in an object, or the text itself if it is an id.
+func ObjectID(object string) string {
+	_, id, found := strings.Cut(object, ":")
+	if !found {
+		return object
+	}
+	return id
+}
+
 // encodedPrefix begins texts that EncodeText has encoded.
 const encodedPrefix = "base64:"
 

@@ -262,7 +262,7 @@ func (e Endpoint) Lanes(ctx context.Context) (lanes []adminapi.Lane, err error) 
 
 func viewDelivery(d *db.Delivery) adminapi.Delivery {
 	return adminapi.Delivery{
-		ID: d.ID, Notification: d.NotificationID, Number: d.Notification, Topic: d.Topic, Workspace: d.Workspace,
+		ID: d.ID, Notification: d.NotificationID, Number: d.Notification, Topic: d.Topic, Workspace: d.Workspace, Object: d.Object,
 		Endpoint: d.Endpoint, Lane: d.Lane, State: string(d.State), Reason: string(d.Reason), Attempts: d.Attempts,
 		StoredAt: d.StoredAt, DueAt: d.DueAt, FinishedAt: d.FinishedAt,
 		Upstream: d.Upstream, Status: d.Status, Seconds: d.Duration.Seconds(), Error: d.Error,

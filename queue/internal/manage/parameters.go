@@ -34,7 +34,7 @@ var (
 
 	// Without one of these, a change would be one of everything.
 	filterParameters = []string{
-		"state", "reason", "status", "topic", "lane", "workspace", "notification", "since", "until", "finished_since", "finished_until", "error",
+		"state", "reason", "status", "topic", "lane", "workspace", "notification", "object", "since", "until", "finished_since", "finished_until", "error",
 	}
 
 	repeatable = []string{"state", "reason", "status", "notification"}
@@ -89,7 +89,7 @@ func read(parameters url.Values, v Verb, now time.Time) (c Change, err error) {
 	c.Notifications, c.Limit = choices[string](r, "notification", nil), r.limit()
 	c.Filter = db.Filter{
 		States: choices(r, "state", db.States), Reasons: choices(r, "reason", db.Reasons), Topic: r.Get("topic"), Lane: r.Get("lane"),
-		Workspace: r.Get("workspace"), Since: r.time("since"), Until: r.time("until"),
+		Workspace: r.Get("workspace"), Object: r.Get("object"), Since: r.time("since"), Until: r.time("until"),
 		FinishedSince: r.time("finished_since"), FinishedUntil: r.time("finished_until"), Error: r.Get("error"),
 	}
 	for _, text := range choices[string](r, "status", nil) {

@@ -347,7 +347,7 @@ func TestAdminRefusals(t *testing.T) {
 		status             int
 		want               string
 	}{
-		{"GET", "/deliveries?stat=dead", "", 400, `"stat": there is no such parameter; the parameters are endpoint, state, reason, topic, lane, workspace, notification, since, until, error, cursor and limit; did you mean state?`},
+		{"GET", "/deliveries?stat=dead", "", 400, `"stat": there is no such parameter; the parameters are endpoint, state, reason, status, topic, lane, workspace, notification, object, since, until, finished_since, finished_until, error, cursor, limit and order; did you mean state?`},
 		{"GET", "/deliveries?state=ded", "", 400, `state "ded": there is no such state; they are waiting, delivering, retrying, delivered and dead; did you mean dead?`},
 		{"GET", "/deliveries?topic=", "", 400, `"topic" has no value: leave it out, or give it one`},
 		{"GET", "/deliveries?lane=suppport", "", 400, `lane "suppport": there is no such lane; they are billing, support and unrouted; did you mean support?`},

@@ -178,7 +178,7 @@ func (w *Worker) Store(r *http.Request, e *Endpoint, n intercomwebhook.Notificat
 	a.tracing.arrived(r.Context())
 	return a.store.insert(r.Context(), &db.NewNotification{
 		Notification: &db.Notification{
-			Endpoint: e.Name, Workspace: n.Workspace, Topic: n.Topic, NotificationID: n.ID,
+			Endpoint: e.Name, Workspace: n.Workspace, Topic: n.Topic, NotificationID: n.ID, Object: about.object(n.Topic, n.Body),
 			ReceivedAt: time.Now().UTC(), Request: newRequest(r), Body: n.Body,
 		},
 		Deliveries: deliveries,

@@ -305,6 +305,7 @@ func TestAChangeRepeatsItsConditions(t *testing.T) {
 				"lane":         {Lane: "other"},
 				"workspace":    {Workspace: "other"},
 				"notification": {Notification: "many-5"},
+				"object":       {Object: "conversation:many-5"},
 				"since":        {Since: time.Now().Add(-time.Minute)},
 				"until":        {Until: time.Now().Add(-2 * time.Hour)},
 				"error":        {Error: "status 404"},
@@ -319,7 +320,7 @@ func TestAChangeRepeatsItsConditions(t *testing.T) {
 				}
 			}
 			fits := db.Filter{
-				States: []db.State{db.Dead}, Reasons: []db.Reason{db.Attempts}, Statuses: []int{5}, Topic: "conversation.*", Lane: lane, Workspace: "workspace", Notification: "many-1",
+				States: []db.State{db.Dead}, Reasons: []db.Reason{db.Attempts}, Statuses: []int{5}, Topic: "conversation.*", Lane: lane, Workspace: "workspace", Notification: "many-1", Object: "many-1",
 				Since: time.Now().Add(-2 * time.Hour), Until: time.Now().Add(-time.Minute), Error: "STATUS", AsOf: time.Now(),
 				FinishedSince: time.Now().Add(-2 * time.Hour), FinishedUntil: time.Now(),
 			}

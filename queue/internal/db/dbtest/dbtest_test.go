@@ -138,7 +138,7 @@ func newToken() db.Token { return db.Token(lastToken.Add(1)) }
 func note(workspace, id string) *db.NewNotification {
 	return &db.NewNotification{
 		Notification: &db.Notification{
-			Endpoint: endpoint, Workspace: workspace, Topic: topic, NotificationID: id, ReceivedAt: time.Now(),
+			Endpoint: endpoint, Workspace: workspace, Topic: topic, NotificationID: id, Object: "conversation:" + id, ReceivedAt: time.Now(),
 			Request: db.Request{Method: "POST", URI: "/webhook?a=b", Proto: "HTTP/1.1", Host: "example.com", RemoteAddr: "192.0.2.1:1234", Header: map[string][]string{"Content-Type": {"application/json"}}},
 			Body:    fmt.Appendf(nil, `{"id": %q}`, id),
 		},
@@ -469,7 +469,7 @@ func past(id string, ago time.Duration, states ...db.State) db.Details {
 	d.ReceivedAt = at
 	for place, state := range states {
 		one := db.Delivery{
-			ID: int64(place), Endpoint: endpoint, Workspace: d.Workspace, Topic: d.Topic, NotificationID: id,
+			ID: int64(place), Endpoint: endpoint, Workspace: d.Workspace, Topic: d.Topic, NotificationID: id, Object: d.Object,
 			Lane: lane, State: state, StoredAt: at, AgeFrom: at,
 		}
 		if place > 0 {
@@ -525,6 +525,7 @@ func differs(got, want *db.Notification) string {
 		"endpoint":        {got.Endpoint, want.Endpoint},
 		"workspace":       {got.Workspace, want.Workspace},
 		"topic":           {got.Topic, want.Topic},
+		"object":          {got.Object, want.Object},
 		"notification id": {got.NotificationID, want.NotificationID},
 		"request":         {got.Request.Encode(), want.Request.Encode()},
 	} {

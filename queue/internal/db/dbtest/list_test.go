@@ -26,7 +26,9 @@ func TestAListHasWhatIsSelectedInBothDirections(t *testing.T) {
 		refused.Deliveries[0].Reason, refused.Deliveries[0].Status, refused.Deliveries[0].Error = db.Refused, 404, `status 404: 50% "off"_\`
 		successful := of(2, "conversation.user.created", "w-1", "n-2", "crm", db.Delivered)
 		successful.Deliveries[0].Attempts, successful.Deliveries[0].History = 2, []db.Attempt{*failure(3)} // not the last error
+		successful.Object, refused.Object = "conversation:123", "contact:12:3"                             // an id may be anything
 		elsewhere := of(5, "conversation.user.created", "w-1", "n-0", "support", db.Waiting)
+		elsewhere.Object = "conversation:123"
 		elsewhere.Endpoint, elsewhere.Deliveries[0].Endpoint = "other", "other"
 		i.put(t,
 			of(0, "conversation.user.created", "w-1", "n-0", "support", db.Waiting),
@@ -75,6 +77,14 @@ func TestAListHasWhatIsSelectedInBothDirections(t *testing.T) {
 			"a class of statuses":                {db.Filter{Statuses: []int{4, 2}}, []int{2, 4}},
 			"several statuses":                   {db.Filter{Statuses: []int{500, 4}}, []int{1, 3, 4}},
 			"a status that no attempt had":       {db.Filter{Statuses: []int{5000, 50, 3}}, nil},
+			"an object":                          {db.Filter{Object: "conversation:123"}, []int{2}},
+			"the id of an object":                {db.Filter{Object: "123"}, []int{2}},
+			"an id with a colon":                 {db.Filter{Object: "12:3"}, []int{4}},
+			"an object whose id has a colon":     {db.Filter{Object: "contact:12:3"}, []int{4}},
+			"an object of another type":          {db.Filter{Object: "contact:123"}, nil},
+			"a part of an object":                {db.Filter{Object: "conversation"}, nil},
+			"a notification of an object":        {db.Filter{Object: "123", Notification: "n-2"}, []int{2}},
+			"a notification of another object":   {db.Filter{Object: "123", Notification: "n-4"}, nil},
 			"since":                              {db.Filter{Since: at.Add(3 * time.Minute)}, []int{3, 4, 5}},
 			"until":                              {db.Filter{Until: at.Add(3 * time.Minute)}, []int{0, 1, 2}},
 			"between":                            {db.Filter{Since: at.Add(90 * time.Second), Until: at.Add(4 * time.Minute)}, []int{2, 3}},
@@ -91,7 +101,7 @@ func TestAListHasWhatIsSelectedInBothDirections(t *testing.T) {
 			"finished until":                     {db.Filter{FinishedUntil: time.Now()}, []int{2, 3, 4}},
 			"finished until an earlier time":     {db.Filter{FinishedUntil: at.Add(-time.Second)}, nil},
 			"all at once": {db.Filter{
-				States: []db.State{db.Dead}, Reasons: []db.Reason{db.Refused}, Topic: "contact.*", Lane: "support", Workspace: "w-2", Notification: "n-4",
+				States: []db.State{db.Dead}, Reasons: []db.Reason{db.Refused}, Topic: "contact.*", Lane: "support", Workspace: "w-2", Notification: "n-4", Object: "contact:12:3",
 				Since: at, Until: at.Add(5 * time.Minute), Error: "404", AsOf: time.Now(),
 				Statuses: []int{4}, FinishedSince: at, FinishedUntil: time.Now(),
 			}, []int{4}},

@@ -161,7 +161,7 @@ func TestStoredNotificationsAreAsTheyWere(t *testing.T) {
 		}
 		for place, d := range found.Deliveries {
 			want := db.Delivery{
-				ID: db.DeliveryID(id, place), Notification: id, NotificationID: "id", Endpoint: endpoint, Workspace: "workspace", Topic: topic,
+				ID: db.DeliveryID(id, place), Notification: id, NotificationID: "id", Object: "conversation:id", Endpoint: endpoint, Workspace: "workspace", Topic: topic,
 				Lane: n.Deliveries[place].Lane, Fixed: place > 0, State: db.Waiting, StoredAt: d.StoredAt, AgeFrom: d.StoredAt,
 			}
 			if place == 2 {

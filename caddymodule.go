@@ -22,6 +22,7 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/body"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/envelope"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/events"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/history"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/logging"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/metrics"
@@ -270,6 +271,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	t := newTag(r)
 
 	if r.Method == http.MethodHead {
+		history.Intercom.Head.Set(start)
 		body.Abandon(w, r)
 		w.WriteHeader(http.StatusOK)
 		return nil
@@ -293,6 +295,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	t.request = live.Capture(r, parsed, signed.body, start)
 	t.setNotification(r.Header, parsed)
 	lastVerified.Set(float64(start.UnixMilli()) / 1e3)
+	history.Intercom.Verified.Set(start)
 
 	ctx, cancel := context.WithDeadline(r.Context(), deadline)
 	defer cancel()

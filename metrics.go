@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/events"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/history"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/metrics"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/shield"
@@ -47,7 +47,7 @@ var (
 	}, []string{"lane"})
 
 	consecutiveErrors = prometheus.NewGaugeFunc(prometheus.GaugeOpts(metrics.Opts("consecutive_errors",
-		"Error answers to Intercom since the last good one. At 1,000 within 15 minutes Intercom pauses all notifications.")), func() float64 { return float64(errorStreak.Load()) })
+		"Error answers to Intercom since the last good one. At 1,000 within 15 minutes Intercom pauses all notifications.")), func() float64 { return float64(history.Intercom.Errors.Load()) })
 
 	lastVerified = newLastVerified()
 
@@ -123,10 +123,6 @@ func codeLabel(status int, err error) string {
 	}
 }
 
-// errorStreak counts the error answers since the last good one, over all handlers of the
-// process. Only answers to allowed senders count.
-var errorStreak atomic.Int64
-
 // live tells of all notifications of this process. It outlives configs.
 var live stream.Broadcaster
 
@@ -157,14 +153,15 @@ func (o *recorder) refused(r *http.Request, why *refusal) {
 	}
 }
 
-// answered counts an answer in errorStreak. It warns and emits an event before Intercom's limit
+// answered counts error answers since the last good one, over all handlers of the process; only answers to allowed
+// senders count. It warns and emits an event before Intercom's limit
 // (intercom.MaxErrors) is reached.
 func (o *recorder) answered(status int) {
 	if intercom.Accepts(status) {
-		errorStreak.Store(0)
+		history.Intercom.Errors.Store(0)
 		return
 	}
-	if n := errorStreak.Add(1); n == 500 || n == 900 {
+	if n := history.Intercom.Errors.Add(1); n == 500 || n == 900 {
 		o.logger.Warn("many error answers in a row: at 1,000 within 15 minutes Intercom pauses all notifications; check the backends",
 			zap.Int64("consecutive_errors", n),
 			zap.Int("last_status", status))
@@ -187,6 +184,10 @@ func (o *recorder) observe(t *tag, outcome string, status int, received, answere
 	}
 	notificationsTotal.WithLabelValues(intercom.Label(t.Topic), outcome).Inc()
 	o.answered(status)
+	history.Intercom.Took(kindOf(status), waited, outcome)
+	if outcome == outcomePing {
+		history.Intercom.Ping.Set(received)
+	}
 	if live.Listened() {
 		live.Publish(&stream.Event{
 			Event: adminapi.Event{
@@ -196,6 +197,14 @@ func (o *recorder) observe(t *tag, outcome string, status int, received, answere
 			Request: t.request,
 		})
 	}
+}
+
+// kindOf returns what an answer to Intercom counts as.
+func kindOf(status int) history.Kind {
+	if intercom.Accepts(status) {
+		return history.Accepted
+	}
+	return history.Failed
 }
 
 // outcomeOf returns the outcome of a delivery after which Intercom got this status.

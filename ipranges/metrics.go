@@ -40,7 +40,7 @@ const (
 )
 
 // listCollector reads the lists in use at each collection, because ages change with
-// time. If a region has several lists, it reports the oldest one.
+// time.
 type listCollector struct{ age, count *prometheus.Desc }
 
 // Describe implements prometheus.Collector.
@@ -49,8 +49,8 @@ func (c listCollector) Describe(descs chan<- *prometheus.Desc) {
 	descs <- c.count
 }
 
-// Collect implements prometheus.Collector.
-func (c listCollector) Collect(out chan<- prometheus.Metric) {
+// InUse returns the lists that the configs use, by region: the oldest one if a region has several.
+func InUse() map[string]*List {
 	oldest := make(map[string]*List)
 	refreshers.Range(func(_, shared any) bool {
 		for _, region := range shared.(*refresher).regions {
@@ -61,7 +61,12 @@ func (c listCollector) Collect(out chan<- prometheus.Metric) {
 		}
 		return true
 	})
-	for region, list := range oldest {
+	return oldest
+}
+
+// Collect implements prometheus.Collector.
+func (c listCollector) Collect(out chan<- prometheus.Metric) {
+	for region, list := range InUse() {
 		age := max(0, time.Since(list.Checked).Seconds()) // negative if another instance's clock was ahead
 		out <- prometheus.MustNewConstMetric(c.age, prometheus.GaugeValue, age, region)
 		out <- prometheus.MustNewConstMetric(c.count, prometheus.GaugeValue, float64(len(list.Ranges)), region)

@@ -13,6 +13,7 @@ import (
 
 	intercomwebhook "github.com/caddy-intercom/caddy-intercom-webhook"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/events"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/history"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/logging"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
@@ -170,6 +171,11 @@ func (a *attempt) tell(outcome db.Outcome) {
 	}
 	tellHealth(a.endpoint, a.label, health, a.result.Err)
 	attemptsTotal.WithLabelValues(a.label, result).Inc()
+	if a.result.Err == nil {
+		history.Lane(a.label).Took(history.Delivered, a.took, "")
+	} else {
+		history.Lane(a.label).Took(history.Failed, a.took, a.result.Err.Error())
+	}
 }
 
 // deadLetter tells that the delivery will not be tried again unless a person retries it.

@@ -92,12 +92,17 @@ func (p *peers) refresh(ctx context.Context, after time.Time) error {
 	return p.exchange(ctx)
 }
 
-// lanes returns the lanes that other live instances work on.
-func (p *peers) lanes() []db.Lane {
+// others returns the other live instances.
+func (p *peers) others() []db.Presence {
 	p.mu.RLock()
 	defer p.mu.RUnlock()
+	return p.known.Others
+}
+
+// lanes returns the lanes that other live instances work on.
+func (p *peers) lanes() []db.Lane {
 	var lanes []db.Lane
-	for _, other := range p.known.Others {
+	for _, other := range p.others() {
 		lanes = append(lanes, other.Lanes...)
 	}
 	return lanes

@@ -19,6 +19,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	intercomwebhook "github.com/caddy-intercom/caddy-intercom-webhook"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/history"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 )
 
@@ -176,13 +177,19 @@ func (w *Worker) Store(r *http.Request, e *Endpoint, n intercomwebhook.Notificat
 		return false, nil
 	}
 	a.tracing.arrived(r.Context())
-	return a.store.insert(r.Context(), &db.NewNotification{
+	duplicate, err = a.store.insert(r.Context(), &db.NewNotification{
 		Notification: &db.Notification{
 			Endpoint: e.Name, Workspace: n.Workspace, Topic: n.Topic, NotificationID: n.ID, Object: about.object(n.Topic, n.Body),
 			ReceivedAt: time.Now().UTC(), Request: newRequest(r), Body: n.Body,
 		},
 		Deliveries: deliveries,
 	})
+	if err == nil && !duplicate {
+		for _, d := range deliveries {
+			history.Lane(Label(db.Lane{Endpoint: e.Name, Name: d.Lane})).Count(history.Accepted)
+		}
+	}
+	return duplicate, err
 }
 
 // newDeliveries returns the deliveries of a notification. A ping that fits no route has only
@@ -259,6 +266,17 @@ func (w *Worker) collect() []LaneStatus {
 	config := w.Config()
 	all, _ := w.Lanes(w.ctx, "") // there are none while the database is not open
 	return slices.DeleteFunc(all, func(status LaneStatus) bool { return config[status.Lane.Endpoint] == nil })
+}
+
+// Instances returns the live instances that share the database, this one first.
+func (w *Worker) Instances() ([]db.Presence, error) {
+	a, err := w.opened()
+	if err != nil {
+		return nil, err
+	}
+	self := w.Config().presence()
+	self.Instance = a.db.Instance()
+	return append([]db.Presence{self}, a.peers.others()...), nil
 }
 
 // SetPaused pauses or resumes lanes: on this instance at once, on others within two seconds.

@@ -4,8 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -28,14 +31,71 @@ func loadSources(ctx caddy.Context, handler any) (sources []caddyhttp.IPRangeSou
 		return nil, false, fmt.Errorf("loading allow: %w", err)
 	}
 	for _, module := range modules.([]any) {
-		if static, ok := module.(*caddyhttp.StaticIPRange); ok && len(static.Ranges) == 0 {
-			return nil, false, errNoRange
+		if static, ok := module.(*caddyhttp.StaticIPRange); ok {
+			if err := checkRanges(static.GetIPRanges(nil)); err != nil {
+				return nil, false, err
+			}
 		}
 		_, isIntercom := module.(*ipranges.Source)
 		intercoms = intercoms || isIntercom
 		sources = append(sources, module.(caddyhttp.IPRangeSource))
 	}
 	return sources, intercoms, nil
+}
+
+func checkRanges(prefixes []netip.Prefix) error {
+	if len(prefixes) == 0 {
+		return errNoRange
+	}
+	for _, prefix := range prefixes {
+		if unmap(prefix).Addr().Is4In6() {
+			return fmt.Errorf("allow static: %s fits no IPv4 address: write IPv4 ranges as in `allow static 192.0.2.0/24`", prefix)
+		}
+	}
+	return nil
+}
+
+// unmap returns a range of IPv4 addresses that is written as one of IPv6, such as
+// ::ffff:192.0.2.0/120, as one of IPv4.
+func unmap(prefix netip.Prefix) netip.Prefix {
+	const mapped = 96 // bits before the IPv4 address
+	if prefix.Addr().Is4In6() && prefix.Bits() >= mapped {
+		return netip.PrefixFrom(prefix.Addr().Unmap(), prefix.Bits()-mapped)
+	}
+	return prefix
+}
+
+// forwardedByAddresses reports whether everything is an address that trusted proxies have
+// written into X-Forwarded-For, up to the client's. With trusted_proxies_strict, Caddy skips
+// what is none, and uses what is to the left of it, which the sender may have written.
+func forwardedByAddresses(r *http.Request, client string) bool {
+	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
+	trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool)
+	if !trusted || server == nil || server.TrustedProxiesStrict == 0 {
+		return true
+	}
+	for _, name := range server.ClientIPHeaders {
+		values := r.Header.Values(name)
+		if len(values) == 0 {
+			continue
+		}
+		entries := strings.Split(strings.Join(values, ","), ",")
+		for _, entry := range slices.Backward(entries) {
+			host, _, err := net.SplitHostPort(entry)
+			if err != nil {
+				host = entry
+			}
+			host, _, _ = strings.Cut(strings.TrimSpace(host), "%")
+			addr, err := netip.ParseAddr(host)
+			if err != nil {
+				return false
+			}
+			if addr.String() == client {
+				return true
+			}
+		}
+	}
+	return true
 }
 
 // forgeable reports whether a server reads the client's address from a part of

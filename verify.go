@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -84,8 +86,12 @@ func (v *verifier) admit(r *http.Request) (signature.Claimed, *refusal) {
 	if refused != nil {
 		return signature.Claimed{}, refused
 	}
+	if encoded(r.Header) {
+		return signature.Claimed{}, newRefusal(http.StatusBadRequest, reasonBody,
+			"body has a Content-Encoding, and Intercom sends none: whatever is in front must pass the body on as it came")
+	}
 	if r.ContentLength > v.maxSize {
-		return signature.Claimed{}, v.tooLarge()
+		return signature.Claimed{}, tooLarge(v.maxSize)
 	}
 	return claimed, nil
 }
@@ -98,15 +104,22 @@ func (v *verifier) allows(r *http.Request) bool {
 	if err != nil {
 		return false
 	}
-	addr = addr.Unmap() // ::ffff:192.0.2.1 becomes 192.0.2.1, the form that ranges have
+	addr = addr.Unmap() // ::ffff:192.0.2.1 becomes 192.0.2.1, and so do ranges
 	for _, source := range v.sources {
 		for _, prefix := range source.GetIPRanges(r) {
-			if prefix.Contains(addr) {
-				return true
+			if unmap(prefix).Contains(addr) {
+				return forwardedByAddresses(r, client)
 			}
 		}
 	}
 	return false
+}
+
+// encoded reports whether the header says that the body is compressed or encoded.
+func encoded(header http.Header) bool {
+	return slices.ContainsFunc(header["Content-Encoding"], func(coding string) bool {
+		return coding != "" && !strings.EqualFold(coding, "identity")
+	})
 }
 
 // findSignature returns the signature of the request. It refuses two signatures, in the
@@ -150,7 +163,7 @@ func (v *verifier) verify(w http.ResponseWriter, r *http.Request, deadline time.
 	content, err := body.Read(w, r, v.maxSize, deadline)
 	if err != nil {
 		body.Abandon(w, r)
-		return signedRequest{}, v.refusalOf(err)
+		return signedRequest{}, refusalOf(err)
 	}
 	for i, key := range keys {
 		if key.Signed(content, claimed) {
@@ -160,11 +173,13 @@ func (v *verifier) verify(w http.ResponseWriter, r *http.Request, deadline time.
 	return signedRequest{}, newRefusal(http.StatusUnauthorized, reasonSignatureMismatch, "signature matches no secret")
 }
 
-// refusalOf returns the refusal of a request whose body could not be read.
-func (v *verifier) refusalOf(err error) *refusal {
+// refusalOf returns the refusal of a request whose body could not be read. The limit that a body
+// exceeds may be that of another handler, such as request_body.
+func refusalOf(err error) *refusal {
+	large, isTooLarge := errors.AsType[*http.MaxBytesError](err)
 	switch {
-	case errors.Is(err, body.ErrTooLarge):
-		return v.tooLarge()
+	case isTooLarge:
+		return tooLarge(large.Limit)
 	case errors.Is(err, body.ErrNoMemory):
 		return newRefusal(http.StatusServiceUnavailable, reasonMemory, "%w", err)
 	default:
@@ -172,6 +187,6 @@ func (v *verifier) refusalOf(err error) *refusal {
 	}
 }
 
-func (v *verifier) tooLarge() *refusal {
-	return newRefusal(http.StatusRequestEntityTooLarge, reasonTooLarge, "body is larger than %d bytes", v.maxSize)
+func tooLarge(limit int64) *refusal {
+	return newRefusal(http.StatusRequestEntityTooLarge, reasonTooLarge, "body is larger than %d bytes", limit)
 }

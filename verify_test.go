@@ -74,6 +74,7 @@ func TestVerify(t *testing.T) {
 
 		reason string
 		status int
+		text   string // part of the error
 		scheme *signature.Scheme
 		secret int
 	}{
@@ -84,6 +85,7 @@ func TestVerify(t *testing.T) {
 		"ok/from the second source":               {from: "192.0.2.1", header: good, scheme: signature.Hub},
 		"ok/from an IPv6 address":                 {from: "2001:db8::7", header: good, scheme: signature.Hub},
 		"ok/from an IPv4 address written as IPv6": {from: "::ffff:203.0.113.9", header: good, scheme: signature.Hub},
+		"ok/Content-Encoding that is none":        {header: http.Header{"X-Hub-Signature": good["X-Hub-Signature"], "Content-Encoding": {"Identity"}}, scheme: signature.Hub},
 		"ok/over TLS":                             {header: good, tls: &tls.ConnectionState{HandshakeComplete: true}, scheme: signature.Hub},
 		"ok/body of unknown length":               {header: good, length: -1, scheme: signature.Hub},
 		"ok/body of the largest size":             {header: hub(sign(signature.Hub, "new", strings.Repeat("x", 100))), body: strings.NewReader(strings.Repeat("x", 100)), length: 100, scheme: signature.Hub},
@@ -112,7 +114,10 @@ func TestVerify(t *testing.T) {
 		"fail/a prefix on an app signature":     {header: http.Header{"X-Body-Signature": {"sha256=" + sign(signature.Body, "new", body)}}, reason: "signature_malformed", status: 401},
 		"fail/SHA-1 in the app header":          {header: http.Header{"X-Body-Signature": {sign(signature.Hub, "new", body)[5:]}}, reason: "signature_malformed", status: 401},
 		"fail/declared too large":               {header: good, body: unreadable{t}, length: 101, reason: "too_large", status: 413},
-		"fail/sent too large":                   {header: good, body: strings.NewReader(strings.Repeat("x", 101)), length: -1, reason: "too_large", status: 413},
+		"fail/compressed":                       {header: http.Header{"X-Hub-Signature": good["X-Hub-Signature"], "Content-Encoding": {"gzip"}}, body: unreadable{t}, reason: "body", status: 400, text: "Content-Encoding"},
+		"fail/compressed, in a second header":   {header: http.Header{"X-Hub-Signature": good["X-Hub-Signature"], "Content-Encoding": {"identity", "br"}}, body: unreadable{t}, reason: "body", status: 400, text: "Content-Encoding"},
+		"fail/larger than a limit before ours":  {header: good, body: http.MaxBytesReader(nil, io.NopCloser(strings.NewReader(body)), 7), reason: "too_large", status: 413, text: "larger than 7 bytes"},
+		"fail/sent too large":                   {header: good, body: strings.NewReader(strings.Repeat("x", 101)), length: -1, reason: "too_large", status: 413, text: "larger than 100 bytes"},
 		"fail/cut short":                        {header: good, body: io.MultiReader(strings.NewReader(body[:5]), iotest.ErrReader(io.ErrUnexpectedEOF)), length: 16, reason: "body", status: 400},
 		"fail/signed with another secret":       {header: hub(sign(signature.Hub, "guess", body)), reason: "signature_mismatch", status: 401},
 		"fail/signed with an empty secret":      {header: hub(sign(signature.Hub, "", body)), reason: "signature_mismatch", status: 401},
@@ -145,8 +150,8 @@ func TestVerify(t *testing.T) {
 
 			signed, refused := v.verify(httptest.NewRecorder(), prepared(r), time.Now().Add(time.Second))
 			if tc.reason != "" {
-				if refused == nil || refused.reason != tc.reason || refused.status != tc.status {
-					t.Fatalf("got %+v; want reason %s, status %d", refused, tc.reason, tc.status)
+				if refused == nil || refused.reason != tc.reason || refused.status != tc.status || !strings.Contains(refused.Error(), tc.text) {
+					t.Fatalf("got %+v; want reason %s, status %d, %q", refused, tc.reason, tc.status, tc.text)
 				}
 				for _, private := range []string{"new", "old", "ping", good.Get("X-Hub-Signature")[5:20]} {
 					if regexp.MustCompile(`\b` + private).MatchString(refused.Error()) {

@@ -27,6 +27,8 @@ func TestSourceBehindAProxy(t *testing.T) {
 		{"an IPv6 address", strict, "static 2001:db8::/32", []string{"2001:db8::7"}, 200},
 		{"no address at all is that of the proxy", strict, "static " + intern, nil, 403},
 		{"nonsense is no address", strict, "static " + intern, []string{"nonsense"}, 403},
+		{"nonsense from a trusted proxy is not passed over", strict, "static " + intern, []string{intern + ", nonsense"}, 403},
+		{"a range of IPv4-mapped addresses", strict, "static ::ffff:192.0.2.0/120", []string{intern}, 200},
 		{"an allowed proxy vouches for nobody else", strict, "static 127.0.0.1", []string{outside}, 403},
 		{"the header of a peer that is no trusted proxy is ignored", "", "static " + intern, []string{intern}, 403},
 		{"the header of a peer that is no trusted proxy does no harm", "", "static 127.0.0.1", []string{outside}, 200},

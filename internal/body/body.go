@@ -32,8 +32,6 @@ const (
 var free = semaphore.NewWeighted(memory)
 
 var (
-	// ErrTooLarge is the error for a body that is larger than the limit.
-	ErrTooLarge = errors.New("body is too large")
 	// ErrNoMemory is the error for a large body when others need all memory for bodies.
 	ErrNoMemory = errors.New("too many bytes of large bodies are being handled at once")
 )
@@ -51,7 +49,8 @@ func reserve(ctx context.Context, size int64) bool {
 }
 
 // Read reads the whole body, up to maxSize bytes, until the deadline. The text of an error
-// quotes nothing of the request.
+// quotes nothing of the request. For a body that is larger than a limit, it is an
+// *http.MaxBytesError.
 func Read(w http.ResponseWriter, r *http.Request, maxSize int64, deadline time.Time) ([]byte, error) {
 	// The ResponseWriters of HTTP/1, 2 and 3 have deadlines. For others, only Caddy's own
 	// timeouts apply.
@@ -86,10 +85,10 @@ func Read(w http.ResponseWriter, r *http.Request, maxSize int64, deadline time.T
 // itself, because its text may quote the request, such as a malformed trailer.
 func failure(err error) error {
 	timeout, ok := errors.AsType[net.Error](err)
-	_, tooLarge := errors.AsType[*http.MaxBytesError](err)
+	tooLarge, isTooLarge := errors.AsType[*http.MaxBytesError](err)
 	switch {
-	case tooLarge:
-		return ErrTooLarge
+	case isTooLarge:
+		return tooLarge
 	case ok && timeout.Timeout():
 		return errors.New("body was not complete in time")
 	case errors.Is(err, io.ErrUnexpectedEOF):

@@ -80,7 +80,7 @@ func TestABodyOfAnySizeIsReadWhole(t *testing.T) {
 				t.Errorf("%d bytes (announced: %t): got %d, %v", size, announced, len(got), err)
 			}
 			_, err = Read(httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/", bytes.NewReader(append(body, 'x'))), int64(size), time.Time{})
-			if !errors.Is(err, ErrTooLarge) {
+			if large, ok := errors.AsType[*http.MaxBytesError](err); !ok || large.Limit != int64(size) {
 				t.Errorf("%d bytes, one too many: %v", size+1, err)
 			}
 		}

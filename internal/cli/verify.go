@@ -124,6 +124,11 @@ func judge(body []byte, text string, keys []*signature.Key) verdict {
 					"it fits as HMAC-SHA256, which app requests have in " + intercom.BodySignature + "; a notification has HMAC-SHA1 in " + intercom.HubSignature + ": use that header"})
 			}
 			v.Mistakes = append(v.Mistakes, wrong...)
+			for _, c := range contents(sent) {
+				if c.mistakes[0].Kind == compressed { // signed as it is
+					v.Mistakes = append(v.Mistakes, c.mistakes...)
+				}
+			}
 			v.Genuine = len(v.Mistakes) == 0
 			return v
 		}
@@ -223,6 +228,8 @@ type content struct {
 	mistakes []mistake
 }
 
+const compressed = "compressed"
+
 var startOfMessage = regexp.MustCompile(`^(?:[A-Z]+ \S+ HTTP/[0-9.]+|HTTP/[0-9.]+ [0-9]{3}.*|[A-Za-z0-9-]+: .*)\r?\n`)
 
 // contents returns what is in a body that is compressed, encoded, or a whole HTTP message. What
@@ -234,10 +241,11 @@ func contents(body []byte) []content {
 			all = append(all, content{decoded, []mistake{{kind, text}}})
 		}
 	}
+	const remedy = ", and the gateway refuses every Content-Encoding, as Intercom sends none: pass on, and verify, what came before anything compressed it"
 	if reader, err := gzip.NewReader(bytes.NewReader(body)); err == nil {
-		add("compressed", "the body was compressed with gzip on its way: verify what is in it, before anything compresses it", readBounded(reader))
+		add(compressed, "the body is compressed with gzip"+remedy, readBounded(reader))
 	} else if reader, err := zlib.NewReader(bytes.NewReader(body)); err == nil {
-		add("compressed", "the body was compressed (deflate) on its way: verify what is in it, before anything compresses it", readBounded(reader))
+		add(compressed, "the body is compressed with deflate"+remedy, readBounded(reader))
 	}
 	text := string(bytes.TrimSpace(body))
 	if decoded, err := hex.DecodeString(text); err == nil {

@@ -76,11 +76,11 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 type run struct {
 	caddycmd.Flags
 	in         io.Reader
-	out, notes io.Writer
+	out, notes printable
 }
 
 func newRun(cmd *cobra.Command) *run {
-	return &run{caddycmd.Flags{FlagSet: cmd.Flags()}, cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr()}
+	return &run{caddycmd.Flags{FlagSet: cmd.Flags()}, cmd.InOrStdin(), printable{cmd.OutOrStdout()}, printable{cmd.ErrOrStderr()}}
 }
 
 // print prints a value as JSON, with the flag json, or else what text prints.
@@ -131,7 +131,7 @@ func withExitCode(do func(cmd *cobra.Command, args []string) error) func(*cobra.
 			if errors.As(err, new(usageError)) {
 				code = exitUsage
 			}
-			return code, errors.New(escapeLines(err.Error())) // it quotes files, servers and other programs
+			return code, errors.New(errorText(err))
 		})(cmd, args)
 	}
 }

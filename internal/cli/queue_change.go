@@ -179,7 +179,7 @@ func (c *change) preview(ctx context.Context, q *queueRun) (total int64, err err
 
 // carryOut changes the deliveries, and reports what was done.
 func (c *change) carryOut(ctx context.Context, q *queueRun, options url.Values) error {
-	bar := newProgress(q.notes, c.past)
+	bar := newProgress(q.notes.Writer, c.past)
 	var now adminapi.Progress
 	err := c.post(ctx, q, options, func(p adminapi.Progress, line json.RawMessage) {
 		now = p

@@ -54,7 +54,7 @@ func runQueueMove(ctx context.Context, r *run, _ []string) error {
 	if err != nil {
 		return err
 	}
-	bar := newProgress(r.notes, "moved")
+	bar := newProgress(r.notes.Writer, "moved")
 	summary, err := module.MoveQueue(ctx, from, to, r.String("endpoint"), bar.show)
 	bar.clear()
 	switch {
@@ -63,7 +63,7 @@ func runQueueMove(ctx context.Context, r *run, _ []string) error {
 	case err != nil:
 		return err
 	}
-	return r.print(map[string]string{"summary": summary}, func(out io.Writer) { fmt.Fprintln(out, escapeLines(summary)) })
+	return r.print(map[string]string{"summary": summary}, func(out io.Writer) { fmt.Fprintln(out, summary) })
 }
 
 // queuesIn returns the queues of all intercom_webhook handlers of the config that a flag names.

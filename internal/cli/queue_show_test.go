@@ -2,8 +2,11 @@ package cli
 
 import (
 	"encoding/json"
+	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/signature"
 )
 
 func TestQueueShow(t *testing.T) {
@@ -90,15 +93,23 @@ body
 	wantError(t, a.queue(t, "show", ""), 2, "an argument is empty")
 }
 
-// A body that is nested deeply would take memory by its depth when it is indented.
-func TestBodiesThatAreNestedDeeplyAreNotIndented(t *testing.T) {
-	deep := strings.Repeat("[", 9000) + strings.Repeat("1,", 4000) + "1" + strings.Repeat("]", 9000)
-	if got := prettyBody([]byte(deep)); got != deep {
-		t.Errorf("%d bytes became %d", len(deep), len(got))
-	}
-	for _, body := range []string{`{"a":[1,{"b":"[,{\"}"}],"c":[]}`, `"["`, `[]`} {
-		if indented, most := prettyBody([]byte(body)), indentedSize([]byte(body)); len(indented) > most || most > len(indented)+20 {
-			t.Errorf("%s: %d bytes, and %d were expected", body, len(indented), most)
+// Indenting multiplies the size of what is nested deeply by its depth.
+func TestDeepJSONTakesBoundedMemory(t *testing.T) {
+	deep := []byte(strings.Repeat("[", 9000) + strings.Repeat("1,", 9000) + "1" + strings.Repeat("]", 9000))
+	for name, do := range map[string]func(){
+		"show --body": func() {
+			if got := prettyBody(deep); len(got) > len(deep)+4000 || !strings.HasPrefix(got, "[\n  [\n") {
+				t.Errorf("%d bytes became %d", len(deep), len(got))
+			}
+		},
+		"verify": func() { judge(deep, "sha1="+strings.Repeat("0", 40), []*signature.Key{signature.NewKey("k")}) },
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		do()
+		runtime.ReadMemStats(&after)
+		if mib := (after.TotalAlloc - before.TotalAlloc) >> 20; mib > 64 {
+			t.Errorf("%s of %d bytes took %d MiB", name, len(deep), mib)
 		}
 	}
 }

@@ -192,7 +192,7 @@ func (r sendResult) report(w io.Writer, awaited bool) {
 	case awaited && json.Valid(r.body):
 		fmt.Fprintln(w, prettyBody(r.body))
 	case (awaited || !r.ok()) && r.Answer != "":
-		fmt.Fprintln(w, escapeLines(r.Answer))
+		fmt.Fprintln(w, r.Answer)
 	}
 }
 

@@ -20,6 +20,8 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"golang.org/x/term"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/jsonview"
 )
 
 // isTerminal reports whether a person sees what is written to stream, or types what is read
@@ -84,6 +86,9 @@ func (p *progress) clear() {
 // escape makes text that comes from outside safe to print in one line of a terminal. Each
 // character that does not print is written as in Go source text.
 func escape(text string) string {
+	if !strings.ContainsFunc(text, unprintable) && utf8.ValidString(text) {
+		return text
+	}
 	var b strings.Builder
 	for i, r := range text {
 		switch {
@@ -98,11 +103,38 @@ func escape(text string) string {
 	return b.String()
 }
 
+// printable writes to where a person may look, and escapes what a terminal may take for something
+// else than text. Everything that a command prints goes through one, so that nothing from outside
+// needs to be remembered; only a line break in what belongs into one line needs escape.
+type printable struct{ io.Writer }
+
+func (p printable) Write(text []byte) (int, error) {
+	_, err := io.WriteString(p.Writer, escapeLines(string(text)))
+	return len(text), err
+}
+
 // escapeLines is escape for text of several lines.
 func escapeLines(text string) string {
 	lines := strings.Split(text, "\n")
 	for i, line := range lines {
 		lines[i] = escape(line)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// errorText returns the text of an error, which quotes files, servers and other programs, for a
+// terminal. Only errors that were joined have lines of their own.
+func errorText(err error) string {
+	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // not one that is wrapped
+	if !ok {
+		return escape(err.Error())
+	}
+	var raw, lines []string
+	for _, part := range joined.Unwrap() {
+		raw, lines = append(raw, part.Error()), append(lines, errorText(part))
+	}
+	if strings.Join(raw, "\n") != err.Error() { // fmt.Errorf with several %w
+		return escape(err.Error())
 	}
 	return strings.Join(lines, "\n")
 }
@@ -149,33 +181,11 @@ func printJSON(w io.Writer, value any) error {
 
 // prettyBody returns a body for a terminal, indented if it is JSON.
 func prettyBody(body []byte) string {
-	var pretty bytes.Buffer
-	if !utf8.Valid(body) || indentedSize(body) > maxIndented || json.Indent(&pretty, body, "", "  ") != nil {
-		return escapeLines(string(body))
+	indented, all := jsonview.Indent(body)
+	if !all {
+		return escapeLines(string(indented))
 	}
-	return escapeRunes(pretty.String(), func(r rune) bool { return unprintable(r) && r != '\n' })
-}
-
-// maxIndented is how large JSON may become by being indented, in bytes: the size of what is
-// nested deeply is multiplied by its depth.
-const maxIndented = 32 << 20
-
-// indentedSize returns the size of JSON that is indented by 2.
-func indentedSize(document []byte) int {
-	size, depth := len(document), 0
-	for part := range jsonParts(document) {
-		switch part[0] {
-		case '[', '{':
-			depth++
-		case ']', '}':
-			depth--
-		case ',':
-		default:
-			continue
-		}
-		size += 2 + 2*max(depth, 0)
-	}
-	return size
+	return escapeRunes(string(indented), func(r rune) bool { return unprintable(r) && r != '\n' })
 }
 
 // jsonParts returns the strings of JSON, with their quotes, and the bytes between them one by one.

@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/jsonview"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/signature"
 )
 
@@ -308,11 +309,11 @@ func changes(body []byte) iter.Seq2[[]byte, mistake] {
 }
 
 // forms returns a JSON document in the forms that Intercom may have sent, with their names. There
-// is none of what is no JSON, or too large when it is indented.
+// is none of what is no JSON, and no indented one of what is nested too deeply or has too many lines.
 func forms(document []byte) iter.Seq2[string, []byte] {
 	return func(yield func(string, []byte) bool) {
 		var compact, html bytes.Buffer
-		if indentedSize(document) > maxIndented || json.Compact(&compact, document) != nil {
+		if json.Compact(&compact, document) != nil {
 			return
 		}
 		raw := unescaped(compact.Bytes())
@@ -326,12 +327,12 @@ func forms(document []byte) iter.Seq2[string, []byte] {
 			{`, characters escaped as \u`, []byte(escapeRunes(string(raw), func(r rune) bool { return r >= utf8.RuneSelf }))},
 			{`, <, > and & escaped as \u`, html.Bytes()},
 		} {
-			var indented bytes.Buffer
-			_ = json.Indent(&indented, text.json, "", "  ") // it is valid
-			if !yield("compact JSON"+text.name, text.json) ||
-				!yield("JSON with a space after each comma and colon"+text.name, spaced(text.json)) ||
-				!yield("JSON indented by 2"+text.name, indented.Bytes()) ||
-				!yield("JSON indented by 2, with a space before each colon"+text.name, bytes.ReplaceAll(indented.Bytes(), []byte(`": `), []byte(`" : `))) {
+			if !yield("compact JSON"+text.name, text.json) || !yield("JSON with a space after each comma and colon"+text.name, spaced(text.json)) {
+				return
+			}
+			indented, all := jsonview.Indent(text.json)
+			if all && (!yield("JSON indented by 2"+text.name, indented) ||
+				!yield("JSON indented by 2, with a space before each colon"+text.name, bytes.ReplaceAll(indented, []byte(`": `), []byte(`" : `)))) {
 				return
 			}
 		}

@@ -137,9 +137,9 @@ type storedQueue struct {
 	stored []Notification
 }
 
-func (q *storedQueue) Store(_ *http.Request, n Notification) (bool, error) {
+func (q *storedQueue) Store(_ *http.Request, n Notification) (Stored, error) {
 	q.stored = append(q.stored, n)
-	return false, nil
+	return StoredNew, nil
 }
 
 // A ping may be stored only because of its copies.
@@ -153,7 +153,7 @@ func TestAPingThatNoRouteTakesIsStoredForItsCopiesAlone(t *testing.T) {
 		t.Error("the copy does not take it")
 	}
 	s.store(r, tag, []byte(`{"topic":"ping"}`))
-	if len(queue.stored) != 1 || queue.stored[0].Lane != "" || !slices.Equal(queue.stored[0].Copies, []string{"copy-ping"}) {
+	if len(queue.stored) != 1 || !queue.stored[0].CopiesOnly || !slices.Equal(queue.stored[0].Copies, []string{"copy-ping"}) {
 		t.Errorf("stored %+v", queue.stored)
 	}
 	_, deliver := s.prepareDelivery(httptest.NewRequest(http.MethodPost, "/", nil), []byte(`{"topic":"ping"}`), 1, "gone")

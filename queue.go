@@ -22,9 +22,8 @@ type Queue interface {
 
 	// Store stores the notification, and its copies, and returns nil only when they can no
 	// longer be lost, because Intercom then gets 200 and does not send it again. After an
-	// error Intercom gets 503. If the queue has the notification already, Store does not
-	// store it again, and reports a duplicate.
-	Store(r *http.Request, n Notification) (duplicate bool, err error)
+	// error Intercom gets 503.
+	Store(r *http.Request, n Notification) (Stored, error)
 
 	// Ready returns nil if a notification could be stored now, and otherwise an error that
 	// says why not. It does not wait.
@@ -39,7 +38,24 @@ type Notification struct {
 	Lane      string   // of the first route that fits; empty if none does
 	Copies    []string // lanes of the copies that fit
 	Body      []byte   // must not be changed
+
+	// CopiesOnly is true if no route is to deliver the notification, and none is missing.
+	CopiesOnly bool
+
+	// Of the notifications with the same lane, workspace and Once, only the first in the time
+	// OnceWithin is delivered to the route. If Once is empty, each one is.
+	Once       string
+	OnceWithin time.Duration
 }
+
+// Stored is what a Queue did with a notification.
+type Stored int
+
+const (
+	StoredNew       Stored = iota
+	StoredDuplicate        // it has the notification already, and did not store it again
+	StoredTwin             // it has one with the same Once, so it stored only the copies
+)
 
 // Endpoint is the handler, as its Queue sees it.
 type Endpoint struct {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/body"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/envelope"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/shield"
 )
 
@@ -58,14 +59,15 @@ func (s *storer) store(r *http.Request, t *tag, content []byte) (outcome string,
 		n.Lane = route.lane
 		t.result.lane, t.result.label = route.lane, s.router.label(route.lane)
 	}
-	duplicate, err := s.queue.Store(r, n)
+	n.CopiesOnly = n.Lane == "" && n.Topic == intercom.TopicPing // it is stored only because of its copies
+	stored, err := s.queue.Store(r, n)
 	switch {
 	case err != nil:
 		if c := s.floodLogger.Check(zap.ErrorLevel, "notification could not be stored"); c != nil {
 			c.Write(zap.Inline(t), zap.Error(err))
 		}
 		return outcomeUnqueued, http.StatusServiceUnavailable
-	case duplicate:
+	case stored == StoredDuplicate:
 		return outcomeDuplicate, http.StatusOK
 	default:
 		return outcomeQueued, http.StatusOK

@@ -76,13 +76,13 @@ func (*fakeQueue) LaneLabel(lane string) string { return lane }
 
 func (*fakeQueue) Attach(intercomwebhook.Endpoint) error { return nil }
 
-func (*fakeQueue) Store(r *http.Request, n intercomwebhook.Notification) (duplicate bool, err error) {
+func (*fakeQueue) Store(r *http.Request, n intercomwebhook.Notification) (intercomwebhook.Stored, error) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
-		return false, err
+		return 0, err
 	}
 	if !bytes.Equal(body, n.Body) {
-		return false, errors.New("the request has another body")
+		return 0, errors.New("the request has another body")
 	}
 	store.Lock()
 	defer store.Unlock()
@@ -90,12 +90,12 @@ func (*fakeQueue) Store(r *http.Request, n intercomwebhook.Notification) (duplic
 		<-store.hangs
 	}
 	if store.full {
-		return false, errors.New("disk is full")
+		return 0, errors.New("disk is full")
 	}
 	store.stored = append(store.stored, received{
 		method: r.Method, uri: r.RequestURI, header: r.Header.Clone(), body: body, length: r.ContentLength,
 	})
-	return false, nil
+	return intercomwebhook.StoredNew, nil
 }
 
 func (*fakeQueue) Ready() error {

@@ -227,12 +227,12 @@ func (b *Base) Attach(endpoint intercomwebhook.Endpoint) error {
 }
 
 // Store implements intercomwebhook.Queue. While the config starts, it waits.
-func (b *Base) Store(r *http.Request, n intercomwebhook.Notification) (duplicate bool, err error) {
+func (b *Base) Store(r *http.Request, n intercomwebhook.Notification) (intercomwebhook.Stored, error) {
 	select {
 	case <-b.acquired:
 		return b.worker.Store(r, b.endpoint, n)
 	case <-r.Context().Done():
-		return false, fmt.Errorf("waiting for the config to start: %w", context.Cause(r.Context()))
+		return 0, fmt.Errorf("waiting for the config to start: %w", context.Cause(r.Context()))
 	}
 }
 

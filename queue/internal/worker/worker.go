@@ -167,36 +167,37 @@ func (w *Worker) Destruct() error {
 }
 
 // Store stores a notification and its copies, and returns once they are durable.
-func (w *Worker) Store(r *http.Request, e *Endpoint, n intercomwebhook.Notification) (duplicate bool, err error) {
+func (w *Worker) Store(r *http.Request, e *Endpoint, n intercomwebhook.Notification) (intercomwebhook.Stored, error) {
 	a, err := w.opened()
 	if err != nil {
-		return false, err
+		return 0, err
 	}
 	deliveries := newDeliveries(n)
 	if len(deliveries) == 0 {
-		return false, nil
+		return intercomwebhook.StoredNew, nil
 	}
 	a.tracing.arrived(r.Context())
-	duplicate, err = a.store.insert(r.Context(), &db.NewNotification{
+	duplicate, err := a.store.insert(r.Context(), &db.NewNotification{
 		Notification: &db.Notification{
 			Endpoint: e.Name, Workspace: n.Workspace, Topic: n.Topic, NotificationID: n.ID, Object: about.object(n.Topic, n.Body),
 			ReceivedAt: time.Now().UTC(), Request: newRequest(r), Body: n.Body,
 		},
 		Deliveries: deliveries,
 	})
-	if err == nil && !duplicate {
-		for _, d := range deliveries {
-			history.Lane(Label(db.Lane{Endpoint: e.Name, Name: d.Lane})).Count(history.Accepted)
-		}
+	if err != nil || duplicate {
+		return intercomwebhook.StoredDuplicate, err
 	}
-	return duplicate, err
+	for _, d := range deliveries {
+		history.Lane(Label(db.Lane{Endpoint: e.Name, Name: d.Lane})).Count(history.Accepted)
+	}
+	return intercomwebhook.StoredNew, nil
 }
 
-// newDeliveries returns the deliveries of a notification. A ping that fits no route has only
-// those of its copies; anything else that fits none goes to UnroutedLane.
+// newDeliveries returns the deliveries of a notification. One that fits no route goes to
+// UnroutedLane, unless it is for copies only.
 func newDeliveries(n intercomwebhook.Notification) []db.NewDelivery {
 	deliveries := make([]db.NewDelivery, 0, 1+len(n.Copies))
-	if n.Lane != "" || n.Topic != "ping" {
+	if !n.CopiesOnly {
 		deliveries = append(deliveries, db.NewDelivery{Lane: cmp.Or(n.Lane, UnroutedLane)})
 	}
 	for _, lane := range n.Copies {

@@ -95,11 +95,11 @@ func (w *testWorker) close() {
 func (w *testWorker) put(lane, id string, copies ...string) (duplicate bool) {
 	w.Helper()
 	r := httptest.NewRequest(http.MethodPost, "/intercom", nil)
-	duplicate, err := w.Store(r, w.endpoint, intercomwebhook.Notification{Topic: "a.b", Workspace: "tulip4", ID: id, Lane: lane, Copies: copies, Body: []byte(id)})
+	stored, err := w.Store(r, w.endpoint, intercomwebhook.Notification{Topic: "a.b", Workspace: "tulip4", ID: id, Lane: lane, Copies: copies, Body: []byte(id)})
 	if err != nil {
 		w.Fatalf("storing %s: %v", id, err)
 	}
-	return duplicate
+	return stored == intercomwebhook.StoredDuplicate
 }
 
 func (w *testWorker) eventually(state string, n int) {
@@ -172,8 +172,8 @@ func TestWhereANotificationThatFitsNoRouteGoes(t *testing.T) {
 		want string
 	}{
 		{"a notification is kept", intercomwebhook.Notification{Topic: "a.b"}, "unrouted"},
-		{"a ping is not", intercomwebhook.Notification{Topic: "ping"}, ""},
-		{"a ping goes to its copies", intercomwebhook.Notification{Topic: "ping", Copies: []string{"one", "two"}}, "one two"},
+		{"one for no copies is not", intercomwebhook.Notification{Topic: "ping", CopiesOnly: true}, ""},
+		{"one for copies only goes to them", intercomwebhook.Notification{Topic: "ping", CopiesOnly: true, Copies: []string{"one", "two"}}, "one two"},
 		{"a ping with a route goes there", intercomwebhook.Notification{Topic: "ping", Lane: "pings"}, "pings"},
 	} {
 		var lanes []string

@@ -137,10 +137,10 @@ func TestEventsOfTheQueue(t *testing.T) {
 		return len(eventsNamed("lane_down")) > 0
 	})
 	wantEvent(t, "dead_letter", "first", origin, map[string]any{
-		"id": nil, "topic": topic, "app_id": "tulip4", "lane": "talk", "delivery": nil, "attempt": 3,
+		"id": nil, "topic": topic, "app_id": "tulip4", "lane": "talk", "kind": "route", "delivery": nil, "attempt": 3,
 		"upstream": backend.address, "status": 500, "reason": "attempts", "error": "backend answered 500",
 	})
-	wantEvent(t, "lane_down", "first", origin, map[string]any{"lane": "talk", "failed_attempts": nil, "after": nil, "error": "backend answered 500"})
+	wantEvent(t, "lane_down", "first", origin, map[string]any{"lane": "talk", "kind": "route", "failed_attempts": nil, "after": nil, "error": "backend answered 500"})
 
 	s.options = onEvents("second")
 	if err := g.load(s); err != nil {
@@ -148,7 +148,7 @@ func TestEventsOfTheQueue(t *testing.T) {
 	}
 	back.Store(true)
 	g.expect(200, signed(notification(topic, newID())))
-	wantEvent(t, "lane_up", "second", origin, map[string]any{"lane": "talk", "failed_attempts": nil, "after": nil})
+	wantEvent(t, "lane_up", "second", origin, map[string]any{"lane": "talk", "kind": "route", "failed_attempts": nil, "after": nil})
 }
 
 func TestSlowHandlersOfEventsHoldUpNothing(t *testing.T) {

@@ -23,9 +23,11 @@ const (
 type Lane struct {
 	Endpoint      string           `json:"endpoint"`
 	Lane          string           `json:"lane"`
-	Kind          string           `json:"kind"`    // route or copy; empty if no live config has it
-	State         string           `json:"state"`   // active, paused, down, failing or orphaned
-	Workers       int              `json:"workers"` // of this instance; 0 if it does not work on the lane
+	Kind          string           `json:"kind"`                // route or copy; empty if no live config has it
+	State         string           `json:"state"`               // active, paused, down, failing or orphaned
+	DownSince     time.Time        `json:"down_since,omitzero"` // when the attempts of one that is down began to fail
+	Error         string           `json:"error,omitempty"`     // the last one of a lane that is down
+	Workers       int              `json:"workers"`             // of this instance; 0 if it does not work on the lane
 	Deliveries    map[string]int64 `json:"deliveries"`
 	OldestSeconds float64          `json:"oldest_seconds"` // of those that are neither delivered nor dead
 }

@@ -23,7 +23,7 @@ import (
 
 func newQueueStatusCommand() *cobra.Command {
 	cmd := newCommand("queue-status")
-	cmd.Flags().Bool("check", false, "Exit with 1 if a lane is down or there are dead letters")
+	cmd.Flags().Bool("check", false, "Exit with 1 if a lane is down or paused, or there are dead letters; copies do not count")
 	return onQueue(cmd, cobra.NoArgs, runQueueStatus)
 }
 
@@ -99,13 +99,17 @@ func age(seconds float64) string {
 	}
 }
 
-// checkLanes returns an error if a lane is down or there are dead letters.
+// checkLanes returns an error if a lane is down or paused, or there are dead letters. What is wrong with copies
+// need not wake anybody.
 func checkLanes(lanes []adminapi.Lane) error {
 	var findings []string
 	dead := int64(0)
 	for _, l := range lanes {
-		if l.State == "down" {
-			findings = append(findings, "lane down: "+l.Lane)
+		if l.Kind == "copy" {
+			continue
+		}
+		if l.State == "down" || l.State == "paused" {
+			findings = append(findings, "lane "+l.State+": "+l.Lane)
 		}
 		dead += l.Deliveries["dead"]
 	}

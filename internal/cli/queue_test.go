@@ -198,7 +198,13 @@ total    -      -       -        1,200    1           7         3     2h0m0s
 		t.Errorf("exit code %d without --check", r.code)
 	}
 	wantText(t, "lines", a.queue(t, "status", "--json").out, strings.Join(a.lanes, "\n")+"\n")
-	wantError(t, a.queue(t, "status", "--check"), 1, "lane down: crm; 3 dead letters: see 'caddy intercom-webhook queue list --state dead'")
+	if r = a.queue(t, "status", "--check"); r.code != 0 {
+		t.Errorf("exit code %d for a copy that is down", r.code)
+	}
+	for _, state := range []string{"down", "paused"} {
+		a.answers["GET lanes"] = append(a.lanes[:1:1], strings.NewReplacer("copy", "route", "down", state).Replace(a.lanes[1]))
+		wantError(t, a.queue(t, "status", "--check"), 1, "lane "+state+": crm; 3 dead letters: see 'caddy intercom-webhook queue list --state dead'")
+	}
 
 	a.answers["GET lanes"] = append(a.lanes[:1:1], `{"error":"endpoint \"other\": the database cannot be reached"}`)
 	r = a.queue(t, "status", "--json")
@@ -207,13 +213,13 @@ total    -      -       -        1,200    1           7         3     2h0m0s
 	wantError(t, a.queue(t, "status", "--check"), 1, `endpoint "other": the database cannot be reached`)
 	delete(a.answers, "GET lanes")
 
-	a.lanes = append(a.lanes[:1], `{"endpoint":"other","lane":"a\u001b[2Jb","state":"paused","deliveries":{},"oldest_seconds":0}`)
+	a.lanes = append(a.lanes[:1], `{"endpoint":"other","lane":"a\u001b[2Jb","state":"failing","deliveries":{},"oldest_seconds":0}`)
 	r = a.queue(t, "status", "--check")
 	wantText(t, "two endpoints", r.out, `
-ENDPOINT  LANE       KIND   STATE   WORKERS  WAITING  DELIVERING  RETRYING  DEAD  OLDEST
-intercom  support    route  active  16       1,200    1           0         0     3s
-other     a\x1b[2Jb  -      paused  0        0        0           0         0     -
--         total      -      -       -        1,200    1           0         0     3s
+ENDPOINT  LANE       KIND   STATE    WORKERS  WAITING  DELIVERING  RETRYING  DEAD  OLDEST
+intercom  support    route  active   16       1,200    1           0         0     3s
+other     a\x1b[2Jb  -      failing  0        0        0           0         0     -
+-         total      -      -        -        1,200    1           0         0     3s
 `[1:])
 	if r.code != 0 {
 		t.Errorf("exit code %d though all is well", r.code)

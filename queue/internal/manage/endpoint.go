@@ -250,7 +250,7 @@ func (e Endpoint) Lanes(ctx context.Context) (lanes []adminapi.Lane, err error) 
 	for _, status := range statuses {
 		lane := adminapi.Lane{
 			Endpoint: status.Lane.Endpoint, Lane: status.Lane.Name, Kind: status.Kind, State: string(status.State),
-			Workers: status.Workers, Deliveries: make(map[string]int64), OldestSeconds: status.Oldest.Seconds(),
+			DownSince: status.DownSince, Error: status.Error, Workers: status.Workers, Deliveries: make(map[string]int64), OldestSeconds: status.Oldest.Seconds(),
 		}
 		for _, state := range BacklogStates {
 			lane.Deliveries[string(state)] = status.Counts[state]

@@ -242,7 +242,7 @@ func (a *active) survey(ctx context.Context) {
 		labels = append(labels, Label(lane.Lane))
 		lane.reconsider()
 		if e := config[lane.Endpoint]; e != nil && !slices.Contains(unfinished, lane.Lane) {
-			tellHealth(e, Label(lane.Lane), lane.health.idle(counts.taken), nil)
+			tellHealth(e, lane.Name, lane.health.idle(counts.taken))
 		}
 	}
 	if !a.announced {

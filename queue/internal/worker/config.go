@@ -85,6 +85,14 @@ func (e *Endpoint) lane(name string) *LaneOptions {
 	return &e.Options.LaneOptions
 }
 
+// kind returns what has a lane: a route or a copy.
+func (e *Endpoint) kind(lane string) string {
+	if slices.Contains(e.Handler.Lanes, intercomwebhook.Lane{Name: lane, Copy: true}) {
+		return "copy"
+	}
+	return "route"
+}
+
 // configLane is a lane of a config.
 type configLane struct {
 	db.Lane
@@ -98,11 +106,7 @@ func (c Config) lanes() []configLane {
 	var lanes []configLane
 	for _, name := range slices.Sorted(maps.Keys(c)) {
 		for _, lane := range append(slices.Clip(c[name].Handler.Lanes), intercomwebhook.Lane{Name: UnroutedLane}) {
-			kind := "route"
-			if lane.Copy {
-				kind = "copy"
-			}
-			lanes = append(lanes, configLane{db.Lane{Endpoint: name, Name: lane.Name}, kind, c[name].lane(lane.Name)})
+			lanes = append(lanes, configLane{db.Lane{Endpoint: name, Name: lane.Name}, c[name].kind(lane.Name), c[name].lane(lane.Name)})
 		}
 	}
 	return lanes

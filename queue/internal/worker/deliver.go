@@ -167,9 +167,9 @@ func (a *attempt) tell(outcome db.Outcome) {
 		a.deadLetter(outcome.Reason)
 	}
 	if outcome.State != db.Delivered && outcome.Reason != db.Unrouted {
-		health = a.lane.health.failed(time.Now(), a.started)
+		health = a.lane.health.failed(time.Now(), a.started, a.result.Err)
 	}
-	tellHealth(a.endpoint, a.label, health, a.result.Err)
+	tellHealth(a.endpoint, a.lane.Name, health)
 	attemptsTotal.WithLabelValues(a.label, result).Inc()
 	if a.result.Err == nil {
 		history.Lane(a.label).Took(history.Delivered, a.took, "")
@@ -185,7 +185,7 @@ func (a *attempt) deadLetter(reason db.Reason) {
 		append(a.logFields(), zap.String("reason", string(reason)))...)
 	a.endpoint.Events.Emit(events.DeadLetter, func() map[string]any {
 		return map[string]any{
-			"id": a.note.NotificationID, "topic": a.note.Topic, "app_id": a.note.Workspace, "lane": a.label,
+			"id": a.note.NotificationID, "topic": a.note.Topic, "app_id": a.note.Workspace, "lane": a.label, "kind": a.endpoint.kind(a.lane.Name),
 			"delivery": a.id, "attempt": a.attempts + 1, "reason": string(reason),
 			"upstream": a.result.Upstream, "status": a.result.Status, "error": a.result.Err.Error(),
 		}
@@ -201,15 +201,16 @@ func (a *attempt) logFields() []zap.Field {
 }
 
 // tellHealth logs, and emits as an event, that a lane has gone down or is no longer down.
-func tellHealth(e *Endpoint, label string, change healthChange, err error) {
+func tellHealth(e *Endpoint, lane string, change healthChange) {
 	if !change.changed {
 		return
 	}
-	fields := []zap.Field{zap.String("lane", label), zap.Int("failed_attempts", change.failures), zap.Duration("after", change.after)}
-	data := map[string]any{"lane": label, "failed_attempts": change.failures, "after": change.after.Seconds()}
+	label, kind := Label(db.Lane{Endpoint: e.Name, Name: lane}), e.kind(lane)
+	fields := []zap.Field{zap.String("lane", label), zap.String("kind", kind), zap.Int("failed_attempts", change.failures), zap.Duration("after", change.after)}
+	data := map[string]any{"lane": label, "kind": kind, "failed_attempts": change.failures, "after": change.after.Seconds()}
 	if change.down {
-		data["error"] = err.Error()
-		e.Logger.Warn("lane is down: notifications are kept, and tried again", append(fields, zap.Error(err))...)
+		data["error"] = change.lastError
+		e.Logger.Warn("lane is down: notifications are kept, and tried again", append(fields, zap.String("error", change.lastError))...)
 		e.Events.Emit(events.LaneDown, func() map[string]any { return data })
 		return
 	}

@@ -7,6 +7,8 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
+
+	intercomwebhook "github.com/caddy-intercom/caddy-intercom-webhook"
 )
 
 func TestHealthOfALane(t *testing.T) {
@@ -54,9 +56,9 @@ func TestHealthOfALane(t *testing.T) {
 				case "ok":
 					change = h.succeeded(now)
 				case "fail":
-					change = h.failed(now, now)
+					change = h.failed(now, now, errBackend)
 				case "late":
-					change = h.failed(now, start)
+					change = h.failed(now, start, errBackend)
 				case "idle":
 					change = h.idle(now)
 				}
@@ -64,11 +66,43 @@ func TestHealthOfALane(t *testing.T) {
 				if change.changed {
 					told = map[bool]string{true: "down", false: "up"}[change.down]
 				}
-				if state := h.state(now); state != step.state || told != step.change {
+				if state, _, _ := h.state(now); state != step.state || told != step.change {
 					t.Errorf("%s at %s: %s and told %q, want %s and %q", step.what, step.at, state, told, step.state, step.change)
 				}
 			}
 		})
+	}
+}
+
+// Half of the attempts fail, one every four seconds: three failures in a row come every minute.
+func TestALaneOfWhichHalfFailsDoesNotGoUpAndDown(t *testing.T) {
+	var h health
+	now, told := time.Unix(1_800_000_000, 0), 0
+	const pattern = "-++---+-+----++-+++-++--+" // 13 of 25
+	for i := range 40 * len(pattern) {
+		now = now.Add(4 * time.Second)
+		var change healthChange
+		if pattern[i%len(pattern)] == '+' {
+			change = h.succeeded(now)
+		} else {
+			change = h.failed(now, now, errBackend)
+		}
+		if change.changed {
+			told++
+		}
+		if state, _, _ := h.state(now); state != LaneFailing {
+			t.Errorf("attempt %d: %s", i, state)
+		}
+	}
+	if told > 0 {
+		t.Errorf("%d changes in %d attempts", told, 40*len(pattern))
+	}
+	down := 0
+	for !h.failed(now, now, errBackend).changed {
+		now, down = now.Add(4*time.Second), down+1
+	}
+	if state, since, lastError := h.state(now); state != LaneDown || down > 30 || now.Sub(since) < downAfter || lastError != errBackend.Error() {
+		t.Errorf("%s since %s (%s) after %d failures in a row", state, since, lastError, down)
 	}
 }
 
@@ -78,27 +112,29 @@ func TestATenthOfFailuresIsFailing(t *testing.T) {
 	for range 9 {
 		h.succeeded(now)
 	}
-	h.failed(now, now)
-	if state := h.state(now); state != LaneFailing {
+	h.failed(now, now, errBackend)
+	if state, _, _ := h.state(now); state != LaneFailing {
 		t.Errorf("one of ten: %s", state)
 	}
 	h.succeeded(now)
-	if state := h.state(now); state != LaneActive {
+	if state, _, _ := h.state(now); state != LaneActive {
 		t.Errorf("one of eleven: %s", state)
 	}
 }
 
 func TestLaneHealthIsLogged(t *testing.T) {
 	core, logs := observer.New(zap.DebugLevel)
-	e := &Endpoint{Logger: zap.New(core)}
-	tellHealth(e, "support", healthChange{}, nil)
-	tellHealth(e, "support", healthChange{true, true, 3, time.Minute}, errBackend)
-	tellHealth(e, "support", healthChange{true, false, 7, time.Hour}, nil)
+	e := &Endpoint{Name: "crm", Logger: zap.New(core)}
+	e.Handler.Lanes = []intercomwebhook.Lane{{Name: "support", Copy: true}}
+	tellHealth(e, "support", healthChange{})
+	tellHealth(e, "support", healthChange{true, true, 3, time.Minute, errBackend.Error()})
+	tellHealth(e, "support", healthChange{true, false, 7, time.Hour, errBackend.Error()})
 	var got []string
 	for _, entry := range logs.All() {
 		got = append(got, entry.Level.String())
 	}
-	if !slices.Equal(got, []string{"warn", "info"}) || logs.All()[0].ContextMap()["error"] != errBackend.Error() {
+	first := logs.All()[0].ContextMap()
+	if !slices.Equal(got, []string{"warn", "info"}) || first["error"] != errBackend.Error() || first["lane"] != "crm|support" || first["kind"] != "copy" {
 		t.Errorf("logged %v", logs.All())
 	}
 }

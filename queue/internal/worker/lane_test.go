@@ -1,16 +1,89 @@
 package worker
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
 	intercomwebhook "github.com/caddy-intercom/caddy-intercom-webhook"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 )
+
+func TestALaneIsDownUntilNothingIsLeftToDeliver(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		options := testOptions
+		options.MaxAttempts = 4 // the last one comes about 36 s after the first
+		handler := &fakeHandler{lane: "support", answer: func(*http.Request, int) intercomwebhook.Delivery {
+			return intercomwebhook.Delivery{Err: errBackend}
+		}}
+		w := openWorker(t, newFakeDB(), handler.endpoint("intercom", options, "support"))
+		defer w.close()
+		state := func() LaneStatus {
+			lanes, err := w.Lanes(t.Context(), "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return lanes[0]
+		}
+		w.put("support", "a")
+		w.put("support", "b")
+		for state().State != LaneDown {
+			time.Sleep(time.Second)
+		}
+		if got := state(); got.Error != errBackend.Error() || time.Since(got.DownSince) < downAfter || time.Since(got.DownSince) > time.Minute {
+			t.Errorf("down since %s: %s", got.DownSince, got.Error)
+		}
+		w.eventually("support dead attempts", 2)
+		time.Sleep(surveyInterval)
+		if got := state(); got.State != LaneFailing || got.Error != "" {
+			t.Errorf("with nothing left to deliver, the lane is %s (%s)", got.State, got.Error)
+		}
+		time.Sleep(buckets * bucketTime)
+		if got := state(); got.State != LaneActive {
+			t.Errorf("five minutes later, the lane is %s", got.State)
+		}
+	})
+}
+
+func TestAPausedLaneIsLogged(t *testing.T) {
+	core, logs := observer.New(zap.InfoLevel)
+	database := newFakeDB()
+	book := newBook()
+	s := &lanes{byName: map[db.Lane]*lane{}, shared: &laneParts{db: database, log: zap.New(core), book: book, pacer: newPacer(), mayDeliver: func() bool { return false }}}
+	defer s.stop()
+	pause := func(lane string, paused bool) {
+		t.Helper()
+		if err := errors.Join(database.SetPaused(t.Context(), named(lane), paused), s.applyPauses(t.Context()), s.applyPauses(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect := func(want string) {
+		t.Helper()
+		var got []string
+		for _, entry := range logs.TakeAll() {
+			got = append(got, entry.Level.String()+" "+entry.ContextMap()["lane"].(string))
+		}
+		if strings.Join(got, ", ") != want {
+			t.Errorf("logged %q, want %q", got, want)
+		}
+	}
+	pause("support", true)
+	expect("") // it is not known yet
+	s.update(map[db.Lane]*LaneOptions{named("support"): {Workers: 1}, named("sales"): {Workers: 1}})
+	expect("warn support")
+	pause("sales", true)
+	expect("warn sales")
+	pause("support", false)
+	expect("info support")
+}
 
 // A second Caddy on the same database gets its part of a lane's rate once the first one knows of it.
 func TestTheRateOfALaneHoldsOverAllInstances(t *testing.T) {

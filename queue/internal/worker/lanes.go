@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 )
 
@@ -61,6 +63,9 @@ func (s *lanes) update(wanted map[db.Lane]*LaneOptions) {
 	for name, options := range wanted {
 		if lane := s.byName[name]; lane == nil {
 			s.byName[name] = newLane(s.shared, name, options, s.paused[name])
+			if s.paused[name] {
+				s.tellPaused(name)
+			}
 		} else if was := lane.options.Swap(options); was.Workers != options.Workers || was.Rate != options.Rate {
 			lane.refill(true)
 		}
@@ -90,26 +95,36 @@ func (s *lanes) applyPauses(ctx context.Context) error {
 	s.paused = paused
 	for name, lane := range s.byName {
 		if now := paused[name]; lane.paused.Swap(now) != now {
+			s.tellPaused(name)
 			lane.refill(true)
 		}
 	}
 	return nil
 }
 
-// state returns the state of a lane, and how many workers it has here. If nobody works on it, it
+// tellPaused logs that a lane is paused, or no longer so. The caller must hold mu.
+func (s *lanes) tellPaused(name db.Lane) {
+	if s.paused[name] {
+		s.shared.log.Warn("lane is paused: its notifications are stored, and not delivered until a person resumes it", zap.String("lane", Label(name)))
+	} else {
+		s.shared.log.Info("lane is resumed", zap.String("lane", Label(name)))
+	}
+}
+
+// describe sets the state of a lane, and how many workers it has here. If nobody works on it, it
 // is orphaned.
-func (s *lanes) state(name db.Lane, worked bool) (state LaneState, workers int) {
+func (s *lanes) describe(status *LaneStatus, worked bool) {
 	s.mu.RLock()
-	lane, paused := s.byName[name], s.paused[name]
+	lane, paused := s.byName[status.Lane], s.paused[status.Lane]
 	s.mu.RUnlock()
-	state = LaneActive
+	status.State = LaneActive
 	if lane != nil {
-		state, workers = lane.health.state(time.Now()), lane.options.Load().Workers
+		status.Workers = lane.options.Load().Workers
+		status.State, status.DownSince, status.Error = lane.health.state(time.Now())
 	} else if !worked {
-		state = LaneOrphaned
+		status.State = LaneOrphaned
 	}
 	if paused {
-		state = LanePaused
+		status.State = LanePaused
 	}
-	return state, workers
 }

@@ -82,9 +82,14 @@ func (c *counter) count(ctx context.Context, anew bool) snapshot {
 
 // LaneStatus is how a lane is doing.
 type LaneStatus struct {
-	Lane    db.Lane
-	Kind    string // route or copy; empty if the current config does not have it
-	State   LaneState
+	Lane  db.Lane
+	Kind  string // route or copy; empty if the current config does not have it
+	State LaneState
+
+	// Of one that is down: when the attempts began to fail, and the last error.
+	DownSince time.Time
+	Error     string
+
 	Workers int // of this instance; 0 if it does not work on the lane
 	Counts  map[db.State]int64
 	Oldest  time.Duration // age of the oldest one that is neither delivered nor dead
@@ -116,7 +121,7 @@ func statuses(endpoint string, config Config, counts snapshot, own *lanes, other
 		for _, state := range countedStates {
 			status.Counts[state] = counts.byLane[lane.Lane][state].Count
 		}
-		status.State, status.Workers = own.state(lane.Lane, lane.kind != "" || slices.Contains(others, lane.Lane))
+		own.describe(&status, lane.kind != "" || slices.Contains(others, lane.Lane))
 		found = append(found, status)
 	}
 	return found

@@ -390,6 +390,31 @@ func TestAdviceThatLocksSaysItsPrice(t *testing.T) {
 	}
 }
 
+// What is copied from a page or an example must not send a password in clear.
+func TestPostgresURLsOfTheDocsVerify(t *testing.T) {
+	found := 0
+	for _, pattern := range []string{"../*.md", "../docs/*.md", "../examples/*", "../contrib/*/*"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: no file, error %v", pattern, err)
+		}
+		for _, file := range files {
+			content, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, url := range regexp.MustCompile("postgres(ql)?://[^\\s`]+").FindAllString(string(content), -1) {
+				if found++; !strings.Contains(url, "sslmode=verify-full") {
+					t.Errorf("%s: %s", file, url)
+				}
+			}
+		}
+	}
+	if found < 4 {
+		t.Errorf("found only %d URLs", found)
+	}
+}
+
 func TestAnchorsAreGitHubs(t *testing.T) {
 	for heading, want := range map[string]string{
 		"Intercom's addresses":                 "intercoms-addresses",

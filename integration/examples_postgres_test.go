@@ -16,12 +16,13 @@ func TestExampleOfSeveralCaddys(t *testing.T) {
 	e.wantStatus("/ready", http.StatusOK)
 }
 
-func TestExampleInKubernetes(t *testing.T) {
+func TestExampleForProduction(t *testing.T) {
 	db := newPgDatabase(t, pgShared)
-	e := startExample(t, "kubernetes", map[string]string{"DATABASE_URL": db.url()})
-	e.wantRouted(byTopic)
+	e := startExample(t, "production", map[string]string{"database-url": db.url(), "ops-password-hash": passwordHash})
+	e.wantRouted(map[string]string{"contact.user.created": "crm", "ticket.created": "support", "job.completed": "archive"})
 	e.wantOnlyIntercomBehindTheProxy()
 	e.wantStatus("/ready", http.StatusNotFound) // from outside
+	e.wantStatus("/queue", http.StatusUnauthorized)
 	for path, want := range map[string]string{"/ready": "ready", "/live": "", "/metrics": "caddy_intercom_webhook_queue_deliveries"} {
 		response, err := http.Get("http://127.0.0.1:" + e.others[":9090"] + path)
 		if err != nil {

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"cmp"
 	"maps"
 	"net/http"
 	"os"
@@ -127,8 +128,8 @@ type example struct {
 }
 
 // startExample runs an example. Only what must be here is changed: ports, hosts of upstreams,
-// the addresses of proxies, paths of files; and where no proxy is in front, this machine is
-// allowed. Of a path with database in it, the file has DATABASE_URL.
+// the addresses of proxies, paths of files, the delay of a stop; and where no proxy is in front,
+// this machine is allowed. A file has what variables have of its name, or else the secret.
 func startExample(t *testing.T, name string, variables map[string]string) *example {
 	t.Helper()
 	content, err := os.ReadFile("../examples/" + name + ".Caddyfile")
@@ -144,10 +145,7 @@ func startExample(t *testing.T, name string, variables map[string]string) *examp
 	}
 	config = exampleFile.ReplaceAllStringFunc(config, func(placeholder string) string {
 		path := exampleFile.FindStringSubmatch(placeholder)[1]
-		text := secret
-		if strings.Contains(path, "database") {
-			text = variables["DATABASE_URL"]
-		}
+		text := cmp.Or(variables[filepath.Base(path)], secret)
 		file := filepath.Join(e.dir, strings.ReplaceAll(path, "/", "-"))
 		if err := os.WriteFile(file, []byte(text+"\n"), 0o600); err != nil {
 			t.Fatal(err)
@@ -161,6 +159,7 @@ func startExample(t *testing.T, name string, variables map[string]string) *examp
 		}
 		return e.backends[host].address
 	})
+	config = regexp.MustCompile(`(?m)^\tshutdown_delay .*$`).ReplaceAllString(config, "")
 	sites := 0
 	config = exampleSite.ReplaceAllStringFunc(config, func(line string) string {
 		address, port := exampleSite.FindStringSubmatch(line)[1], e.port

@@ -22,8 +22,18 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
 
-// maxForwards is how many notifications are sent on at the same time.
-const maxForwards = 4
+const (
+	// maxForwards is how many notifications are sent on at the same time.
+	maxForwards = 4
+
+	// maxSilence is after how long a stream is taken for broken. Caddy sends an empty line each
+	// 15 s while there is nothing to tell.
+	maxSilence = 50 * time.Second
+
+	// toldFailure is which failure to connect again is told: after some seconds, when a reload of
+	// Caddy would be over.
+	toldFailure = 8
+)
 
 func newListenCommand() *cobra.Command {
 	cmd := newRunCommand("listen", cobra.NoArgs, runListen)
@@ -53,8 +63,9 @@ func runListen(ctx context.Context, r *run, _ []string) error {
 // listener shows what a stream of the admin endpoint tells, and sends it on.
 type listener struct {
 	*run
-	client *adminClient
-	query  url.Values
+	client  *adminClient
+	query   url.Values
+	silence time.Duration // maxSilence
 
 	forward    *sender // nil without --forward-to; only its URL and client are used
 	forwarding sync.WaitGroup
@@ -72,7 +83,7 @@ func newListener(r *run) (*listener, error) {
 		return nil, err
 	}
 	l := &listener{
-		run: r, client: client, slots: make(chan struct{}, maxForwards),
+		run: r, client: client, silence: maxSilence, slots: make(chan struct{}, maxForwards),
 		query: url.Values{"topic": topics, "workspace": workspaces},
 	}
 	for _, pattern := range topics {
@@ -102,12 +113,18 @@ func (l *listener) notice(format string, args ...any) {
 	fmt.Fprintf(l.notes, "-- "+format+"\n", args...)
 }
 
-// listen shows notifications until the context ends. When Caddy ends the stream, listen
-// connects again. It returns an error if it cannot connect at the start, or if Caddy says that
-// the request is wrong.
+var (
+	errEnded  = errors.New("the stream has ended, as it does when Caddy is reloaded or stopped")
+	errSilent = fmt.Errorf("not even a sign of life has come for %s: the connection is broken, as when a tunnel has stopped", maxSilence)
+)
+
+// listen shows notifications until the context ends. When the stream ends or is broken, listen
+// connects again, and says once why it cannot. It returns an error if it cannot connect at the
+// start, or if Caddy says that the request is wrong.
 func (l *listener) listen(ctx context.Context) error {
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval, pause.MaxInterval = 50*time.Millisecond, 5*time.Second
+	failures := 0 // since it was connected
 	for first := true; ; first = false {
 		connected, err := l.follow(ctx)
 		answer, answered := errors.AsType[*adminError](err)
@@ -117,8 +134,13 @@ func (l *listener) listen(ctx context.Context) error {
 		case first && !connected, answered && answer.status == http.StatusBadRequest: // a Caddy of another version
 			return err
 		case connected:
-			l.notice("Caddy has ended the stream, as it does when it is reloaded or stopped; connecting again")
+			l.notice("%s; connecting again", err)
 			pause.Reset()
+			failures = 0
+		default:
+			if failures++; failures == toldFailure {
+				l.notice("not connected: %s; trying again", escape(err.Error()))
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -129,29 +151,42 @@ func (l *listener) listen(ctx context.Context) error {
 }
 
 // follow connects and shows notifications until the stream ends. It reports whether it was
-// connected. If it was not, it returns the reason.
+// connected, and returns why it is not any more.
 func (l *listener) follow(ctx context.Context) (connected bool, err error) {
-	response, err := l.client.do(ctx, http.MethodGet, adminapi.StreamPath, l.query)
+	connection, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silent := time.AfterFunc(l.silence, func() { cancel(errSilent) })
+	defer silent.Stop()
+	response, err := l.client.do(connection, http.MethodGet, adminapi.StreamPath, l.query)
 	if err != nil {
-		return false, err
+		return false, cmp.Or(context.Cause(connection), err)
 	}
 	defer response.Body.Close()
 	if response.Header.Get("Content-Type") != "application/x-ndjson" {
 		return false, fmt.Errorf("the answer of %s is no stream of notifications: name the admin endpoint of a Caddy with --address", l.client.address)
 	}
 	l.notice("listening to the Caddy at %s", l.client.address)
-	decoder := json.NewDecoder(response.Body)
+	decoder := json.NewDecoder(readerFunc(func(p []byte) (int, error) {
+		silent.Reset(l.silence) // also for an empty line
+		return response.Body.Read(p)
+	}))
 	for {
 		var n listened
-		if err := decoder.Decode(&n.line); err != nil {
-			return true, nil // Caddy was reloaded or stopped, or the connection failed
+		err := decoder.Decode(&n.line)
+		if silent.Stop(); err == nil { // a notification may wait for its turn to be sent on
+			err = json.Unmarshal(n.line, &n)
 		}
-		if err := json.Unmarshal(n.line, &n); err != nil {
-			return true, nil // not a stream of this module
+		if err != nil {
+			return true, cmp.Or(context.Cause(connection), errEnded)
 		}
 		l.show(ctx, &n)
 	}
 }
+
+// readerFunc is a function that implements io.Reader.
+type readerFunc func(p []byte) (int, error)
+
+func (read readerFunc) Read(p []byte) (int, error) { return read(p) }
 
 // show prints a notification, and sends it on. It waits while maxForwards are being sent, so
 // that Caddy drops what comes too fast.
@@ -222,20 +257,20 @@ func (n *listened) sendOn(ctx context.Context, to *sender) *sendResult {
 // text returns what is printed of the notification, for people or as JSON, with or without its
 // body. Once it was sent on, people are told only what came of that.
 func (n *listened) text(asJSON, body bool) string {
-	const clock = "15:04:05.000"
+	at := n.At.Local().Format("2006-01-02T15:04:05.000Z07:00")
 	switch {
 	case asJSON:
 		return escapeJSON(string(n.json(body))) + "\n"
 	case n.Dropped.Dropped > 0:
 		return fmt.Sprintf("-- %d missed: they came faster than this could take them\n", n.Dropped.Dropped)
 	case n.forwarded != nil:
-		return fmt.Sprintf("%s  -> %s  %s\n", strings.Repeat(" ", len(clock)), n.outcome(), escape(cmp.Or(n.ID, n.Topic)))
+		return fmt.Sprintf("%s  -> %s  %s\n", strings.Repeat(" ", len(at)), n.outcome(), escape(cmp.Or(n.ID, n.Topic)))
 	}
 	came := n.Outcome
 	if n.Lane != "" {
 		came += " (" + n.Lane + ")"
 	}
-	text := fmt.Sprintf("%s  %-32s  %-10s  %-38s  %s, %d %s\n", n.At.Local().Format(clock),
+	text := fmt.Sprintf("%s  %-32s  %-10s  %-38s  %s, %d %s\n", at,
 		escape(n.Topic), cmp.Or(escape(n.Workspace), "-"), cmp.Or(escape(n.ID), "-"), escape(came), n.Status, inTime(n.Seconds))
 	if body && n.Request != nil {
 		text += prettyBody(requestBody(n.Request)) + "\n"

@@ -74,6 +74,11 @@ func newListening(t *testing.T, parts []string, args ...string) *listening {
 			more = len(connections) > 0
 		default:
 		}
+		if part == "gone" { // from now on
+			connections <- part
+			http.Error(w, "no Caddy is here", http.StatusBadGateway)
+			return
+		}
 		w.Header().Set("Content-Type", "application/x-ndjson")
 		io.WriteString(w, part)
 		_ = http.NewResponseController(w).Flush()
@@ -136,17 +141,17 @@ func TestListenPrints(t *testing.T) {
 		want string
 	}{
 		"lines": {nil, `
-10:11:12.500  conversation.user.created         tulip4      notif_1                                 queued (support), 200 in 2.1ms
+2026-11-25T10:11:12.500Z  conversation.user.created         tulip4      notif_1                                 queued (support), 200 in 2.1ms
 -- 3 missed: they came faster than this could take them
-10:11:12.500  conversation.user.created         tulip4      notif_2\n                               queued (support), 200 in 2.1ms
+2026-11-25T10:11:12.500Z  conversation.user.created         tulip4      notif_2\n                               queued (support), 200 in 2.1ms
 `},
 		"bodies": {[]string{"--body"}, `
-10:11:12.500  conversation.user.created         tulip4      notif_1                                 queued (support), 200 in 2.1ms
+2026-11-25T10:11:12.500Z  conversation.user.created         tulip4      notif_1                                 queued (support), 200 in 2.1ms
 {
   "a": "\u009b1m\u202e"
 }
 -- 3 missed: they came faster than this could take them
-10:11:12.500  conversation.user.created         tulip4      notif_2\n                               queued (support), 200 in 2.1ms
+2026-11-25T10:11:12.500Z  conversation.user.created         tulip4      notif_2\n                               queued (support), 200 in 2.1ms
 no JSON
 `},
 		"JSON": {[]string{"--json"}, `
@@ -162,7 +167,7 @@ no JSON
 			if got := l.out.String(); got != tc.want[1:] {
 				t.Errorf("got:\n%s\nwant:%s", got, tc.want)
 			}
-			if notices := l.notices.String(); strings.Count(notices, "listening to the Caddy at 127.0.0.1") != 2 || strings.Count(notices, "Caddy has ended the stream") != 1 {
+			if notices := l.notices.String(); strings.Count(notices, "listening to the Caddy at 127.0.0.1") != 2 || strings.Count(notices, "the stream has ended") != 1 {
 				t.Errorf("notices:\n%s", notices)
 			}
 		})
@@ -258,6 +263,61 @@ func TestListenEndsWhileATargetHangs(t *testing.T) {
 	target := newEndpoint(t, func(http.ResponseWriter, *http.Request) { <-let })
 	l := newListening(t, []string{streamed(t, "a", "{}") + "\n"}, "--forward-to", target.URL, "--timeout", "1h")
 	l.waitFor(t, "queued")
+	l.end(t)
+}
+
+// A tunnel that has stopped leaves a connection that says nothing any more.
+func TestListenNoticesABrokenConnection(t *testing.T) {
+	hangs := make(chan struct{})
+	asked := make(chan struct{}, 100)
+	caddy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case asked <- struct{}{}:
+		default:
+		}
+		w.Header().Set("Content-Type", "application/x-ndjson")
+		io.WriteString(w, streamed(t, "a", "{}")+"\n\n\n")
+		_ = http.NewResponseController(w).Flush()
+		<-hangs
+	}))
+	defer caddy.Close()
+	defer close(hangs)
+	cmd := newListenCommand()
+	var out, notices syncBuffer
+	cmd.SetOut(&out)
+	cmd.SetErr(&notices)
+	if err := cmd.ParseFlags([]string{"--address", caddy.Listener.Addr().String()}); err != nil {
+		t.Fatal(err)
+	}
+	l, err := newListener(newRun(cmd))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l.silence > time.Minute || l.silence < 2*15*time.Second {
+		t.Errorf("a break is noticed after %s", l.silence)
+	}
+	l.silence = 100 * time.Millisecond
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- l.listen(ctx) }()
+	<-asked
+	<-asked // again
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if !strings.Contains(notices.String(), "-- "+errSilent.Error()+"; connecting again\n") {
+		t.Errorf("notices:\n%s", notices.String())
+	}
+}
+
+func TestListenSaysThatItCannotConnectAgain(t *testing.T) {
+	l := newListening(t, []string{streamed(t, "a", "{}") + "\n", "gone"})
+	for end := time.Now().Add(30 * time.Second); !strings.Contains(l.notices.String(), "-- not connected: "); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("notices:\n%s", l.notices.String())
+		}
+	}
 	l.end(t)
 }
 

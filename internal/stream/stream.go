@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -29,6 +30,10 @@ const (
 	// A stream keeps this much for a reader that is slow, and drops what comes beyond it.
 	maxLines = 1000
 	maxBytes = 8 << 20
+
+	// aliveInterval is how often a stream gives a sign of life, so that its reader notices when
+	// the connection is broken and nothing says so, as with a tunnel.
+	aliveInterval = 15 * time.Second
 
 	// endTimeout is how long a slow reader may take for what is being written when the
 	// stream ends. Caddy waits 10 s for the requests of its former admin endpoint.
@@ -150,6 +155,7 @@ type Stream struct {
 	topics     []string // patterns; nil for all
 	workspaces []string // nil for all
 	requests   bool
+	alive      time.Duration // aliveInterval
 
 	wake chan struct{} // can be read from if next may have something
 
@@ -174,7 +180,7 @@ func New(query url.Values) (*Stream, error) {
 			return nil, fmt.Errorf("unknown parameter %q: a stream has %s", name, option.Choices(name, parameters))
 		}
 	}
-	s := &Stream{topics: query["topic"], workspaces: query["workspace"], wake: make(chan struct{}, 1)}
+	s := &Stream{topics: query["topic"], workspaces: query["workspace"], alive: aliveInterval, wake: make(chan struct{}, 1)}
 	for _, pattern := range s.topics {
 		if err := topicpattern.Check(pattern); err != nil {
 			return nil, err
@@ -248,7 +254,8 @@ func (s *Stream) next() (first entry, ok bool) {
 	return first, true
 }
 
-// Serve writes a line of JSON for each event, until the client hangs up or the context ends.
+// Serve writes a line of JSON for each event, until the client hangs up or the context ends. While
+// there is none, it writes an empty line each aliveInterval.
 func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
 	writer := http.NewResponseController(w)
 	// Caddy's timeout for reading requests would end the request when it has passed.
@@ -263,6 +270,8 @@ func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
 	w.WriteHeader(http.StatusOK)
 	encoder := json.NewEncoder(w)
 	encoder.SetEscapeHTML(false)
+	alive := time.NewTicker(s.alive)
+	defer alive.Stop()
 	for {
 		if err := writer.Flush(); err != nil {
 			return nil // the client has hung up
@@ -270,7 +279,12 @@ func (s *Stream) Serve(ctx context.Context, w http.ResponseWriter) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-alive.C:
+			if _, err := io.WriteString(w, "\n"); err != nil {
+				return nil // the client has hung up
+			}
 		case <-s.wake:
+			alive.Reset(s.alive)
 		}
 		for first, ok := s.next(); ok && ctx.Err() == nil; first, ok = s.next() {
 			if err := encoder.Encode(first.line()); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -109,6 +110,34 @@ func TestStreamLosesWhatASlowReaderHasNoRoomFor(t *testing.T) {
 				t.Errorf("got %d entries, the last of them %q", len(got), got[len(got)-1])
 			}
 		})
+	}
+}
+
+// A reader behind a tunnel that has stopped would wait for ever.
+func TestAStreamGivesSignsOfLife(t *testing.T) {
+	s, err := New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.alive != 15*time.Second {
+		t.Errorf("a sign of life each %s", s.alive)
+	}
+	s.alive = time.Millisecond
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _ = s.Serve(r.Context(), w) }))
+	defer server.Close()
+	response, err := http.Get(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	signs := make([]byte, 3)
+	if _, err := io.ReadFull(response.Body, signs); err != nil || string(signs) != "\n\n\n" {
+		t.Errorf("%q came (%v)", signs, err)
+	}
+	s.offer(event("a.b", "w"))
+	var line struct{ Topic string }
+	if err := json.NewDecoder(response.Body).Decode(&line); err != nil || line.Topic != "a.b" {
+		t.Errorf("then came %+v (%v)", line, err)
 	}
 }
 

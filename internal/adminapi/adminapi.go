@@ -30,6 +30,17 @@ type Lane struct {
 	Workers       int              `json:"workers"`             // of this instance; 0 if it does not work on the lane
 	Deliveries    map[string]int64 `json:"deliveries"`
 	OldestSeconds float64          `json:"oldest_seconds"` // of those that are neither delivered nor dead
+	DeadLetters   []DeadLetters    `json:"dead_letters,omitempty"`
+}
+
+// DeadLetters are the dead letters of a lane with one topic and one reason.
+type DeadLetters struct {
+	Topic  string    `json:"topic"`
+	Reason string    `json:"reason"`
+	Count  int64     `json:"count"`
+	Oldest time.Time `json:"oldest"` // when the first of them became dead
+	Newest time.Time `json:"newest"`
+	Error  string    `json:"error"` // of the newest one
 }
 
 // Delivery is a delivery in a list.

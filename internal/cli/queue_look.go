@@ -21,6 +21,8 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
 )
 
+const maxError = 80 // characters of an error in a table
+
 func newQueueStatusCommand() *cobra.Command {
 	cmd := newCommand("queue-status")
 	cmd.Flags().Bool("check", false, "Exit with 1 if a lane is down or paused, or there are dead letters; copies do not count")
@@ -30,6 +32,7 @@ func newQueueStatusCommand() *cobra.Command {
 // runQueueStatus prints the lanes of the databases that answer, also if one does not.
 func runQueueStatus(ctx context.Context, q *queueRun, _ []string) error {
 	var lanes []adminapi.Lane
+	q.selected.Set("dead_letters", "true")
 	failed := ask(ctx, q.admin, http.MethodGet, adminapi.LanesPath, q.selected, func(l adminapi.Lane, line json.RawMessage) error {
 		lanes = append(lanes, l)
 		if q.Bool("json") {
@@ -38,7 +41,7 @@ func runQueueStatus(ctx context.Context, q *queueRun, _ []string) error {
 		return nil
 	})
 	if !q.Bool("json") && (len(lanes) > 0 || failed == nil) {
-		failed = errors.Join(printLanes(q.out, lanes), failed)
+		failed = errors.Join(printLanes(q.out, lanes), printDeadLetters(q.out, lanes), failed)
 	}
 	if q.Bool("check") {
 		failed = errors.Join(failed, checkLanes(lanes))
@@ -46,8 +49,7 @@ func runQueueStatus(ctx context.Context, q *queueRun, _ []string) error {
 	return failed
 }
 
-// printLanes prints a table with a line for each lane, and one for all of them. It names the
-// endpoints if there are several.
+// printLanes prints a table with a line for each lane, and one for all of them.
 func printLanes(out io.Writer, lanes []adminapi.Lane) error {
 	states := []string{"waiting", "delivering", "retrying", "dead"} // delivered ones are not counted
 	rows := [][]string{{"ENDPOINT", "LANE", "KIND", "STATE", "WORKERS"}}
@@ -62,10 +64,8 @@ func printLanes(out io.Writer, lanes []adminapi.Lane) error {
 		}
 		rows = append(rows, append(row, age(l.OldestSeconds)))
 	}
-	several := false
 	total := adminapi.Lane{Lane: "total", Deliveries: make(map[string]int64)}
 	for _, l := range lanes {
-		several = several || l.Endpoint != lanes[0].Endpoint
 		for state, n := range l.Deliveries {
 			total.Deliveries[state] += n
 		}
@@ -73,7 +73,12 @@ func printLanes(out io.Writer, lanes []adminapi.Lane) error {
 		add(l, strconv.Itoa(l.Workers))
 	}
 	add(total, "")
-	if !several {
+	return printOfLanes(out, lanes, rows)
+}
+
+// printOfLanes prints a table whose rows begin with an endpoint, which only several need.
+func printOfLanes(out io.Writer, lanes []adminapi.Lane, rows [][]string) error {
+	if !slices.ContainsFunc(lanes, func(l adminapi.Lane) bool { return l.Endpoint != lanes[0].Endpoint }) {
 		for i := range rows {
 			rows[i] = rows[i][1:]
 		}
@@ -83,6 +88,21 @@ func printLanes(out io.Writer, lanes []adminapi.Lane) error {
 		t.row(row...)
 	}
 	return t.flush()
+}
+
+// printDeadLetters prints a table with a line for each group of dead letters, if there are any.
+func printDeadLetters(out io.Writer, lanes []adminapi.Lane) error {
+	rows := [][]string{{"ENDPOINT", "LANE", "TOPIC", "REASON", "DEAD", "NEWEST", "ITS ERROR"}}
+	for _, l := range lanes {
+		for _, g := range l.DeadLetters {
+			rows = append(rows, []string{l.Endpoint, l.Lane, g.Topic, g.Reason, comma(g.Count), localTime(g.Newest), shorten(g.Error, maxError)})
+		}
+	}
+	if len(rows) == 1 {
+		return nil
+	}
+	fmt.Fprintln(out)
+	return printOfLanes(out, lanes, rows)
 }
 
 // age writes how long something waits; empty if it does not.
@@ -131,10 +151,7 @@ func newQueueListCommand() *cobra.Command {
 }
 
 func runQueueList(ctx context.Context, q *queueRun, _ []string) error {
-	const (
-		block    = 1000 // rows whose columns have the same widths
-		maxError = 80   // characters
-	)
+	const block = 1000 // rows whose columns have the same widths
 	limit := q.Int("limit")
 	if limit < 0 {
 		return usagef("limit %d must not be negative", limit)

@@ -206,6 +206,17 @@ total    -      -       -        1,200    1           7         3     2h0m0s
 		wantError(t, a.queue(t, "status", "--check"), 1, "lane "+state+": crm; 3 dead letters: see 'caddy intercom-webhook queue list --state dead'")
 	}
 
+	groups := `"dead_letters":[{"topic":"contact.created","reason":"attempts","count":1002,"oldest":"2026-11-25T08:00:00Z","newest":"2026-11-25T09:00:00Z",` +
+		`"error":"` + strings.Repeat("e", 90) + `"},{"topic":"a\n","reason":"age","count":1,"newest":"2026-11-25T10:00:00Z","error":""}]}`
+	inUTC(t)
+	a.answers["GET lanes"] = []string{a.lanes[0], strings.TrimSuffix(a.lanes[1], "}") + "," + groups}
+	_, table, _ := strings.Cut(a.queue(t, "status").out, "\n\n")
+	wantText(t, "dead letters", table, `
+LANE  TOPIC            REASON    DEAD   NEWEST                ITS ERROR
+crm   contact.created  attempts  1,002  2026-11-25T09:00:00Z  `[1:]+strings.Repeat("e", 79)+`…
+crm   a\n              age       1      2026-11-25T10:00:00Z  -
+`)
+
 	a.answers["GET lanes"] = append(a.lanes[:1:1], `{"error":"endpoint \"other\": the database cannot be reached"}`)
 	r = a.queue(t, "status", "--json")
 	wantText(t, "lines of the database that answers", r.out, a.lanes[0]+"\n")
@@ -234,7 +245,7 @@ func TestQueuePause(t *testing.T) {
 	a.queue(t, "resume", "support")
 	a.queue(t, "status", "--endpoint", "intercom")
 	if got, want := a.asked(), []string{
-		"POST lanes/crm/pause", "POST lanes/crm/pause?endpoint=intercom", "POST lanes/support/resume", "GET lanes?endpoint=intercom",
+		"POST lanes/crm/pause", "POST lanes/crm/pause?endpoint=intercom", "POST lanes/support/resume", "GET lanes?dead_letters=true&endpoint=intercom",
 	}; !slices.Equal(got, want) {
 		t.Errorf("asked %q, want %q", got, want)
 	}

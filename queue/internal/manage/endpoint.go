@@ -241,6 +241,21 @@ func (e Endpoint) DeadGroups(ctx context.Context) ([]db.DeadGroup, error) {
 	return inspector.DeadGroups(ctx, e.Name)
 }
 
+// AddDeadLetters adds to lanes of the endpoint the groups of their dead letters, the largest first. Of more than
+// maxGroups, the smallest are left out.
+func (e Endpoint) AddDeadLetters(ctx context.Context, lanes []adminapi.Lane) error {
+	const maxGroups = 1000 // topics may be anything
+	groups, err := e.DeadGroups(ctx)
+	for _, g := range groups[:min(len(groups), maxGroups)] {
+		at := slices.IndexFunc(lanes, func(l adminapi.Lane) bool { return l.Lane == g.Lane })
+		if at >= 0 {
+			lanes[at].DeadLetters = append(lanes[at].DeadLetters,
+				adminapi.DeadLetters{Topic: g.Topic, Reason: string(g.Reason), Count: g.Count, Oldest: g.Oldest, Newest: g.Newest, Error: g.Error})
+		}
+	}
+	return err
+}
+
 // BacklogStates are the states whose deliveries are counted by lane.
 var BacklogStates = []db.State{db.Waiting, db.Delivering, db.Retrying, db.Dead}
 

@@ -29,6 +29,7 @@ const (
 // The names of the parameters: of all requests, of those that list deliveries, and of those that change them.
 var (
 	EndpointParameters = []string{"endpoint"}
+	LanesParameters    = slices.Concat(EndpointParameters, []string{"dead_letters"})
 	ListParameters     = slices.Concat(EndpointParameters, filterParameters, []string{"cursor", "limit", "order"})
 	ChangeParameters   = slices.Concat(EndpointParameters, filterParameters, []string{"cursor", "limit", "dry_run", "to", "rate", "whole"})
 
@@ -116,6 +117,16 @@ func read(parameters url.Values, v Verb, now time.Time) (c Change, err error) {
 		r.fail("%s has no parameter whole: only erase rewrites the file", v)
 	}
 	return c, r.err
+}
+
+// WantsDeadLetters reports whether parameters ask for the dead letters of lanes.
+func WantsDeadLetters(parameters url.Values) (bool, error) {
+	r := &reader{Values: parameters}
+	wanted := r.bool("dead_letters")
+	if r.err != nil {
+		return false, BadRequest(r.err)
+	}
+	return wanted, nil
 }
 
 // reader reads parameters. It keeps the first error.

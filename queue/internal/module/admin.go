@@ -48,7 +48,7 @@ func (a *adminAPI) Provision(ctx caddy.Context) error {
 // Routes implements caddy.AdminRouter.
 func (a *adminAPI) Routes() []caddy.AdminRoute {
 	return []caddy.AdminRoute{
-		a.route(adminapi.LanesPath, http.MethodGet, manage.EndpointParameters, serveLanes),
+		a.route(adminapi.LanesPath, http.MethodGet, manage.LanesParameters, serveLanes),
 		a.route(adminapi.LanesPath+"/", http.MethodPost, manage.EndpointParameters, ofEndpoint(servePause)),
 		a.route(adminapi.DeliveriesPath, http.MethodGet, manage.ListParameters, ofEndpoint(serveList)),
 		a.route(adminapi.DeliveriesPath+"/", http.MethodPost, manage.ChangeParameters, ofEndpoint(serveChange)),
@@ -121,6 +121,10 @@ func noSuchPath(format string, args ...any) error {
 // serveLanes lists the lanes of all endpoints, or of one. If a database does not answer, the lanes in the others are
 // there all the same.
 func serveLanes(c call) error {
+	grouped, err := manage.WantsDeadLetters(c.parameters)
+	if err != nil {
+		return err
+	}
 	all, err := manage.FindEndpoints(c.Context(), openWorkers(), c.parameters.Get("endpoint"))
 	if err != nil {
 		return err
@@ -128,6 +132,9 @@ func serveLanes(c call) error {
 	var failed []error
 	for _, e := range all {
 		lanes, err := e.Lanes(c.Context())
+		if err == nil && grouped {
+			err = e.AddDeadLetters(c.Context(), lanes)
+		}
 		if err != nil {
 			failed = append(failed, fmt.Errorf("endpoint %q: %w", e.Name, err))
 		}

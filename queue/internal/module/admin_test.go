@@ -240,6 +240,22 @@ func TestAdminLanes(t *testing.T) {
 	if support["endpoint"] != "intercom" || support["kind"] != "route" || support["workers"] != 16.0 || deliveries["dead"] != 3.0 || deliveries["waiting"] != 0.0 || len(deliveries) != 4 {
 		t.Errorf("support: %v", support)
 	}
+	if support["dead_letters"] != nil {
+		t.Error("dead letters are grouped though nobody asked for it")
+	}
+	support = q.get("/lanes?dead_letters=true").lines[0]
+	groups, _ := support["dead_letters"].([]any)
+	total := 0.0
+	for _, group := range groups {
+		group, _ := group.(map[string]any)
+		n, _ := group["count"].(float64)
+		if total += n; group["topic"] == "" || group["reason"] != "attempts" || group["error"] != "backend answered 502" || group["newest"] == nil {
+			t.Errorf("a group is %v", group)
+		}
+	}
+	if total != 3 {
+		t.Errorf("the groups have %v dead letters: %v", total, groups)
+	}
 	if state := lanes.lines[1]["state"]; state != "active" {
 		t.Errorf("billing is %v", state)
 	}
@@ -361,6 +377,7 @@ func TestAdminRefusals(t *testing.T) {
 		{"DELETE", "/notifications/1", "", 405, `method DELETE: use GET`},
 		{"GET", "/notifications/", "", 404, `there is no such path; a notification has /intercom_webhook/notifications/<its id>`},
 		{"GET", "/notifications/%00", "", 400, `the id is not text: escape UTF-8 with %, and leave out zero bytes`},
+		{"GET", "/lanes?dead_letters=yes", "", 400, `dead_letters "yes": give true or false`},
 		{"GET", "/lanes?lane=a", "", 400, `"lane": there is no such parameter; the parameters are endpoint`},
 		{"POST", "/lanes/suppport/pause", "", 400, `lane "suppport": there is no such lane`},
 		{"POST", "/lanes/%2Fpause", "", 404, `there is no such path; a lane has`},

@@ -3,6 +3,7 @@ package intercomwebhook
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"math"
 	"slices"
 
@@ -17,12 +18,13 @@ import (
 )
 
 // subdirectives has the names for error messages, in the order of the grammar.
-var subdirectives = []string{"client_secret", "allow", "max_size", "timeout", "route", "copy", "app_requests", "queue"}
+var subdirectives = []string{"client_secret", "fin_secret", "allow", "max_size", "timeout", "route", "copy", "app_requests", "queue"}
 
 // parseCaddyfile sets up the handler from Caddyfile tokens. Syntax:
 //
 //	intercom_webhook [<matcher>] {
 //		client_secret <secrets...>
+//		fin_secret    <secrets...>
 //		allow         <ip source> <args...>
 //		max_size      <size>
 //		timeout       <duration>
@@ -66,7 +68,9 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 		var err error
 		switch name {
 		case "client_secret":
-			handler.ClientSecrets, err = parseSecrets(h.Dispenser)
+			handler.ClientSecrets, err = parseSecrets(h.Dispenser, secrets.ErrMissing)
+		case "fin_secret":
+			handler.FinSecrets, err = parseSecrets(h.Dispenser, errFinSecretMissing)
 		case "allow":
 			var source json.RawMessage
 			source, err = parseSource(h.Dispenser)
@@ -95,6 +99,9 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 	if len(handler.ClientSecrets) == 0 {
 		return nil, h.WrapErr(secrets.ErrMissing)
 	}
+	if err := checkSecrets(handler); err != nil {
+		return nil, h.WrapErr(err)
+	}
 
 	parser := routeParser{Helper: h, maxSize: cmp.Or(handler.MaxSize, defaultMaxSize), lanes: make(laneSet)}
 	for _, segment := range slices.Concat(routes, copies) {
@@ -122,17 +129,31 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 	return handler, nil
 }
 
-func parseSecrets(d *caddyfile.Dispenser) ([]string, error) {
+var (
+	errFinSecretMissing = errors.New("fin_secret: the secret is missing; it is shown under Fin AI Agent > Deploy > Fin Agent API")
+	errFinSecretShared  = errors.New("fin_secret has a value of client_secret, and the two are never the same: give the secret that is shown under Fin AI Agent > Deploy > Fin Agent API")
+)
+
+// checkSecrets refuses a secret for two schemes: what is signed for one would fit the other.
+func checkSecrets(h *Handler) error {
+	if slices.ContainsFunc(h.FinSecrets, func(secret string) bool { return slices.Contains(h.ClientSecrets, secret) }) {
+		return errFinSecretShared
+	}
+	return nil
+}
+
+func parseSecrets(d *caddyfile.Dispenser, missing error) ([]string, error) {
+	option := d.Val()
 	given := d.RemainingArgs()
 	if len(given) == 0 {
-		return nil, d.WrapErr(secrets.ErrMissing)
+		return nil, d.WrapErr(missing)
 	}
 	for i, secret := range given {
 		if secret == "" {
-			return nil, d.Errf("client_secret %d is empty", i+1)
+			return nil, d.Errf("%s %d is empty", option, i+1)
 		}
 		if slices.Contains(given[:i], secret) {
-			return nil, d.Errf("client_secret %d is given twice", i+1)
+			return nil, d.Errf("%s %d is given twice", option, i+1)
 		}
 	}
 	return given, nil

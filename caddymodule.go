@@ -22,6 +22,7 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/body"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/envelope"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/events"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/fields"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/history"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/logging"
@@ -61,7 +62,7 @@ import (
 //
 // Placeholder | Description
 // ------------|-------------
-// `{http.intercom_webhook.kind}` | `notification` or `app_request`
+// `{http.intercom_webhook.kind}` | `notification`, `fin` for a Fin Agent API event, or `app_request`
 // `{http.intercom_webhook.topic}` | The topic of the notification
 // `{http.intercom_webhook.app_id}` | The workspace of the notification
 // `{http.intercom_webhook.id}` | The id of the notification; empty for `ping`
@@ -83,6 +84,13 @@ type Handler struct {
 	//
 	// Required.
 	ClientSecrets []string `json:"client_secrets,omitempty"`
+
+	// The secrets of the Fin Agent API, which Intercom shows under Fin AI Agent > Deploy > Fin
+	// Agent API. Events that one of them has signed are accepted as notifications, with the
+	// topic `fin.` and their `event_name`, no workspace, and an id made from their bytes. The
+	// values have the form of client secrets, and none of those may be among them. Default:
+	// refuse Fin Agent API events.
+	FinSecrets []string `json:"fin_secrets,omitempty"`
 
 	// The IP sources that requests may come from. One of them must have the client's
 	// address. Default: `intercom`, all regions.
@@ -196,9 +204,20 @@ func (h *Handler) provision(ctx caddy.Context, hash [sha256.Size]byte) error {
 }
 
 func (h *Handler) provisionVerifier(ctx caddy.Context, server *caddyhttp.Server, placed *zap.Logger) error {
-	clientSecrets, err := secrets.New("client_secret", h.ClientSecrets, placed, startSecretMatches)
+	clientSecrets, err := secrets.New("client_secret", h.ClientSecrets, placed, startSecretMatches(signature.Hub))
 	if err != nil {
 		return err
+	}
+	if err := checkSecrets(h); err != nil {
+		return err
+	}
+	var finKeys func() []*signature.Key
+	if len(h.FinSecrets) > 0 {
+		finSecrets, err := secrets.New("fin_secret", h.FinSecrets, placed, startSecretMatches(signature.Fin))
+		if err != nil {
+			return err
+		}
+		finKeys = finSecrets.Keys
 	}
 	sources, intercoms, err := loadSources(ctx, h)
 	if err != nil {
@@ -208,6 +227,7 @@ func (h *Handler) provisionVerifier(ctx caddy.Context, server *caddyhttp.Server,
 	h.verifier = &verifier{
 		sources:     sources,
 		keys:        clientSecrets.Keys,
+		finKeys:     finKeys,
 		maxSize:     h.MaxSize,
 		appRequests: len(h.AppRequests) > 0,
 	}
@@ -280,7 +300,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if refused != nil {
 		return h.refuse(w, r, t, refused)
 	}
-	secretMatches(signed.secret).Inc()
+	secretMatches(signed.scheme, signed.secret).Inc()
 	body.Restore(r, signed.body)
 
 	if signed.scheme == signature.Body {
@@ -288,7 +308,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return h.runUnshielded(caddyhttp.NewResponseRecorder(w, nil, nil), r, t, h.AppRequests.Compile(next))
 	}
 
-	parsed, _, err := envelope.Parse(signed.body, nil)
+	parsed, _, err := parse(signed.scheme, signed.body)
 	if err != nil {
 		return h.refuse(w, r, t, newRefusal(http.StatusBadRequest, reasonEnvelope, "%w", err))
 	}
@@ -319,6 +339,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	status, answered := answer.Give(status)
 	h.recorder.observe(t, outcome, status, start, answered)
 	return nil
+}
+
+// parse reads the envelope of a notification.
+func parse(scheme *signature.Scheme, content []byte) (envelope.Envelope, fields.Values, error) {
+	if scheme == signature.Fin {
+		return envelope.ParseFin(content, nil)
+	}
+	return envelope.Parse(content, nil)
 }
 
 // handle answers a ping, stores a notification, or delivers it. It returns the outcome and

@@ -17,6 +17,7 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/metrics"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/shield"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/signature"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/stream"
 )
 
@@ -52,7 +53,7 @@ var (
 	lastVerified = newLastVerified()
 
 	secretMatchesTotal = prometheus.NewCounterVec(prometheus.CounterOpts(metrics.Opts("secret_matches_total",
-		"Verified requests by the place in client_secret, from 1, of the secret that signed them.")), []string{"secret"})
+		"Verified requests by the place in client_secret, from 1, of the secret that signed them, or by fin_ and the place in fin_secret.")), []string{"secret"})
 )
 
 // The outcomes of a verified notification, as the outcome label.
@@ -95,15 +96,21 @@ func startCounters(label string) {
 }
 
 // secretMatches returns the counter of the secret at a place, counted from 0.
-func secretMatches(place int) prometheus.Counter {
-	return secretMatchesTotal.WithLabelValues(strconv.Itoa(place + 1))
+func secretMatches(scheme *signature.Scheme, place int) prometheus.Counter {
+	label := strconv.Itoa(place + 1)
+	if scheme == signature.Fin {
+		label = "fin_" + label
+	}
+	return secretMatchesTotal.WithLabelValues(label)
 }
 
 // startSecretMatches makes the counters of so many secrets, so that a secret that is never used
 // has one, too.
-func startSecretMatches(n int) {
-	for i := range n {
-		secretMatches(i)
+func startSecretMatches(scheme *signature.Scheme) func(n int) {
+	return func(n int) {
+		for i := range n {
+			secretMatches(scheme, i)
+		}
 	}
 }
 

@@ -198,7 +198,8 @@ func (r *route) resign(header http.Header, body []byte) {
 		return
 	}
 	delete(header, signature.Body.Header)
-	header[signature.Hub.Header] = []string{r.signing.Keys()[0].Header(signature.Hub, body)}
+	scheme := schemeOf(header)
+	header[scheme.Header] = []string{r.signing.Keys()[0].Header(scheme, body)}
 }
 
 // explain reports whether a notification fits the route, or says why it does not or may not.

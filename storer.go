@@ -13,9 +13,9 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/body"
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/envelope"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/shield"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/signature"
 )
 
 var (
@@ -79,7 +79,7 @@ func (s *storer) prepareDelivery(r *http.Request, content []byte, attempt int, t
 	r = s.prepare(r)
 	t := newTag(r)
 	body.Restore(r, content)
-	parsed, _, err := envelope.Parse(content, nil)
+	parsed, _, err := parse(schemeOf(r.Header), content)
 	if err != nil {
 		return "", func() Delivery { return Delivery{Err: err} }
 	}
@@ -96,6 +96,14 @@ func (s *storer) prepareDelivery(r *http.Request, content []byte, attempt int, t
 		found.resign(r.Header, content)
 	}
 	return lane, func() Delivery { return Delivery(s.router.run(r, t, found, err).Outcome) }
+}
+
+// schemeOf returns the scheme of a notification whose signature was verified when it came.
+func schemeOf(header http.Header) *signature.Scheme {
+	if _, fin := header[signature.Fin.Header]; fin {
+		return signature.Fin
+	}
+	return signature.Hub
 }
 
 // prepare makes a request look as it did when it first came to this handler: prepared by

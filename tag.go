@@ -20,6 +20,7 @@ import (
 // The kinds of verified requests, as in {http.intercom_webhook.kind}.
 const (
 	kindNotification = "notification"
+	kindFin          = "fin"
 	kindAppRequest   = "app_request"
 )
 
@@ -95,8 +96,15 @@ func spoofsTag(name string) bool {
 // request.
 func (t *tag) setNotification(header http.Header, e envelope.Envelope) {
 	t.kind, t.Envelope = kindNotification, e
+	if e.Fin {
+		t.kind = kindFin
+	}
 	t.setHeaders(header)
 }
+
+// isNotification reports whether the request is a verified notification. A Fin Agent API event
+// is one.
+func (t *tag) isNotification() bool { return t.kind == kindNotification || t.kind == kindFin }
 
 // setHeaders sets the headers that tell a backend the topic, so that it can dispatch the
 // notification without parsing the body.
@@ -141,7 +149,7 @@ func (t *tag) placeholder(key string) (any, bool) {
 
 // number returns a number of the envelope, or an empty string if there is no envelope.
 func (t *tag) number(n int64) any {
-	if t.kind != kindNotification {
+	if !t.isNotification() {
 		return ""
 	}
 	return n
@@ -154,7 +162,7 @@ func (t *tag) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	logging.AddString(enc, "topic", t.Topic)
 	logging.AddString(enc, "app_id", t.AppID)
 	logging.AddString(enc, "id", t.ID)
-	if t.kind == kindNotification {
+	if t.isNotification() {
 		enc.AddInt64("created_at", t.CreatedAt)
 		enc.AddInt64("delivery_attempts", t.DeliveryAttempts)
 	}

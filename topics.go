@@ -63,7 +63,7 @@ func (m *MatchTopic) Validate() error {
 // MatchWithError reports whether the request is a notification whose topic fits.
 func (m *MatchTopic) MatchWithError(r *http.Request) (bool, error) {
 	t, ok := caddyhttp.GetVar(r.Context(), tagVar).(*tag)
-	return ok && t.kind == kindNotification && slices.ContainsFunc(*m, func(pattern string) bool {
+	return ok && t.isNotification() && slices.ContainsFunc(*m, func(pattern string) bool {
 		return topicpattern.Matches(pattern, t.Topic)
 	}), nil
 }
@@ -109,7 +109,7 @@ func (m *MatchWorkspace) Validate() error {
 // MatchWithError reports whether the request is a notification from one of the workspaces.
 func (m *MatchWorkspace) MatchWithError(r *http.Request) (bool, error) {
 	t, ok := caddyhttp.GetVar(r.Context(), tagVar).(*tag)
-	return ok && t.kind == kindNotification && slices.Contains(*m, t.AppID), nil
+	return ok && t.isNotification() && slices.Contains(*m, t.AppID), nil
 }
 
 // checkWorkspace returns an error if the app id of a workspace is malformed.

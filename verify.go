@@ -55,6 +55,7 @@ func newRefusal(status int, reason, format string, args ...any) *refusal {
 type verifier struct {
 	sources []caddyhttp.IPRangeSource
 	keys    func() []*signature.Key // the current keys, by place of the secret
+	finKeys func() []*signature.Key // those of the scheme signature.Fin; nil refuses it
 	maxSize int64
 
 	// appRequests enables the scheme signature.Body.
@@ -123,11 +124,11 @@ func encoded(header http.Header) bool {
 }
 
 // findSignature returns the signature of the request. It refuses two signatures, in the
-// same header or in both, because the sender must not choose which one is checked.
+// same header or in several, because the sender must not choose which one is checked.
 func (v *verifier) findSignature(header http.Header) (signature.Claimed, *refusal) {
-	hubs, bodies := header[signature.Hub.Header], header[signature.Body.Header]
+	hubs, bodies, fins := header[signature.Hub.Header], header[signature.Body.Header], header[signature.Fin.Header]
 	switch {
-	case len(hubs)+len(bodies) > 1:
+	case len(hubs)+len(bodies)+len(fins) > 1:
 		return signature.Claimed{}, newRefusal(http.StatusUnauthorized, reasonSignatureMalformed, "more than one signature header")
 	case len(hubs) == 1:
 		return decode(signature.Hub, hubs[0])
@@ -136,6 +137,11 @@ func (v *verifier) findSignature(header http.Header) (signature.Claimed, *refusa
 	case len(bodies) == 1:
 		return signature.Claimed{}, newRefusal(http.StatusUnauthorized, reasonSignatureMissing,
 			"%s without %s, and app requests are not enabled", signature.Body.Header, signature.Hub.Header)
+	case len(fins) == 1 && v.finKeys != nil:
+		return decode(signature.Fin, fins[0])
+	case len(fins) == 1:
+		return signature.Claimed{}, newRefusal(http.StatusUnauthorized, reasonSignatureMissing,
+			"%s without %s, and there is no fin_secret", signature.Fin.Header, signature.Hub.Header)
 	default:
 		return signature.Claimed{}, newRefusal(http.StatusUnauthorized, reasonSignatureMissing, "no signature header")
 	}
@@ -159,7 +165,11 @@ func (v *verifier) verify(w http.ResponseWriter, r *http.Request, deadline time.
 	}
 	// Before the body is read, so that a change of the secrets during a slow body does
 	// not concern it.
-	keys := v.keys()
+	keysOf := v.keys
+	if claimed.Scheme == signature.Fin {
+		keysOf = v.finKeys
+	}
+	keys := keysOf()
 	content, err := body.Read(w, r, v.maxSize, deadline)
 	if err != nil {
 		body.Abandon(w, r)

@@ -2,15 +2,19 @@
 package envelope
 
 import (
-	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/romshark/jscan/v2"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/fields"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
 
@@ -24,6 +28,7 @@ type Envelope struct {
 	AppID            string // of the workspace
 	CreatedAt        int64  // unix seconds
 	DeliveryAttempts int64
+	Fin              bool // it is an event of the Fin Agent API
 }
 
 // MaxHeaderValue is the longest text that becomes a header, in bytes. The longest known
@@ -44,13 +49,71 @@ var (
 // fields with the same names. Invalid UTF-8 in strings is accepted, as in encoding/json. The
 // same walk finds the values of a plan.
 func Parse(body []byte, plan *fields.Plan) (e Envelope, values fields.Values, err error) {
+	values, err = scan(body, keys, plan, func(key string, i *jscan.Iterator[[]byte]) (err error) {
+		switch key {
+		case "topic":
+			e.Topic, err = topicValue(i)
+		case "id":
+			e.ID = idValue(i)
+		case "app_id":
+			e.AppID = idValue(i)
+		case "created_at":
+			e.CreatedAt = intValue(i)
+		case "delivery_attempts":
+			e.DeliveryAttempts = intValue(i)
+		}
+		return err
+	})
+	if err == nil && e.Topic == "" {
+		err = errTopicMissing
+	}
+	if err != nil {
+		return Envelope{}, fields.Values{}, err
+	}
+	return e, values, nil
+}
+
+// ParseFin reads an event of the Fin Agent API, which has no envelope, as if it had one. The
+// topic is intercom.FinTopics and the event_name, and the id is made from the bytes, so that an event
+// that is sent again has the same one. An event without event_name is a test, and becomes a ping.
+func ParseFin(body []byte, plan *fields.Plan) (e Envelope, values fields.Values, err error) {
+	e = Envelope{Topic: intercom.TopicPing, Fin: true}
+	values, err = scan(body, finKeys, plan, func(key string, i *jscan.Iterator[[]byte]) (err error) {
+		switch key {
+		case "event_name":
+			if e.Topic, err = topicValue(i); len(e.Topic) > MaxHeaderValue-len(intercom.FinTopics) {
+				err = errTopicInvalid
+			}
+			sum := sha256.Sum256(body)
+			e.Topic, e.ID = intercom.FinTopics+e.Topic, "fin_"+hex.EncodeToString(sum[:16])
+		case "created_at_ms":
+			e.CreatedAt = timeValue(i)
+		}
+		return err
+	})
+	if err != nil {
+		return Envelope{}, fields.Values{}, err
+	}
+	return e, values, nil
+}
+
+// keys are those that Parse reads, and finKeys those that decide what becomes of a Fin Agent API
+// event.
+var (
+	keys    = []string{"topic", "id", "app_id", "created_at", "delivery_attempts"}
+	finKeys = []string{"event_name", "conversation_id", "created_at_ms"}
+)
+
+// scan walks over the body, and calls set for the members of the top level that have one of the
+// keys.
+func scan(body []byte, keys []string, plan *fields.Plan, set func(key string, i *jscan.Iterator[[]byte]) error) (fields.Values, error) {
 	walk := plan.Start()
 	if walk != nil {
 		defer walk.End()
 	}
-	var seen fieldSet
-	reach := 1        // the deepest level that is looked at now
-	err = errNoObject // until the root value is an object
+	var seen [5]bool   // of keys
+	reach := 1         // the deepest level that is looked at now
+	err := errNoObject // until the root value is an object
 	syntax := jscan.Scan(body, func(i *jscan.Iterator[[]byte]) (stop bool) {
 		level := i.Level()
 		if level > reach { // most values are here, so this must be fast
@@ -58,7 +121,10 @@ func Parse(body []byte, plan *fields.Plan) (e Envelope, values fields.Values, er
 		}
 		switch {
 		case level == 1:
-			err = e.set(i, &seen)
+			var found int
+			if found, err = find(fields.Text(i.Key()), keys, &seen); found >= 0 && err == nil {
+				err = set(keys[found], i)
+			}
 		case level == 0 && i.ValueType() == jscan.ValueTypeObject:
 			err = nil
 		}
@@ -70,58 +136,35 @@ func Parse(body []byte, plan *fields.Plan) (e Envelope, values fields.Values, er
 	})
 	switch {
 	case err != nil:
+		return fields.Values{}, err
 	case syntax.Code == jscan.ErrorCodeCallback:
-		err = errTooDeep
+		return fields.Values{}, errTooDeep
 	case syntax.IsErr():
 		// The text of syntax is not used, because it quotes the body.
-		err = fmt.Errorf("body is not valid JSON at byte %d", syntax.Index)
-	case e.Topic == "":
-		err = errTopicMissing
+		return fields.Values{}, fmt.Errorf("body is not valid JSON at byte %d", syntax.Index)
 	case walk != nil:
-		values, err = walk.Values()
+		return walk.Values()
 	}
-	if err != nil {
-		return Envelope{}, fields.Values{}, err
-	}
-	return e, values, nil
+	return fields.Values{}, nil
 }
 
-// keys has the keys of the fields that set reads.
-var keys = [][]byte{[]byte("topic"), []byte("id"), []byte("app_id"), []byte("created_at"), []byte("delivery_attempts")}
-
-// fieldSet tells which of keys were found.
-type fieldSet [5]bool
-
-// set reads the current member of the top level, if it is a field of the envelope. It
-// refuses a repeated field, and a field that differs from another only in case. Parsers
-// differ on which one they use, and the backend must not read another topic than the one
-// that decided the route.
-func (e *Envelope) set(i *jscan.Iterator[[]byte], seen *fieldSet) (err error) {
-	name := fields.Text(i.Key())
+// find returns the place of a name among the keys; -1 if it is none of them. It refuses a
+// repeated key, and a name that differs from a key only in case. Parsers differ on which one they
+// use, and the backend must not read another topic than the one that decided the route.
+func find(name []byte, keys []string, seen *[5]bool) (int, error) {
+	text := string(name)
 	// As encoding/json, which ignores case: in Unicode, ſ (U+017F) is s, and K (U+212A) is k.
-	field := slices.IndexFunc(keys, func(field []byte) bool { return bytes.EqualFold(name, field) })
+	found := slices.IndexFunc(keys, func(key string) bool { return strings.EqualFold(text, key) })
 	switch {
-	case field < 0:
-		return nil
-	case !bytes.Equal(name, keys[field]):
-		return errFieldCase
-	case seen[field]:
-		return errFieldRepeated
+	case found < 0:
+		return found, nil
+	case text != keys[found]:
+		return found, errFieldCase
+	case seen[found]:
+		return found, errFieldRepeated
 	}
-	seen[field] = true
-	switch string(name) {
-	case "topic":
-		e.Topic, err = topicValue(i)
-	case "id":
-		e.ID = idValue(i)
-	case "app_id":
-		e.AppID = idValue(i)
-	case "created_at":
-		e.CreatedAt = intValue(i)
-	case "delivery_attempts":
-		e.DeliveryAttempts = intValue(i)
-	}
-	return err
+	seen[found] = true
+	return found, nil
 }
 
 func topicValue(i *jscan.Iterator[[]byte]) (string, error) {
@@ -162,4 +205,16 @@ func intValue(i *jscan.Iterator[[]byte]) int64 {
 		return 0
 	}
 	return n
+}
+
+// timeValue returns the value in Unix seconds if it is a time as text.
+func timeValue(i *jscan.Iterator[[]byte]) int64 {
+	if i.ValueType() != jscan.ValueTypeString {
+		return 0
+	}
+	at, err := time.Parse(time.RFC3339, string(fields.Text(i.Value()))) // a fraction may follow the seconds
+	if err != nil {
+		return 0
+	}
+	return at.Unix()
 }

@@ -13,6 +13,9 @@ import (
 // TopicPing is the topic of the notification that Intercom sends to test an endpoint.
 const TopicPing = "ping"
 
+// FinTopics is what the topics of Fin Agent API events begin with; their event_name follows.
+const FinTopics = "fin."
+
 // Topic is what is known about a topic.
 type Topic struct {
 	Name   string `json:"topic"`

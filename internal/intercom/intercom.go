@@ -33,4 +33,10 @@ const (
 	// uninstalls): the HMAC-SHA256 of the body in hexadecimal digits.
 	// Source: https://developers.intercom.com/docs/canvas-kit
 	BodySignature = "X-Body-Signature"
+
+	// FinSignature is the header of Fin Agent API events, in the form that net/http gives it:
+	// FinSignaturePrefix, and the HMAC-SHA256 of the body in hexadecimal digits.
+	// Source: https://developers.intercom.com/docs/guides/fin-agent-api
+	FinSignature       = "X-Fin-Agent-Api-Webhook-Signature"
+	FinSignaturePrefix = "sha256="
 )

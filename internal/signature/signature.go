@@ -14,8 +14,8 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 )
 
-// Scheme is one of the two ways in which Intercom signs requests. Each has its own header,
-// and a signature in the other header is not accepted.
+// Scheme is one of the ways in which Intercom signs requests. Each has its own header, and a
+// signature in the header of another one is not accepted.
 type Scheme struct {
 	Header  string
 	prefix  string
@@ -28,6 +28,8 @@ var (
 	Hub = &Scheme{Header: intercom.HubSignature, prefix: intercom.HubSignaturePrefix, newHash: sha1.New, size: sha1.Size}
 	// Body is the scheme of app requests.
 	Body = &Scheme{Header: intercom.BodySignature, newHash: sha256.New, size: sha256.Size}
+	// Fin is the scheme of Fin Agent API events. They have secrets of their own.
+	Fin = &Scheme{Header: intercom.FinSignature, prefix: intercom.FinSignaturePrefix, newHash: sha256.New, size: sha256.Size}
 )
 
 // Claimed is the signature that a request claims to have.
@@ -51,18 +53,18 @@ func (s *Scheme) Decode(value string) (Claimed, error) {
 }
 
 // Key checks and makes signatures with one secret.
-type Key struct{ hub, body macPool }
+type Key struct{ sha1, sha256 macPool }
 
 // NewKey returns the key that a secret is.
 func NewKey(secret string) *Key {
-	return &Key{hub: newMACPool(Hub, secret), body: newMACPool(Body, secret)}
+	return &Key{sha1: newMACPool(Hub, secret), sha256: newMACPool(Body, secret)}
 }
 
 func (k *Key) pool(s *Scheme) *macPool {
-	if s == Hub {
-		return &k.hub
+	if s.size == sha1.Size {
+		return &k.sha1
 	}
-	return &k.body
+	return &k.sha256
 }
 
 // Signed reports, in constant time, whether the claimed signature is that of the body.

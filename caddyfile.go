@@ -1,7 +1,6 @@
 package intercomwebhook
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"math"
@@ -80,7 +79,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 		case "timeout":
 			handler.Timeout, err = option.ParseDuration(h.Dispenser, option.UpTo(option.Year))
 		case "route":
-			// parsed later, because it needs max_size, which may follow
+			// parsed later, because it depends on whether a queue follows
 			routes = append(routes, h.NextSegment())
 		case "copy":
 			copies = append(copies, h.NextSegment())
@@ -103,7 +102,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 		return nil, h.WrapErr(err)
 	}
 
-	parser := routeParser{Helper: h, maxSize: cmp.Or(handler.MaxSize, defaultMaxSize), lanes: make(laneSet)}
+	parser := routeParser{Helper: h, queued: len(queue) > 0, lanes: make(laneSet)}
 	for _, segment := range slices.Concat(routes, copies) {
 		isCopy := segment[0].Text == "copy"
 		if isCopy && len(queue) == 0 {

@@ -27,7 +27,7 @@ import (
 // routeParser parses the routes and copies of a handler.
 type routeParser struct {
 	httpcaddyfile.Helper
-	maxSize int64
+	queued  bool       // there is a queue
 	covered []coverage // by the routes so far
 	lanes   laneSet    // of the routes and copies so far
 }
@@ -120,8 +120,6 @@ func (p *routeParser) parseBackend(h head) (json.RawMessage, error) {
 func (p *routeParser) parseProxy(segment caddyfile.Segment) (*reverseproxy.Handler, error) {
 	d := firstLine(segment)
 	switch upstreams := d.RemainingArgs(); {
-	case len(upstreams) == 0:
-		return nil, d.Err("to: the upstream is missing")
 	case slices.Contains(upstreams, "as"):
 		return nil, d.Err("`as <lane>` must come before `to`")
 	case slices.Contains(upstreams, "for"):
@@ -135,10 +133,13 @@ func (p *routeParser) parseProxy(segment caddyfile.Segment) (*reverseproxy.Handl
 	if err := proxy.UnmarshalCaddyfile(d); err != nil {
 		return nil, err
 	}
+	if len(proxy.Upstreams) == 0 && proxy.DynamicUpstreamsRaw == nil {
+		return nil, firstLine(segment).Err("to: the upstream is missing")
+	}
 	if err := proxy.FinalizeUnmarshalCaddyfile(p.Helper); err != nil {
 		return nil, err
 	}
-	if err := failover.SetDefaults(proxy, p.maxSize); err != nil {
+	if err := failover.SetDefaults(proxy, p.queued); err != nil {
 		return nil, d.WrapErr(err)
 	}
 	return proxy, nil

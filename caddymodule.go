@@ -22,6 +22,7 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/body"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/envelope"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/events"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/failover"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/fields"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/history"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
@@ -246,6 +247,7 @@ func (h *Handler) provisionRouter(ctx caddy.Context, placed *zap.Logger) (err er
 	if err := h.AppRequests.Provision(ctx); err != nil {
 		return fmt.Errorf("app_requests: %w", err)
 	}
+	failover.PrepareRoutes(h.AppRequests)
 	warnOfRoutes(placed, h.router.routes, h.QueueRaw != nil)
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/failover"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/lanename"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/logging"
@@ -145,6 +146,7 @@ func newRoute(c Route, defaultLane string, lanes laneSet) (route, error) {
 		matchers:  c.MatcherSets,
 		namesPing: slices.Contains(patternsOf(c.MatcherSets), intercom.TopicPing),
 	}
+	failover.Prepare(c.Handlers)
 	// The handler does not evaluate the matchers again, and calls no handler after the route.
 	c.MatcherSets, c.Group, c.Terminal = nil, "", false
 	one.handler = c.Compile(shield.Unhandled)

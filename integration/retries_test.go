@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -63,6 +65,145 @@ func TestNotificationGoesToTheNextUpstream(t *testing.T) {
 			})
 		}
 	}
+}
+
+// No number of dead ones makes a notification fail.
+func TestNotificationGoesToTheNextDynamicUpstream(t *testing.T) {
+	for name, upstreams := range map[string]string{
+		"beside none":              "",
+		"beside a static upstream": nobody, // it is for when the source fails, as in reverse_proxy
+	} {
+		for _, options := range []string{"", "lb_policy first"} {
+			t.Run(name+", "+options, func(t *testing.T) {
+				b := newBackend(t, nil)
+				_, port, _ := net.SplitHostPort(b.address)
+				var sources string
+				for _, port := range []string{"1", "2", "3", "4", "5", port} {
+					sources += "a {\nname localhost\nport " + port + "\nversions ipv4\n}\n"
+				}
+				g := start(t, setup{webhook: "route * to " + upstreams + " {\ndynamic multi {\n" + sources + "}\n" + options + "\n}"})
+				for i := range 12 {
+					g.expect(200, signed(notification(topic, fmt.Sprint("notif_", i))))
+				}
+				b.wantCount(t, 12)
+			})
+		}
+	}
+}
+
+// severing is a backend that takes each notification whole, and then says what is no answer.
+func severing(t *testing.T, instead string) *backend {
+	return newBackend(t, func(w http.ResponseWriter, _ *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_, _ = io.WriteString(conn, instead)
+		conn.Close()
+	})
+}
+
+// noAnswers are what a backend says that may have taken a notification, but does not answer.
+var noAnswers = map[string]string{"nothing": "", "no HTTP": "SSH-2.0-OpenSSH_9.9\r\n\r\n", "half a header": "HTTP/1.1 200 OK\r\nContent-"}
+
+func TestWithoutAQueueANotificationIsSentThreeTimes(t *testing.T) {
+	for name, says := range noAnswers {
+		for upstreams, want := range map[string][]int{
+			"B0": {3},
+			"{\ndynamic a localhost P0 {\nversions ipv4\n}\n}": {3},
+			"B0 B1 { lb_policy first }":                        {2, 1},
+			"B0 B1 B2 B3":                                      {1, 1, 1, 1},
+		} {
+			t.Run(name+", to "+strings.Fields(upstreams)[0], func(t *testing.T) {
+				var backends []*backend
+				route := "route * to " + upstreams
+				for i := range want {
+					b := severing(t, says)
+					_, port, _ := net.SplitHostPort(b.address)
+					route = strings.NewReplacer(fmt.Sprint("B", i), b.address, fmt.Sprint("P", i), port).Replace(route)
+					backends = append(backends, b)
+				}
+				start(t, setup{webhook: route}).expect(502, good)
+				for i, b := range backends {
+					b.wantCount(t, want[i])
+				}
+			})
+		}
+	}
+}
+
+// A notification that may have been taken waits for its next attempt. Only what could not be
+// sent goes to the next upstream at once.
+func TestAnAttemptOfAQueueSendsOnce(t *testing.T) {
+	for name, says := range noAnswers {
+		t.Run(name, func(t *testing.T) {
+			b := severing(t, says)
+			g := newGateway(t)
+			upstreams := nobody + " " + b.address + " " + nobodyElse + " " + b.address
+			if err := g.load(setup{webhook: "route * to " + upstreams + " { lb_policy first }\nqueue {\npath " + filepath.Join(g.dir, "queue.db") + "\n}"}); err != nil {
+				t.Fatal(err)
+			}
+			g.expect(200, good)
+			sent := make(map[string]int)
+			eventually(t, "a second attempt", func() bool {
+				clear(sent)
+				for _, r := range b.all() {
+					sent[r.header.Get("X-Intercom-Attempt")]++
+				}
+				return sent["2"] > 0
+			})
+			if sent["1"] != 1 || sent["2"] != 1 {
+				t.Errorf("sent so often, by attempt: %v; want once each", sent)
+			}
+		})
+	}
+}
+
+// A body is read only once, so Caddy's own reverse_proxy sends the second one what is left.
+func TestASecondProxyGetsTheWholeBody(t *testing.T) {
+	const onward = "@bad status 4xx 5xx\nhandle_response @bad {\nreverse_proxy SECOND\n}\n"
+	for name, route := range map[string]string{
+		"in the options of to":    "route * to FIRST {\n" + onward + "}",
+		"in a block":              "route * {\nreverse_proxy FIRST {\n" + onward + "}\n}",
+		"in a block in a block":   "route * {\nhandle {\nroute {\nreverse_proxy FIRST {\n" + onward + "}\n}\n}\n}",
+		"behind another one":      "route * to FIRST {\nhandle_response {\nreverse_proxy FIRST {\n" + onward + "}\n}\n}",
+		"behind intercept":        "route * {\nintercept {\n" + onward + "}\nreverse_proxy FIRST\n}",
+		"behind forward_auth":     "route * {\nforward_auth OKAY {\nuri /auth\n}\nreverse_proxy SECOND\n}",
+		"behind a placeholder":    "route * {\nvars body {http.request.body}\nreverse_proxy SECOND\n}",
+		"that is the next try":    "route * {\nreverse_proxy " + "SEVERING SECOND {\nlb_policy first\nlb_retries 1\nlb_retry_match method POST\n}\n}",
+		"as a retry of an answer": "route * {\nreverse_proxy FIRST SECOND {\nlb_policy first\nlb_retries 1\nlb_retry_match `{rp.status_code} == 500`\n}\n}",
+	} {
+		for _, queue := range []string{"", "\nqueue {\npath "} {
+			t.Run(fmt.Sprintf("%s, with a queue: %t", name, queue != ""), func(t *testing.T) {
+				first := newBackend(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) })
+				second := newBackend(t, nil)
+				g := newGateway(t)
+				if queue != "" {
+					queue += filepath.Join(g.dir, "queue.db") + "\n}"
+				}
+				webhook := strings.NewReplacer("FIRST", first.address, "SECOND", second.address, "SEVERING", severing(t, "").address,
+					"OKAY", answering(t, 200).address).Replace(route)
+				if err := g.load(setup{webhook: webhook + queue}); err != nil {
+					t.Fatal(err)
+				}
+				large := signed(append(bytes.Repeat([]byte(" "), 1<<20), body...))
+				g.expect(200, large)
+				eventually(t, "a notification at the second", func() bool { return len(second.all()) > 0 })
+				if got := second.only(t); !bytes.Equal(got.body, large.body) {
+					t.Errorf("the second got %d bytes, want %d", len(got.body), len(large.body))
+				}
+			})
+		}
+	}
+	t.Run("of an app request", func(t *testing.T) {
+		first, second := answering(t, 500), newBackend(t, nil)
+		g := start(t, setup{webhook: "app_requests {\n" + strings.NewReplacer("SECOND", second.address).Replace("reverse_proxy "+first.address+" {\n"+onward+"}\n}")})
+		g.expect(200, signedApp(body))
+		if got := second.only(t); !bytes.Equal(got.body, body) {
+			t.Errorf("the second got %q", got.body)
+		}
+	})
 }
 
 func TestManyAtOnceGoToTheNextUpstream(t *testing.T) {

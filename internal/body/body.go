@@ -10,9 +10,12 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/semaphore"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 const (
@@ -132,30 +135,69 @@ func CloseConnection(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// restoredVar is the variable that holds the body that Restore has put into the request.
+const restoredVar = "intercom_webhook.body"
+
 // Restore puts the body back into the request, so that later handlers can read it, and
 // so that net/http can read it again when it repeats the request on a new connection. The
 // caller must not change the bytes later: a transport may still read them after its
 // handler has returned.
-func Restore(r *http.Request, body []byte) {
-	r.Body = newReplay(body)
-	r.GetBody = func() (io.ReadCloser, error) { return newReplay(body), nil }
-	if r.ContentLength != int64(len(body)) {
-		r.ContentLength = int64(len(body))
-		r.Header["Content-Length"] = []string{strconv.Itoa(len(body))}
+func Restore(r *http.Request, content []byte) {
+	first := newReplay(content)
+	r.Body = first
+	r.GetBody = func() (io.ReadCloser, error) { return newReplay(content), nil }
+	caddyhttp.SetVar(r.Context(), restoredVar, &restored{r, first})
+	if r.ContentLength != int64(len(content)) {
+		r.ContentLength = int64(len(content))
+		r.Header["Content-Length"] = []string{strconv.Itoa(len(content))}
 	}
 	// The length is known now. Trailers would make net/http send the body in chunks again.
 	r.TransferEncoding = nil
 	r.Trailer = nil
 }
 
+// restored is what Restore has done.
+type restored struct {
+	request *http.Request
+	body    *replay
+}
+
+// Again gives a clone of the restored request a whole body of its own, whatever other handlers,
+// or earlier tries of this one, have read or are still reading. A body that a handler has put
+// in its place stays.
+func Again(clone *http.Request) {
+	was, ok := caddyhttp.GetVar(clone.Context(), restoredVar).(*restored)
+	if !ok || clone.ContentLength != int64(len(was.body.content)) {
+		return
+	}
+	if was.request.Body == was.body || was.body.read.Load() {
+		clone.Body = newReplay(was.body.content)
+	}
+}
+
 // replay is a body in memory. Close does nothing, so that the next handler can still read
 // a body that one has closed.
-type replay struct{ bytes.Reader }
+type replay struct {
+	content []byte
+	reader  bytes.Reader
+	read    atomic.Bool // something of it
+}
 
-func newReplay(body []byte) *replay {
-	r := new(replay)
-	r.Reset(body)
-	return r
+func newReplay(content []byte) *replay {
+	b := &replay{content: content}
+	b.reader.Reset(content)
+	return b
+}
+
+// Read returns io.EOF together with the last bytes, so that a transport which has sent them
+// need not read once more while the request ends.
+func (b *replay) Read(p []byte) (n int, err error) {
+	b.read.Store(true)
+	n, err = b.reader.Read(p)
+	if b.reader.Len() == 0 {
+		err = io.EOF
+	}
+	return n, err
 }
 
 func (*replay) Close() error { return nil }

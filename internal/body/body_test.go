@@ -7,8 +7,12 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 func TestRestoredBodyCanBeReadAgain(t *testing.T) {
@@ -31,6 +35,33 @@ func TestRestoredBodyCanBeReadAgain(t *testing.T) {
 	}
 	if r.ContentLength != 16 || r.Header.Get("Content-Length") != "16" || r.TransferEncoding != nil || r.Trailer != nil {
 		t.Errorf("still looks chunked: length %d, header %v, encoding %v, trailer %v", r.ContentLength, r.Header, r.TransferEncoding, r.Trailer)
+	}
+}
+
+func TestAnotherHandlerGetsTheWholeBodyAgain(t *testing.T) {
+	restored := func() *http.Request {
+		r := httptest.NewRequest(http.MethodPost, "/", http.NoBody)
+		r = caddyhttp.PrepareRequest(r, caddy.NewReplacer(), nil, &caddyhttp.Server{})
+		Restore(r, []byte("the body"))
+		return r
+	}
+	for name, c := range map[string]struct {
+		change func(*http.Request)
+		want   string
+	}{
+		"of which nothing was read":          {func(*http.Request) {}, "the body"},
+		"of which a part was read":           {func(r *http.Request) { _, _ = r.Body.Read(make([]byte, 3)) }, "the body"},
+		"that was read and closed":           {func(r *http.Request) { _, _ = io.ReadAll(r.Body); _ = r.Body.Close() }, "the body"},
+		"that was copied":                    {func(r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }, "the body"},
+		"but not one that was replaced":      {func(r *http.Request) { r.Body = io.NopCloser(strings.NewReader("its body")) }, "its body"},
+		"but not one of a length of its own": {func(r *http.Request) { _, _ = io.ReadAll(r.Body); r.Body, r.ContentLength = http.NoBody, 0 }, ""},
+	} {
+		r := restored()
+		c.change(r)
+		Again(r)
+		if got, err := io.ReadAll(r.Body); string(got) != c.want || err != nil {
+			t.Errorf("%s: got %q, %v; want %q", name, got, err, c.want)
+		}
 	}
 }
 

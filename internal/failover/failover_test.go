@@ -1,7 +1,6 @@
 package failover
 
 import (
-	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -20,23 +19,13 @@ func upstreams(dials ...string) reverseproxy.UpstreamPool {
 	return pool
 }
 
-func chooseBy(t *testing.T, policy string) *nextUpstream {
-	t.Helper()
-	ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
-	t.Cleanup(cancel)
-	p := new(nextUpstream)
-	if policy != "" {
-		p.ChooseByRaw = fmt.Appendf(nil, `{"policy":%q}`, policy)
-	}
-	if err := p.Provision(ctx); err != nil {
-		t.Fatal(err)
-	}
-	return p
+func chooseBy(policy reverseproxy.Selector) *nextUpstream {
+	return newNextUpstream(&reverseproxy.Handler{LoadBalancing: &reverseproxy.LoadBalancing{SelectionPolicy: policy}})
 }
 
 func TestRetryGoesToAnUpstreamNotTriedYet(t *testing.T) {
 	for turnsOfOthers := range 4 {
-		policy, pool := chooseBy(t, ""), upstreams("a", "b", "c")
+		policy, pool := chooseBy(new(reverseproxy.RoundRobinSelection)), upstreams("a", "b", "c")
 		r := prepared(httptest.NewRequest(http.MethodPost, "/", nil))
 		var tried []string
 		for range pool {
@@ -56,7 +45,7 @@ func TestRetryGoesToAnUpstreamNotTriedYet(t *testing.T) {
 }
 
 func TestRequestsTakeTurns(t *testing.T) {
-	policy, pool := chooseBy(t, ""), upstreams("a", "b", "c")
+	policy, pool := chooseBy(new(reverseproxy.RoundRobinSelection)), upstreams("a", "b", "c")
 	got := make(map[string]int)
 	for range 30 {
 		got[policy.Select(pool, prepared(httptest.NewRequest(http.MethodPost, "/", nil)), nil).Dial]++
@@ -69,7 +58,7 @@ func TestRequestsTakeTurns(t *testing.T) {
 }
 
 func TestAnotherPolicyChoosesAmongTheUntried(t *testing.T) {
-	policy, pool := chooseBy(t, "first"), upstreams("a", "b", "c")
+	policy, pool := chooseBy(reverseproxy.FirstSelection{}), upstreams("a", "b", "c")
 	for range 3 {
 		r := prepared(httptest.NewRequest(http.MethodPost, "/", nil))
 		for _, want := range []string{"a", "b", "c", "a", "b"} {
@@ -82,8 +71,54 @@ func TestAnotherPolicyChoosesAmongTheUntried(t *testing.T) {
 
 func TestNoUpstreamIsSelectedOfNone(t *testing.T) {
 	r := prepared(httptest.NewRequest(http.MethodPost, "/", nil))
-	if got := chooseBy(t, "").Select(nil, r, nil); got != nil {
+	if got := chooseBy(new(reverseproxy.RoundRobinSelection)).Select(nil, r, nil); got != nil {
 		t.Errorf("got %v", got)
+	}
+}
+
+// Nobody knows how many tries an upstream source needs, so the policy ends them.
+func TestTriesOfDynamicUpstreamsEnd(t *testing.T) {
+	for size, want := range map[int]int{1: 3, 2: 3, 5: 5} {
+		policy := newNextUpstream(&reverseproxy.Handler{
+			LoadBalancing:    &reverseproxy.LoadBalancing{SelectionPolicy: reverseproxy.FirstSelection{}, Retries: dynamicRetries},
+			DynamicUpstreams: new(reverseproxy.AUpstreams),
+		})
+		r := prepared(httptest.NewRequest(http.MethodPost, "/", nil))
+		got := 0
+		for range 1 + dynamicRetries {
+			if policy.Select(upstreams("a", "b", "c", "d", "e")[:size], r, nil) != nil {
+				got++
+			}
+		}
+		if got != want {
+			t.Errorf("%d tries of %d upstreams, want %d", got, size, want)
+		}
+	}
+}
+
+func TestLaterAttemptsReachEveryUpstream(t *testing.T) {
+	policy, pool := chooseBy(reverseproxy.FirstSelection{}), upstreams("a", "b", "c")
+	var got []string
+	for _, attempt := range []string{"1", "2", "3", "4"} {
+		r := prepared(httptest.NewRequest(http.MethodPost, "/", nil))
+		r.Header.Set("X-Intercom-Attempt", attempt)
+		got = append(got, policy.Select(pool, r, nil).Dial)
+	}
+	slices.Sort(got[1:])
+	if !slices.Equal(got, []string{"a", "a", "b", "c"}) {
+		t.Errorf("the attempts went to %v", got)
+	}
+}
+
+// Both policies have their tries with the same request, one after the other.
+func TestPolicyOfAnInnerProxyHasAHistoryOfItsOwn(t *testing.T) {
+	outer, inner, pool := chooseBy(reverseproxy.FirstSelection{}), chooseBy(reverseproxy.FirstSelection{}), upstreams("a", "b")
+	r := prepared(httptest.NewRequest(http.MethodPost, "/", nil))
+	outer.Select(pool, r, nil)
+	for _, want := range []string{"a", "b"} {
+		if got := inner.Select(pool, r, nil).Dial; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
 	}
 }
 

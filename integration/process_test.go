@@ -72,13 +72,19 @@ func (p *process) queued(routes, options string) setup {
 // launch starts the process, and does not wait for it.
 func (p *process) launch(s setup) {
 	p.t.Helper()
-	path, err := program()
-	if err != nil {
-		p.t.Fatal(err)
-	}
 	config, err := p.adapt(s)
 	if err != nil {
 		p.t.Fatalf("adapting the config: %v", err)
+	}
+	p.launchJSON(config)
+}
+
+// launchJSON starts the process with a config that is adapted.
+func (p *process) launchJSON(config []byte) {
+	p.t.Helper()
+	path, err := program()
+	if err != nil {
+		p.t.Fatal(err)
 	}
 	file := filepath.Join(p.dir, "caddy.json")
 	if err := os.WriteFile(file, config, 0o600); err != nil {

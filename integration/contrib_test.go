@@ -296,6 +296,35 @@ func TestKubernetesFitsTheExample(t *testing.T) {
 	}
 }
 
+// Each alert says what to do, and leads to a page of the docs that names it.
+func TestAlertsSayWhatToDo(t *testing.T) {
+	var file struct {
+		Groups []struct {
+			Rules []struct {
+				Alert               string
+				Labels, Annotations map[string]string
+			}
+		}
+	}
+	readYAML(t, "../contrib/prometheus/alerts.yml", &file)
+	pages := readPage(t, "../docs/incident.md").prose + readPage(t, "../contrib/README.md").prose
+	if len(file.Groups) != 1 || len(file.Groups[0].Rules) < 13 {
+		t.Fatalf("the alerts are %v", file)
+	}
+	for _, rule := range file.Groups[0].Rules {
+		runbook := rule.Annotations["runbook_url"]
+		if !strings.HasPrefix(runbook, "https://github.com/caddy-intercom/caddy-intercom-webhook/blob/main/docs/incident.md#") { // TestMentionsOfTheDocs follows it
+			t.Errorf("%s: the runbook is %q", rule.Alert, runbook)
+		}
+		if rule.Labels["severity"] == "" || rule.Annotations["summary"] == "" || rule.Annotations["description"] == "" {
+			t.Errorf("%s has no severity, summary or description", rule.Alert)
+		}
+		if strings.Count(pages, "`"+rule.Alert+"`") != 2 {
+			t.Errorf("%s is not named once in docs/incident.md and once in contrib/README.md", rule.Alert)
+		}
+	}
+}
+
 // readYAML reads a file that has one document.
 func readYAML(t *testing.T, file string, into any) {
 	t.Helper()

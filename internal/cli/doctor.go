@@ -28,9 +28,8 @@ import (
 func newDoctorCommand() *cobra.Command {
 	cmd := newRunCommand("doctor", cobra.MaximumNArgs(1), runDoctor)
 	flags := cmd.Flags()
-	addSecretFlags(flags)
+	addSigningFlags(flags)
 	flags.String("topic", "", "Also send a sample notification of this topic, which reaches the real backend")
-	addSenderFlags(flags)
 	flags.Bool("json", false, "Print JSON, a finding a line")
 	addAdminFlags(cmd)
 	flags.Lookup("config").Usage = "Config file to read; also where the address of the admin endpoint is, without --address"

@@ -192,12 +192,45 @@ func TestDoctorChecksTLS(t *testing.T) {
 	server.StartTLS()
 	defer server.Close()
 	found, _ := doctor(t, server.URL+"/hook", "--address", noAdmin)
-	found.want(t, levelBroken, "tls", "the certificate is not valid")
+	found.want(t, levelBroken, "tls", "the certificate is of nobody whom this machine trusts; Intercom cannot send anything; use a name")
 	found, code := doctor(t, server.URL+"/hook", "--insecure", "--address", noAdmin)
 	found.want(t, levelNotChecked, "tls", "--insecure was given")
 	found.want(t, levelOK, "ping", "200 OK")
 	if code != exitFine {
 		t.Errorf("code %d", code)
+	}
+}
+
+// Something before intercom_webhook may ask for a password, which Intercom does not have.
+func TestDoctorBehindAPassword(t *testing.T) {
+	guard := func(next http.Handler, methods ...string) *httptest.Server {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if user, password, _ := r.BasicAuth(); slices.Contains(methods, r.Method) && (user != "u" || password != "p") {
+				w.Header().Set("WWW-Authenticate", "Basic realm=\"x\"")
+				w.WriteHeader(http.StatusUnauthorized)
+				return
+			}
+			next.ServeHTTP(w, r)
+		}))
+		t.Cleanup(server.Close)
+		return server
+	}
+	for check, server := range map[string]*httptest.Server{
+		"head": guard(hook{}, http.MethodHead, http.MethodPost),
+		"ping": guard(hook{}, http.MethodPost),
+	} {
+		found, _ := doctor(t, server.URL+"/hook", "--address", noAdmin)
+		found.want(t, levelBroken, check, `is answered 401 by something that asks for a password (WWW-Authenticate: Basic realm="x"), not by intercom_webhook; Intercom has no password`)
+		if found.count(levelBroken) != 1 || strings.Contains(fmt.Sprint(found), "another secret") {
+			t.Errorf("%s: found %+v", check, found)
+		}
+		found, code := doctor(t, server.URL+"/hook", "--address", noAdmin, "-H", "Authorization: Basic dTpw", "--topic", "ping")
+		for _, check := range []string{"head", "ping", "wrong signature", "no signature", "slash", "notification"} {
+			found.want(t, levelOK, check, "")
+		}
+		if code != exitFine {
+			t.Errorf("with the password: code %d, found %+v", code, found)
+		}
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -48,10 +49,13 @@ func (d *urlDoctor) examine(ctx context.Context) {
 				"if notifications of Intercom are refused, too, the refusals in Caddy's log have their client_ip: behind a proxy, set trusted_proxies and trusted_proxies_strict")
 		return
 	}
+	if d.guarded("ping", "a signed ping", ping.Status, ping.challenge) {
+		return
+	}
 	d.judge("ping", "a signed ping", ping)
 	d.checkAddress(seen, ping)
-	d.checkRefused(ctx, "wrong signature", "with a wrong signature", http.Header{intercom.HubSignature: {intercom.HubSignaturePrefix + strings.Repeat("0", 40)}})
-	d.checkRefused(ctx, "no signature", "without a signature", http.Header{intercom.HubSignature: nil})
+	d.checkRefused(ctx, "wrong signature", "with a wrong signature", intercom.HubSignaturePrefix+strings.Repeat("0", 40))
+	d.checkRefused(ctx, "no signature", "without a signature")
 	d.checkSlash(ctx)
 	if d.topic != "" {
 		s := d.sender
@@ -64,19 +68,20 @@ func (d *urlDoctor) examine(ctx context.Context) {
 // whether there was an answer.
 func (d *urlDoctor) checkHead(ctx context.Context) bool {
 	head, err := d.head(ctx, d.url) //nolint:bodyclose // head closes it
-	if errors.As(err, new(*tls.CertificateVerificationError)) {
-		d.broken("tls", "the certificate is not valid: "+errors.Unwrap(err).Error(), "Intercom cannot send anything",
-			"use a name that Caddy gets a public certificate for; to test the rest with a local one, add --insecure")
-		return false
-	}
 	if err != nil {
-		d.broken("reach", "there is no answer: "+d.explain(err), "Intercom cannot send anything", "start the server, and check name, port and firewall")
+		check, what, do := "reach", "there is no answer: "+d.explain(err), "start the server, and check name, port and firewall"
+		if wrong, mend := explainTLS(err); wrong != "" {
+			check, what, do = "tls", wrong, mend
+		}
+		d.broken(check, what, "Intercom cannot send anything", do)
 		return false
 	}
 	d.checkTLS(head.TLS)
 	switch status := head.StatusCode; {
 	case status == http.StatusOK:
 		d.ok("head", "HEAD is answered 200, so Intercom accepts the URL")
+	case d.guarded("head", "HEAD", status, head.Header.Get("WWW-Authenticate")):
+		return false
 	case status >= 300 && status < 400:
 		d.broken("redirect", fmt.Sprintf("HEAD is redirected (%s) to %s", statusText(status), head.Header.Get("Location")),
 			"Intercom is not known to follow redirects", "enter the last URL in the Developer Hub")
@@ -87,12 +92,26 @@ func (d *urlDoctor) checkHead(ctx context.Context) bool {
 	return true
 }
 
+// guarded reports whether an answer asks for a password, as intercom_webhook never does. Then it
+// adds that something stands before it.
+func (d *urlDoctor) guarded(check, what string, status int, challenge string) bool {
+	if status != http.StatusUnauthorized || challenge == "" {
+		return false
+	}
+	d.broken(check, what+" is answered 401 by something that asks for a password (WWW-Authenticate: "+challenge+"), not by intercom_webhook",
+		"Intercom has no password to give, and cannot send anything",
+		"let this path pass without one, as its proof is the signature: limit basic_auth to other paths, or whatever stands before Caddy; "+
+			"to test what is behind it, give doctor the password with -H 'Authorization: Basic …'")
+	return true
+}
+
 // head returns the answer to a HEAD, which has no body.
 func (d *urlDoctor) head(ctx context.Context, target string) (*http.Response, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodHead, target, nil)
 	if err != nil {
 		return nil, err
 	}
+	d.setHeaders(request)
 	response, err := d.client.Do(request)
 	if err != nil {
 		return nil, err
@@ -147,10 +166,18 @@ func (d *urlDoctor) judge(check, what string, r sendResult) {
 	}
 }
 
-// checkRefused sends a ping that must be refused.
-func (d *urlDoctor) checkRefused(ctx context.Context, check, how string, header http.Header) {
+// signedAs returns a sender of a ping with other signatures than the right one.
+func (d *urlDoctor) signedAs(signatures ...string) sender {
 	s := d.sender
-	s.headers = header
+	s.headers = http.Header{}
+	maps.Copy(s.headers, d.headers)
+	s.headers[intercom.HubSignature] = signatures
+	return s
+}
+
+// checkRefused sends a ping that must be refused, with these signatures.
+func (d *urlDoctor) checkRefused(ctx context.Context, check, how string, signatures ...string) {
+	s := d.signedAs(signatures...)
 	r := s.send(ctx)
 	answered := "a ping " + how + " is answered " + statusText(r.Status)
 	switch {
@@ -181,8 +208,8 @@ func (d *urlDoctor) checkSlash(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	s := d.sender
-	s.url, s.headers = u.String(), http.Header{intercom.HubSignature: nil}
+	s := d.signedAs()
+	s.url = u.String()
 	unsigned := s.send(ctx)
 	switch {
 	case head.StatusCode == http.StatusOK && unsigned.ok():

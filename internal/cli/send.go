@@ -21,6 +21,8 @@ func newSendCommand() *cobra.Command {
 	cmd := newRunCommand("send", cobra.ArbitraryArgs, runSend)
 	cmd.ValidArgsFunction = completeTopic
 	cmd.Flags().Bool("list", false, "Print what can be sent, and send nothing")
+	cmd.Flags().Bool("all", false, "Send a notification of each known topic")
+	cmd.Flags().String("workspace", "", "Id of the workspace that the sample is of (its app_id)")
 	addSendFlags(cmd.Flags())
 	appRequest := newRunCommand("send-app-request", cobra.ExactArgs(2), runSendAppRequest)
 	appRequest.ValidArgs = intercom.AppRequestKinds()
@@ -31,10 +33,9 @@ func newSendCommand() *cobra.Command {
 
 // addSendFlags adds the flags that newContentSender reads.
 func addSendFlags(flags *pflag.FlagSet) {
-	addSecretFlags(flags)
+	addSigningFlags(flags)
 	flags.String("body", "", "File to send as it is, - for standard input")
-	flags.StringArrayP("header", "H", nil, "Header to send, replacing the usual one of its name (format: \"Name: value\"; repeatable)")
-	addSenderFlags(flags)
+	flags.Bool("print", false, "Print the request as a command of curl, and send nothing")
 	flags.Bool("json", false, "Print JSON")
 }
 
@@ -43,13 +44,6 @@ func addSendFlags(flags *pflag.FlagSet) {
 func newContentSender(r *run, target string) (*sender, error) {
 	s, err := newSigningSender(r, target)
 	if err != nil {
-		return nil, err
-	}
-	fields, err := r.GetStringArray("header")
-	if err != nil {
-		return nil, err
-	}
-	if s.headers, err = parseHeaders(fields); err != nil {
 		return nil, err
 	}
 	if file := r.String("body"); file != "" {
@@ -66,7 +60,7 @@ func runSend(ctx context.Context, r *run, args []string) error {
 	if r.Bool("list") {
 		return listSamples(r)
 	}
-	topic, target, err := sendArgs(args, r.String("body"))
+	topics, target, err := sendArgs(r, args)
 	if err != nil {
 		return err
 	}
@@ -74,9 +68,21 @@ func runSend(ctx context.Context, r *run, args []string) error {
 	if err != nil {
 		return err
 	}
-	s.scheme, s.name = signature.Hub, topic
-	_, err = s.sendAndPrint(ctx, r)
-	return err
+	failed := 0
+	s.scheme, s.workspace = signature.Hub, r.String("workspace")
+	for _, s.name = range topics {
+		result, err := s.sendAndPrint(ctx, r)
+		if err != nil && (len(topics) == 1 || result.Status == 0) {
+			return err // the others would get no answer, either
+		}
+		if err != nil {
+			failed++
+		}
+	}
+	if failed > 0 {
+		return fmt.Errorf("%d of %s were not answered 2xx: Intercom would count these as failed", failed, count(len(topics), "notification"))
+	}
+	return nil
 }
 
 // runSendAppRequest sends an app request and prints the answer, which Intercom uses if it is JSON.
@@ -95,7 +101,7 @@ func runSendAppRequest(ctx context.Context, r *run, args []string) error {
 		s.body = sample
 	}
 	answer, err := s.sendAndPrint(ctx, r)
-	if err == nil && kind != "uninstall" && !json.Valid(answer.body) {
+	if err == nil && answer.Status != 0 && kind != "uninstall" && !json.Valid(answer.body) {
 		err = fmt.Errorf("the answer to %s is not JSON: Intercom cannot use it", kind)
 	}
 	return err
@@ -116,22 +122,27 @@ func listSamples(r *run) error {
 	return nil
 }
 
-// sendArgs returns the topic and the URL. The topic must be a known one. With --body, it
-// may be any, and is optional.
-func sendArgs(args []string, body string) (topic, target string, err error) {
+// sendArgs returns the topics and the URL. A topic must be a known one. With --body, it may be
+// any, and is optional.
+func sendArgs(r *run, args []string) (topics []string, target string, err error) {
+	all, ownBody := r.Bool("all"), r.String("body") != ""
 	switch {
-	case len(args) == 2:
-		topic, target = args[0], args[1]
-	case len(args) == 1 && body != "":
-		target = args[0]
-	default:
-		return "", "", usagef("got %s: expecting <topic> <url>, or --body <file> <url>", count(len(args), "argument"))
+	case ownBody && (all || r.Changed("workspace")):
+		return nil, "", usagef("--body is sent as it is: leave out --all and --workspace")
+	case r.Changed("workspace") && r.String("workspace") == "":
+		return nil, "", usagef("--workspace is empty: give the id of a workspace")
+	case all && len(args) == 1:
+		return intercom.Topics(), args[0], nil
+	case len(args) == 1 && ownBody:
+		return []string{""}, args[0], nil
+	case len(args) != 2 || all:
+		return nil, "", usagef("got %s: expecting <topic> <url>, --all <url>, or --body <file> <url>", count(len(args), "argument"))
 	}
-	if !intercom.IsKnown(topic) && body == "" {
-		return "", "", usagef("topic %q is not known: the nearest topics are %s; to send it anyway, give its body with --body",
+	if topic := args[0]; !intercom.IsKnown(topic) && !ownBody {
+		return nil, "", usagef("topic %q is not known: the nearest topics are %s; to send it anyway, give its body with --body",
 			topic, strings.Join(intercom.NearestTopics(topic, 3), ", "))
 	}
-	return topic, target, nil
+	return args[:1], args[1], nil
 }
 
 // readFile reads a file that the user has named; "-" is standard input. What is larger than most

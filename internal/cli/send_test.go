@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 )
 
 func TestSendLooksLikeIntercom(t *testing.T) {
@@ -126,6 +128,10 @@ func TestSendRefusesWhatItCannotSend(t *testing.T) {
 		{"header without colon", []string{"ping", hook, "--header", "X-Test"}, `header "X-Test" must have the form "Name: value"`},
 		{"header without name", []string{"ping", hook, "--header", ": x"}, `must have the form "Name: value"`},
 		{"header that follows from the body", []string{"ping", hook, "--header", "content-length: 1"}, "header Content-Length follows from the body"},
+		{"an empty workspace", []string{"ping", hook, "--workspace", ""}, "--workspace is empty"},
+		{"workspace of a body", []string{"--body", "-", hook, "--workspace", "w"}, "--body is sent as it is: leave out --all and --workspace"},
+		{"all and a topic", []string{"ping", hook, "--all"}, "expecting <topic> <url>, --all <url>"},
+		{"a body that is too large to print", []string{"--print", "--body", writeFile(t, strings.Repeat("x", 130_000)), hook}, "a shell takes it from a file only"},
 		{"timeout of 0", []string{"ping", hook, "--timeout", "0"}, "timeout 0s must be longer than 0"},
 	}
 	for _, tt := range tests {
@@ -287,5 +293,47 @@ func TestSecretOnTheCommandLineIsWarnedOf(t *testing.T) {
 	_, stderr, _, err = runCommand(t, nil, "send", "ping", e.URL, "--secret-file", writeFile(t, testSendSecret))
 	if err != nil || stderr != "" {
 		t.Errorf("with a file: error %v, stderr %q", err, stderr)
+	}
+}
+
+func TestSendOfAWorkspace(t *testing.T) {
+	e := newEndpoint(t, nil)
+	if _, _, err := send(t, "contact.created", e.URL, "--workspace", "tulip4"); err != nil {
+		t.Fatal(err)
+	}
+	r := e.one(t)
+	if !strings.Contains(string(r.body), `"app_id":"tulip4"`) || !r.signedBy(testSendSecret) {
+		t.Errorf("sent %s", r.body)
+	}
+}
+
+func TestSendAllTopics(t *testing.T) {
+	e := newEndpoint(t, nil)
+	stdout, _, err := send(t, "--all", e.URL, "--json", "--workspace", "tulip4")
+	if err != nil {
+		t.Fatal(err)
+	}
+	topics := intercom.Topics()
+	if len(e.requests) != len(topics) || strings.Count(stdout, "\n") != len(topics) {
+		t.Fatalf("got %d requests and %d lines, want %d", len(e.requests), strings.Count(stdout, "\n"), len(topics))
+	}
+	for i, r := range e.requests {
+		if !strings.Contains(string(r.body), `"topic":"`+topics[i]+`"`) || !strings.Contains(string(r.body), `"app_id":"tulip4"`) || !r.signedBy(testSendSecret) {
+			t.Errorf("instead of %s, %s was sent", topics[i], r.body)
+		}
+	}
+
+	some := newEndpoint(t, func(w http.ResponseWriter, r *http.Request) {
+		if len(r.Header.Get("X-Hub-Signature"))%2 == 1 && strings.HasSuffix(r.Header.Get("X-Hub-Signature"), "0") {
+			w.WriteHeader(http.StatusBadGateway)
+		}
+	})
+	_, code, err := send(t, "--all", some.URL)
+	if (code == exitFailed) != (err != nil) || err != nil && !strings.Contains(err.Error(), "were not answered 2xx") || len(some.requests) != len(topics) {
+		t.Errorf("code %d, error %v after %d requests", code, err, len(some.requests))
+	}
+	some.Close()
+	if _, _, err := send(t, "--all", some.URL); err == nil || !strings.Contains(err.Error(), "is the server running") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("without a server: %v", err)
 	}
 }

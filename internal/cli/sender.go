@@ -2,8 +2,10 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -41,6 +43,8 @@ type sender struct {
 	body    []byte // if nil, each request gets a sample notification of the topic
 	key     *signature.Key
 	headers http.Header // replace the usual headers with the same names
+
+	workspace string // of the sample; empty: its own
 }
 
 // sendResult is the answer to one request.
@@ -52,13 +56,22 @@ type sendResult struct {
 	Seconds float64 `json:"seconds"`
 	Answer  string  `json:"answer,omitempty"` // the beginning of the answer's body
 	Error   string  `json:"error,omitempty"`  // why there was no complete answer
-	body    []byte  // more of the answer's body, as it is
+
+	body      []byte // more of the answer's body, as it is
+	challenge string // the header WWW-Authenticate
 }
 
 // addSenderFlags adds the flags that newSender reads.
 func addSenderFlags(flags *pflag.FlagSet) {
 	flags.Duration("timeout", 10*time.Second, "How long to wait for an answer")
 	flags.Bool("insecure", false, "Do not verify the server's certificate (WARNING: for local tests only)")
+}
+
+// addSigningFlags adds the flags that newSigningSender reads.
+func addSigningFlags(flags *pflag.FlagSet) {
+	addSecretFlags(flags)
+	flags.StringArrayP("header", "H", nil, "Header to send, replacing the usual one of its name (format: \"Name: value\"; repeatable)")
+	addSenderFlags(flags)
 }
 
 // newSender makes a sender to a URL, which is that of what, an argument or a flag. It has no key.
@@ -80,10 +93,18 @@ func newSender(r *run, what, target string) (*sender, error) {
 	}}, nil
 }
 
-// newSigningSender makes a sender to the URL in an argument, with the first client secret.
+// newSigningSender makes a sender to the URL in an argument, with the first client secret and the
+// headers of the flags.
 func newSigningSender(r *run, target string) (*sender, error) {
 	s, err := newSender(r, "url", target)
 	if err != nil {
+		return nil, err
+	}
+	fields, err := r.GetStringArray("header")
+	if err != nil {
+		return nil, err
+	}
+	if s.headers, err = parseHeaders(fields); err != nil {
 		return nil, err
 	}
 	keys, err := clientSecrets(r)
@@ -93,23 +114,35 @@ func newSigningSender(r *run, target string) (*sender, error) {
 	return s, err
 }
 
-// send sends one request, with the headers of Intercom's documented sample, and waits for the
-// complete answer. The headers of the sender replace them, the signature too.
-func (s *sender) send(ctx context.Context) sendResult {
-	id, body, err := s.content()
-	if err != nil {
-		return sendResult{Error: err.Error()}
+// request returns the next request, with the headers of Intercom's documented sample. Those of the
+// sender replace them, the signature too. The id is that of a sample.
+func (s *sender) request(ctx context.Context) (req *http.Request, id string, body []byte, err error) {
+	if id, body, err = s.content(); err != nil {
+		return nil, "", nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url, bytes.NewReader(body))
-	if err != nil {
-		return sendResult{Error: err.Error()}
+	if req, err = http.NewRequestWithContext(ctx, http.MethodPost, s.url, bytes.NewReader(body)); err != nil {
+		return nil, "", nil, err
 	}
 	req.Header.Set("User-Agent", "intercom-parrot-service-client/1.0")
 	req.Header.Set(s.scheme.Header, s.key.Header(s.scheme, body))
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("Content-Type", "application/json")
+	s.setHeaders(req)
+	return req, id, body, nil
+}
+
+// setHeaders sets the headers of the sender.
+func (s *sender) setHeaders(req *http.Request) {
 	maps.Copy(req.Header, s.headers)
 	req.Host = s.headers.Get("Host") // net/http ignores it in the header
+}
+
+// send sends one request, and waits for the complete answer.
+func (s *sender) send(ctx context.Context) sendResult {
+	req, id, body, err := s.request(ctx)
+	if err != nil {
+		return sendResult{Error: err.Error()}
+	}
 	r := s.roundTrip(req)
 	r.Name, r.ID, r.Bytes = s.name, id, len(body)
 	return r
@@ -124,6 +157,7 @@ func (s *sender) content() (id string, body []byte, err error) {
 	if err != nil {
 		return "", nil, err
 	}
+	n.AppID = cmp.Or(s.workspace, n.AppID)
 	if n.ID != nil {
 		id = *n.ID
 	}
@@ -147,25 +181,58 @@ func (s *sender) roundTrip(req *http.Request) (r sendResult) {
 	if err != nil {
 		return sendResult{Error: s.explain(err)}
 	}
-	return sendResult{Status: resp.StatusCode, body: answer, Answer: strings.TrimSpace(string(answer[:min(len(answer), maxAnswerShown)]))}
+	return sendResult{Status: resp.StatusCode, challenge: resp.Header.Get("WWW-Authenticate"), body: answer, Answer: strings.TrimSpace(string(answer[:min(len(answer), maxAnswerShown)]))}
 }
 
 // explain says why there was no answer, and what the user can do about it.
 func (s *sender) explain(err error) string {
-	text := "sending: " + err.Error()
+	what, do := explainTLS(err)
 	switch {
+	case what != "":
+		return fmt.Sprintf("sending: %s (%s)", what, do)
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Sprintf("sending: no answer within %s (Intercom waits 5s; see --timeout)", s.client.Timeout)
-	case errors.As(err, new(*tls.CertificateVerificationError)):
-		text += " (for a local certificate: caddy trust, or --insecure)"
 	case errors.As(err, new(*net.OpError)):
-		text += " (is the server running at this URL?)"
+		return fmt.Sprintf("sending: %s (is the server running at this URL?)", err)
 	}
-	return text
+	return "sending: " + err.Error()
 }
 
-// sendAndPrint sends one request and prints the answer. What is no 2xx is an error.
+// explainTLS says what is wrong with the certificate or with TLS, and what to do; nothing if it is
+// something else.
+func explainTLS(err error) (what, do string) {
+	const logs = "look in Caddy's log for "
+	expired, isExpired := errors.AsType[x509.CertificateInvalidError](err)
+	wrong, isWrong := errors.AsType[x509.HostnameError](err)
+	operation, _ := errors.AsType[*net.OpError](err)
+	_, noTLS := errors.AsType[tls.RecordHeaderError](err)
+	switch {
+	case isExpired && expired.Reason == x509.Expired && time.Now().Before(expired.Cert.NotBefore):
+		return "the certificate is not valid before " + localTime(expired.Cert.NotBefore), "compare the clocks of this machine and of the server"
+	case isExpired && expired.Reason == x509.Expired:
+		return "the certificate has expired at " + localTime(expired.Cert.NotAfter), logs + "why it is not renewed"
+	case isWrong:
+		names := cmp.Or(strings.Join(wrong.Certificate.DNSNames, ", "), wrong.Certificate.Subject.CommonName, "no name")
+		return fmt.Sprintf("the certificate is for %s, not for %s", names, wrong.Host), "correct the URL, or give the site this name, so that Caddy gets a certificate for it"
+	case errors.As(err, new(x509.UnknownAuthorityError)):
+		return "the certificate is of nobody whom this machine trusts", "use a name that Caddy gets a public certificate for; for a local one: caddy trust, or --insecure"
+	case errors.As(err, new(*tls.CertificateVerificationError)):
+		return "the certificate is not valid: " + err.Error(), logs + "what it says of certificates"
+	case operation != nil && operation.Op == "remote error": // an alert
+		return fmt.Sprintf("the server ends the TLS handshake (%s): it has no certificate for this name", operation.Err),
+			"correct the URL, or give the site this name; " + logs + "why it gets no certificate"
+	case noTLS, strings.HasSuffix(err.Error(), "server gave HTTP response to HTTPS client"): // net/http has no type for it
+		return "the server does not speak TLS at this port", "correct the port, or use http:// for a local test"
+	}
+	return "", ""
+}
+
+// sendAndPrint sends one request and prints the answer. What is no 2xx is an error. With --print, it
+// only prints the request, and returns no status.
 func (s *sender) sendAndPrint(ctx context.Context, r *run) (sendResult, error) {
+	if r.Bool("print") {
+		return sendResult{}, s.printRequest(ctx, r)
+	}
 	result := s.send(ctx)
 	if result.Error != "" {
 		return result, errors.New(result.Error)

@@ -2,15 +2,18 @@ package shield
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"regexp"
 	"runtime"
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
@@ -27,6 +30,8 @@ var (
 	errTimeout     = errors.New("backend did not answer in time")
 	errNoAnswer    = errors.New("backend gave no valid answer")
 	errMalformed   = errors.New("backend's answer is not valid HTTP")
+	errSpeaksTLS   = errors.New("backend's answer is TLS: write https:// before the upstream")
+	errBody        = errors.New("body could not be sent whole: a handler of the route has read or changed it")
 	ErrCutShort    = errors.New("backend's answer was cut short")
 	errHungUp      = errors.New("backend hung up before it answered")
 	errNoUpstream  = errors.New("no upstream is available")
@@ -71,9 +76,14 @@ func safeError(err error) error {
 	switch {
 	case isA[reverseproxy.DialError](err):
 		return dialFailure(err)
-	case isA[*tls.CertificateVerificationError](err), isA[tls.RecordHeaderError](err),
-		operation != nil && operation.Op == "remote error": // an alert
-		return errTLS
+	case isA[*tls.CertificateVerificationError](err):
+		return fmt.Errorf("%w: %s", errTLS, certificateFault(err))
+	case isA[tls.RecordHeaderError](err):
+		return fmt.Errorf("%w: the backend does not speak TLS on this port", errTLS)
+	case operation != nil && operation.Op == "remote error" && alertText.MatchString(operation.Err.Error()):
+		return fmt.Errorf("%w: the backend refused it with the alert %q", errTLS, operation.Err)
+	case strings.Contains(err.Error(), "TLS handshake timeout"):
+		return fmt.Errorf("%w: the backend did not complete it in time", errTLS)
 	case network != nil && network.Timeout():
 		return errTooSlow
 	case operation != nil && hasErrno:
@@ -93,10 +103,38 @@ func safeError(err error) error {
 	switch {
 	case text == "no upstreams available":
 		return errNoUpstream
+	case strings.HasPrefix(text, "tls: "), strings.HasPrefix(text, "remote error: "):
+		return errTLS
+	case strings.Contains(text, "with Body length"):
+		return errBody
+	case strings.Contains(text, `malformed HTTP response "\x15\x03`): // the record of an alert
+		return errSpeaksTLS
 	case strings.Contains(text, "malformed"), strings.Contains(text, "transport connection broken"):
 		return errMalformed
 	default:
 		return errNoAnswer
+	}
+}
+
+// alertText is the form of what crypto/tls says of an alert that it got.
+var alertText = regexp.MustCompile(`^tls: [a-z0-9 '()-]+$`)
+
+// certificateFault says why the backend's certificate is not accepted. The texts of crypto/x509
+// quote it, so they are not used.
+func certificateFault(err error) string {
+	invalid, isInvalid := errors.AsType[x509.CertificateInvalidError](err)
+	expired := isInvalid && invalid.Reason == x509.Expired
+	switch {
+	case expired && time.Now().Before(invalid.Cert.NotBefore):
+		return "its certificate is not valid before " + invalid.Cert.NotBefore.UTC().Format(time.RFC3339)
+	case expired:
+		return "its certificate has expired at " + invalid.Cert.NotAfter.UTC().Format(time.RFC3339)
+	case isA[x509.HostnameError](err):
+		return "its certificate is for another name; if that is meant, set tls_server_name"
+	case isA[x509.UnknownAuthorityError](err):
+		return "its certificate is from an authority that is not trusted here; if that is meant, set tls_trust_pool"
+	default:
+		return "its certificate is not valid for a server"
 	}
 }
 

@@ -3,15 +3,20 @@
 package shield
 
 import (
+	"bytes"
+	"compress/gzip"
+	"compress/zlib"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"regexp"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -41,7 +46,7 @@ func newShield() *shield { return &shield{header: make(http.Header)} }
 type Outcome struct {
 	Upstream   string // the address that reverse_proxy chose; empty if it chose none
 	Status     int    // the status of the backend's answer; 0 if there was none
-	Answer     []byte // the first bytes of the answer's body
+	Answer     []byte // the beginning of an answer that is not a good one, for people to read
 	RetryAfter time.Duration
 	Err        error // nil if the backend answered 2xx; its text is safe to log
 }
@@ -60,6 +65,39 @@ func (s *shield) Write(p []byte) (int, error) {
 	s.WriteHeader(http.StatusOK)
 	s.answer = append(s.answer, p[:min(len(p), maxAnswer-len(s.answer))]...)
 	return len(p), nil
+}
+
+// text returns what is kept of the answer for people to read. Backends may compress answers,
+// because they get the sender's Accept-Encoding.
+func (s *shield) text() []byte {
+	var content io.Reader = bytes.NewReader(s.answer)
+	var err error
+	switch encoding := strings.ToLower(s.header.Get("Content-Encoding")); {
+	case encoding == "" || encoding == "identity":
+	case encoding == "gzip" || encoding == "x-gzip":
+		content, err = gzip.NewReader(content)
+	case encoding == "deflate":
+		content, err = zlib.NewReader(content)
+	case encoding == "br" || encoding == "zstd":
+		return []byte("(compressed with " + encoding + ")")
+	default:
+		return []byte("(in an encoding that is not known)")
+	}
+	if err != nil {
+		return []byte("(compressed, and damaged)")
+	}
+	text, _ := io.ReadAll(io.LimitReader(content, maxAnswer)) // ends with an error where the answer was cut off
+	return wholeRunes(text)
+}
+
+// wholeRunes cuts off a character that is not whole, at the end of a text.
+func wholeRunes(text []byte) []byte {
+	for end := len(text); end > max(0, len(text)-utf8.UTFMax); end-- {
+		if utf8.Valid(text[:end]) {
+			return text[:end]
+		}
+	}
+	return text
 }
 
 // Flush does nothing. Handlers that stream need it.
@@ -82,8 +120,10 @@ func Run(handler caddyhttp.Handler, r *http.Request) Outcome {
 	d := Outcome{
 		Upstream:   upstream(r),
 		Status:     s.status,
-		Answer:     s.answer,
 		RetryAfter: parseRetryAfter(s.header.Get("Retry-After"), time.Now()),
+	}
+	if failed := err != nil || !intercom.Accepts(s.status); failed && len(s.answer) > 0 {
+		d.Answer = s.text()
 	}
 	if _, panicked := errors.AsType[*PanicError](err); panicked {
 		d.Err = err

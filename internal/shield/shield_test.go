@@ -1,6 +1,9 @@
 package shield
 
 import (
+	"bytes"
+	"compress/gzip"
+	"compress/zlib"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -218,12 +221,59 @@ func TestFailuresQuoteNobody(t *testing.T) {
 		"hung up":                 {wrapped(io.EOF), "backend hung up before it answered"},
 		"hung up midway":          {wrapped(io.ErrUnexpectedEOF), "backend hung up before it answered"},
 		"slower than its limit":   {wrapped(os.ErrDeadlineExceeded), "backend is slower than a time limit of the route's own"},
-		"certificate":             {wrapped(&tls.CertificateVerificationError{Err: errors.New("private words")}), "TLS handshake with the backend failed"},
-		"no TLS":                  {wrapped(tls.RecordHeaderError{Msg: "private words"}), "TLS handshake with the backend failed"},
-		"TLS alert":               {wrapped(&net.OpError{Op: "remote error", Err: errors.New("private words")}), "TLS handshake with the backend failed"},
+		"certificate":             {wrapped(&tls.CertificateVerificationError{Err: errors.New("private words")}), "TLS handshake with the backend failed: its certificate is not valid for a server"},
+		"TLS, unknown":            {proxied("tls: private words"), "TLS handshake with the backend failed"},
+		"alert of the backend":    {proxied("remote error: tls: private words"), "TLS handshake with the backend failed"},
+		"TLS where none is meant": {proxied(`net/http: HTTP/1.x transport connection broken: malformed HTTP response "\x15\x03\x01private words"`), "backend's answer is TLS: write https:// before the upstream"},
+		"body that is gone":       {proxied("net/http: HTTP/1.x transport connection broken: http: ContentLength=9 with Body length 0"), "body could not be sent whole: a handler of the route has read or changed it"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := safeError(tc.err).Error(); got != tc.want {
+				t.Errorf("got %q, want %q", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestTheAnswerIsKeptAsText(t *testing.T) {
+	compress := func(into func(io.Writer) io.WriteCloser, text string) string {
+		var to bytes.Buffer
+		w := into(&to)
+		_, _ = io.WriteString(w, text)
+		_ = w.Close()
+		return to.String()
+	}
+	zipped := func(text string) string {
+		return compress(func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) }, text)
+	}
+	deflated := compress(func(w io.Writer) io.WriteCloser { return zlib.NewWriter(w) }, "no such user")
+	var varied strings.Builder
+	for i := range 10_000 {
+		fmt.Fprintf(&varied, "%d,", i*i)
+	}
+	for name, tc := range map[string]struct{ encoding, body, want string }{
+		"as it is":                     {"", "no such user", "no such user"},
+		"identity":                     {"identity", "no such user", "no such user"},
+		"longer than what is kept":     {"", strings.Repeat("x", 5000), strings.Repeat("x", maxAnswer)},
+		"cut within a character":       {"", "x" + strings.Repeat("ü", maxAnswer), "x" + strings.Repeat("ü", maxAnswer/2-1)},
+		"gzip":                         {"gzip", zipped("no such user"), "no such user"},
+		"gzip, longer":                 {"GZIP", zipped(varied.String()), varied.String()[:maxAnswer]},
+		"gzip, longer when it is text": {"x-gzip", zipped(strings.Repeat("y", 5000)), strings.Repeat("y", maxAnswer)},
+		"deflate":                      {"deflate", deflated, "no such user"},
+		"gzip that is none":            {"gzip", "no such user", "(compressed, and damaged)"},
+		"br":                           {"br", "\x0b\x05", "(compressed with br)"},
+		"zstd":                         {"zstd", "\x28\xb5\x2f\xfd", "(compressed with zstd)"},
+		"twice":                        {"gzip, br", "\x0b\x05", "(in an encoding that is not known)"},
+		"what the backend invents":     {"private words", "\x0b\x05", "(in an encoding that is not known)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := Run(caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
+				w.Header().Set("Content-Encoding", tc.encoding)
+				w.WriteHeader(http.StatusNotFound)
+				_, err := io.WriteString(w, tc.body)
+				return err
+			}), prepared(httptest.NewRequest(http.MethodPost, "/", nil))).Answer
+			if string(got) != tc.want {
 				t.Errorf("got %q, want %q", got, tc.want)
 			}
 		})

@@ -79,16 +79,24 @@ func newURLDoctor(r *run, found *findings, target string) (*urlDoctor, error) {
 	if topic != "" && !intercom.IsKnown(topic) {
 		return nil, usagef("topic %q is not known: the nearest topics are %s", topic, strings.Join(intercom.NearestTopics(topic, 3), ", "))
 	}
-	s, err := newSigningSender(r, target)
+	s, err := newSigningSender(r, signature.Hub, target)
 	if err != nil {
 		return nil, err
 	}
-	s.scheme, s.name = signature.Hub, intercom.TopicPing
+	ofTopic := *s
+	if ofTopic.name = topic; intercom.IsFin(topic) {
+		keys, err := envKeys(signature.Fin, "with")
+		if err != nil {
+			return nil, err
+		}
+		ofTopic.scheme, ofTopic.key = signature.Fin, keys[0]
+	}
+	s.name = intercom.TopicPing
 	if _, s.body, err = s.content(); err != nil { // always the same, so that it is found again in the stream
 		return nil, err
 	}
 	admin, err := newAdminClient(r.Flags)
-	return &urlDoctor{sender: *s, findings: found, topic: topic, insecure: r.Bool("insecure"), admin: admin}, err
+	return &urlDoctor{sender: *s, findings: found, ofTopic: ofTopic, insecure: r.Bool("insecure"), admin: admin}, err
 }
 
 // level says how bad a finding is.

@@ -22,7 +22,7 @@ type urlDoctor struct {
 	sender    // of a ping
 	*findings // to which it adds
 
-	topic    string // of the test notification; empty: none is sent
+	ofTopic  sender // of the test notification; without a name none is sent
 	insecure bool
 	admin    *adminClient
 }
@@ -57,10 +57,8 @@ func (d *urlDoctor) examine(ctx context.Context) {
 	d.checkRefused(ctx, "wrong signature", "with a wrong signature", intercom.HubSignaturePrefix+strings.Repeat("0", 40))
 	d.checkRefused(ctx, "no signature", "without a signature")
 	d.checkSlash(ctx)
-	if d.topic != "" {
-		s := d.sender
-		s.name, s.body = d.topic, nil
-		d.judge("notification", "a notification of "+d.topic, s.send(ctx))
+	if topic := d.ofTopic.name; topic != "" {
+		d.judge("notification", "a notification of "+topic, d.ofTopic.send(ctx))
 	}
 }
 

@@ -277,7 +277,7 @@ func TestQueueCompletion(t *testing.T) {
 		strings.Join(deliveryStates, "\n") + "\n:4\n": {"list", "--state", ""},
 		strings.Join(deadReasons, "\n") + "\n:4\n":    {"drop", "--reason", ""},
 		":4\n": {"pause", "crm", ""},
-		strings.Join(intercom.Topics(), "\n") + "\n:4\n": {"erase", "--topic", ""},
+		strings.Join(slices.Concat(intercom.Topics(), intercom.FinTopics()), "\n") + "\n:4\n": {"erase", "--topic", ""},
 	} {
 		if got := complete(a.address, args...); got != strings.TrimRight(want, " ") {
 			t.Errorf("%q: got %q, want %q", args, got, want)

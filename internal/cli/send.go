@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -41,8 +42,8 @@ func addSendFlags(flags *pflag.FlagSet) {
 
 // newContentSender makes a sender to a URL with the headers and the body of the flags. Without
 // --body, the body is nil.
-func newContentSender(r *run, target string) (*sender, error) {
-	s, err := newSigningSender(r, target)
+func newContentSender(r *run, scheme *signature.Scheme, target string) (*sender, error) {
+	s, err := newSigningSender(r, scheme, target)
 	if err != nil {
 		return nil, err
 	}
@@ -64,12 +65,16 @@ func runSend(ctx context.Context, r *run, args []string) error {
 	if err != nil {
 		return err
 	}
-	s, err := newContentSender(r, target)
+	scheme := signature.Hub
+	if intercom.IsFin(topics[0]) {
+		scheme = signature.Fin
+	}
+	s, err := newContentSender(r, scheme, target)
 	if err != nil {
 		return err
 	}
 	failed := 0
-	s.scheme, s.workspace = signature.Hub, r.String("workspace")
+	s.workspace = r.String("workspace")
 	for _, s.name = range topics {
 		result, err := s.sendAndPrint(ctx, r)
 		if err != nil && (len(topics) == 1 || result.Status == 0) {
@@ -92,11 +97,11 @@ func runSendAppRequest(ctx context.Context, r *run, args []string) error {
 	if err != nil {
 		return usagef("app request %q is not known: the kinds are %s", kind, option.Choices(kind, intercom.AppRequestKinds()))
 	}
-	s, err := newContentSender(r, args[1])
+	s, err := newContentSender(r, signature.Body, args[1])
 	if err != nil {
 		return err
 	}
-	s.scheme, s.name = signature.Body, kind
+	s.name = kind
 	if s.body == nil {
 		s.body = sample
 	}
@@ -109,7 +114,7 @@ func runSendAppRequest(ctx context.Context, r *run, args []string) error {
 
 // listSamples prints what can be sent.
 func listSamples(r *run) error {
-	for _, topic := range intercom.Topics() {
+	for _, topic := range slices.Concat(intercom.Topics(), intercom.FinTopics()) {
 		if err := r.print(map[string]string{"topic": topic}, func(out io.Writer) { fmt.Fprintln(out, topic) }); err != nil {
 			return err
 		}
@@ -138,11 +143,18 @@ func sendArgs(r *run, args []string) (topics []string, target string, err error)
 	case len(args) != 2 || all:
 		return nil, "", usagef("got %s: expecting <topic> <url>, --all <url>, or --body <file> <url>", count(len(args), "argument"))
 	}
-	if topic := args[0]; !intercom.IsKnown(topic) && !ownBody {
+	topic := args[0]
+	if intercom.IsKnown(intercom.FinPrefix + topic) { // the name of an event
+		topic = intercom.FinPrefix + topic
+	}
+	switch {
+	case intercom.IsFin(topic) && r.Changed("workspace"):
+		return nil, "", usagef("an event of the Fin Agent API has no workspace: leave out --workspace")
+	case !intercom.IsKnown(topic) && !ownBody:
 		return nil, "", usagef("topic %q is not known: the nearest topics are %s; to send it anyway, give its body with --body",
 			topic, strings.Join(intercom.NearestTopics(topic, 3), ", "))
 	}
-	return args[:1], args[1], nil
+	return []string{topic}, args[1], nil
 }
 
 // readFile reads a file that the user has named; "-" is standard input. What is larger than most

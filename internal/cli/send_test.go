@@ -48,6 +48,24 @@ func TestSendLooksLikeIntercom(t *testing.T) {
 	}
 }
 
+func TestSendOfAFinEvent(t *testing.T) {
+	t.Setenv(secretEnv, "the client secret, which does not sign it")
+	t.Setenv(finSecretEnv, "fin-secret")
+	for _, name := range []string{"fin_replied", "fin.csat_requested"} {
+		e := newEndpoint(t, nil)
+		if _, code, err := send(t, name, e.URL); err != nil || code != exitFine {
+			t.Fatalf("%s: code %d, error %v", name, code, err)
+		}
+		r := e.one(t)
+		if got := r.Header.Get("X-Fin-Agent-API-Webhook-Signature"); got != "sha256="+bodyOf(string(r.body), "fin-secret") || r.Header.Get("X-Hub-Signature") != "" {
+			t.Errorf("%s: signed %q", name, r.Header)
+		}
+		if !strings.Contains(string(r.body), `{"event_name":"`+strings.TrimPrefix(name, "fin.")+`"`) {
+			t.Errorf("%s: sent %s", name, r.body)
+		}
+	}
+}
+
 func TestSendExitCodeFollowsTheAnswer(t *testing.T) {
 	tests := []struct {
 		status   int

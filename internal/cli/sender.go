@@ -93,9 +93,9 @@ func newSender(r *run, what, target string) (*sender, error) {
 	}}, nil
 }
 
-// newSigningSender makes a sender to the URL in an argument, with the first client secret and the
+// newSigningSender makes a sender to the URL in an argument, with the first secret and the
 // headers of the flags.
-func newSigningSender(r *run, target string) (*sender, error) {
+func newSigningSender(r *run, scheme *signature.Scheme, target string) (*sender, error) {
 	s, err := newSender(r, "url", target)
 	if err != nil {
 		return nil, err
@@ -107,7 +107,8 @@ func newSigningSender(r *run, target string) (*sender, error) {
 	if s.headers, err = parseHeaders(fields); err != nil {
 		return nil, err
 	}
-	keys, err := clientSecrets(r)
+	s.scheme = scheme
+	keys, err := secretKeys(r, scheme)
 	if err == nil {
 		s.key = keys[0]
 	}
@@ -152,6 +153,10 @@ func (s *sender) send(ctx context.Context) sendResult {
 func (s *sender) content() (id string, body []byte, err error) {
 	if s.body != nil {
 		return "", s.body, nil
+	}
+	if s.scheme == signature.Fin {
+		body, err = intercom.NewFinEvent(s.name)
+		return "", body, err
 	}
 	n, err := intercom.NewNotification(s.name)
 	if err != nil {
@@ -282,45 +287,68 @@ func inTime(seconds float64) string {
 	return text
 }
 
-// secretEnv names the environment variable that holds the client secret.
-const secretEnv = "INTERCOM_CLIENT_SECRET"
+// The environment variables that hold the secrets.
+const (
+	secretEnv    = "INTERCOM_CLIENT_SECRET"
+	finSecretEnv = "INTERCOM_FIN_SECRET"
+)
 
-func addSecretFlags(flags *pflag.FlagSet) {
-	flags.String("secret", "", "Client secret (WARNING: other users of the machine can see it in the list of processes)")
-	flags.String("secret-file", "", "File with the client secret, or with several, one a line")
+// secretOf returns the variable that holds the secret of a scheme, and where people find it.
+func secretOf(scheme *signature.Scheme) (env, name, place string) {
+	if scheme == signature.Fin {
+		return finSecretEnv, "secret of the Fin Agent API", "under Fin AI Agent > Deploy > Fin Agent API"
+	}
+	return secretEnv, "client secret", "on the app's Basic information page in Intercom's Developer Hub"
 }
 
-// clientSecrets returns the keys of the first source of secrets that is given: at least one. An
+func addSecretFlags(flags *pflag.FlagSet) {
+	flags.String("secret", "", "Secret (WARNING: other users of the machine can see it in the list of processes)")
+	flags.String("secret-file", "", "File with the secret, or with several, one a line")
+}
+
+// secretKeys returns the keys of the first source of secrets that is given: at least one. An
 // empty secret is an error: it is a mistake, and the user did not mean the secret of the next
 // source. A warning is written if other users can see the secret.
-func clientSecrets(r *run) ([]*signature.Key, error) {
-	var given []string
-	var source string
-	switch env, inEnv := os.LookupEnv(secretEnv); {
+func secretKeys(r *run, scheme *signature.Scheme) ([]*signature.Key, error) {
+	env, name, _ := secretOf(scheme)
+	switch {
 	case r.Changed("secret"):
-		fmt.Fprintln(r.notes, "warning: other users of this machine can see the value of --secret in the list of processes; use --secret-file or "+secretEnv)
-		given, source = []string{r.String("secret")}, "--secret"
+		fmt.Fprintln(r.notes, "warning: other users of this machine can see the value of --secret in the list of processes; use --secret-file or "+env)
+		return newKeys(scheme, "--secret", r.String("secret"))
 	case r.Changed("secret-file"):
 		content, err := os.ReadFile(r.String("secret-file"))
 		if err != nil {
-			return nil, usagef("reading the client secret of --secret-file: %w", err)
+			return nil, usagef("reading the %s of --secret-file: %w", name, err)
 		}
-		if given, err = secrets.Parse(content); err != nil {
-			return nil, usagef("the client secret of --secret-file: %w", err)
+		given, err := secrets.Parse(content)
+		if err != nil {
+			return nil, usagef("the %s of --secret-file: %w", name, err)
 		}
-	case inEnv:
-		given, source = []string{env}, secretEnv
-	default:
-		return nil, usagef("no client secret: give it with --secret, --secret-file or the environment variable %s", secretEnv)
+		return newKeys(scheme, "--secret-file", given...)
 	}
-	var keys []*signature.Key
+	return envKeys(scheme, "with --secret, --secret-file or")
+}
+
+// envKeys returns the key of the secret in the environment. The other ways to give one are for
+// the error.
+func envKeys(scheme *signature.Scheme, otherWays string) ([]*signature.Key, error) {
+	env, name, _ := secretOf(scheme)
+	value, inEnv := os.LookupEnv(env)
+	if !inEnv {
+		return nil, usagef("no %s: give it %s the environment variable %s", name, otherWays, env)
+	}
+	return newKeys(scheme, env, value)
+}
+
+func newKeys(scheme *signature.Scheme, source string, given ...string) (keys []*signature.Key, err error) {
+	_, name, place := secretOf(scheme)
 	for _, text := range given {
 		secret, err := secrets.Clean(text)
 		if err != nil {
-			return nil, usagef("the client secret of %s: %w", source, err)
+			return nil, usagef("the %s of %s: %w", name, source, err)
 		}
 		if secret == "" {
-			return nil, usagef("the client secret of %s is empty: it is on the app's Basic information page in Intercom's Developer Hub", source)
+			return nil, usagef("the %s of %s is empty: it is %s", name, source, place)
 		}
 		keys = append(keys, signature.NewKey(secret))
 	}

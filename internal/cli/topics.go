@@ -32,7 +32,7 @@ func newTopicsCommand() *cobra.Command {
 
 // completeTopic completes a topic in the shell.
 func completeTopic(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-	return intercom.Topics(), cobra.ShellCompDirectiveNoFileComp
+	return slices.Concat(intercom.Topics(), intercom.FinTopics()), cobra.ShellCompDirectiveNoFileComp
 }
 
 func runTopics(ctx context.Context, r *run, args []string) error {
@@ -56,7 +56,13 @@ func runTopics(ctx context.Context, r *run, args []string) error {
 	if !r.Bool("json") {
 		t = newTable(r.out, "TOPIC", "OBJECT", "SINCE", "NOTES")
 	}
-	for _, topic := range intercom.Catalogue() {
+	known := intercom.Catalogue()
+	if len(args) > 0 { // the whole list is of what can be subscribed to
+		for _, name := range intercom.FinTopics() {
+			known = append(known, intercom.Topic{Name: name, Object: "Fin Agent API event", Note: "needs fin_secret"})
+		}
+	}
+	for _, topic := range known {
 		if len(args) > 0 && !slices.ContainsFunc(args, func(pattern string) bool { return topicpattern.Matches(pattern, topic.Name) }) {
 			continue
 		}

@@ -22,6 +22,10 @@ func TestTopics(t *testing.T) {
 		!strings.Contains(strings.Join(strings.Fields(stdout), " "), "user.created User 1.0 to 2.4 now contact.user.created") {
 		t.Errorf("error %v, got\n%s", err, stdout)
 	}
+	stdout, _, _, err = runCommand(t, nil, "topics", "fin.*")
+	if err != nil || strings.Count(stdout, "\n") != len(intercom.FinTopics())+1 {
+		t.Errorf("events of the Fin Agent API: error %v, got\n%s", err, stdout)
+	}
 	stdout, _, _, err = runCommand(t, nil, "topics", "contact.updated", "--json")
 	if want := `{"topic":"contact.updated","object":"Lead","since":"1.0","until":"1.0","note":"docs of 1.0 only"}` + "\n"; err != nil || stdout != want {
 		t.Errorf("error %v, got %s", err, stdout)

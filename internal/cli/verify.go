@@ -45,16 +45,20 @@ func runVerify(_ context.Context, r *run, args []string) error {
 	if claimed == "" {
 		return usagef("no signature: give the value of the request's X-Hub-Signature with --signature")
 	}
-	keys, err := clientSecrets(r)
+	body, err := readFile(args[0], r.in, maxVerified)
+	if err != nil {
+		return usagef("reading the body: %w", err)
+	}
+	scheme := signature.Hub
+	if read, _ := readSignature(claimed, body); read.Scheme == signature.Fin {
+		scheme = signature.Fin
+	}
+	keys, err := secretKeys(r, scheme)
 	if err != nil {
 		return err
 	}
 	if len(keys) > maxSecrets {
 		return usagef("--secret-file has %d secrets: %d are tried at most; leave the others out", len(keys), maxSecrets)
-	}
-	body, err := readFile(args[0], r.in, maxVerified)
-	if err != nil {
-		return usagef("reading the body: %w", err)
 	}
 	v := judge(body, claimed, keys)
 	err = r.print(v, func(out io.Writer) { v.report(out, len(keys)) })
@@ -109,7 +113,7 @@ func (v verdict) report(w io.Writer, secrets int) {
 // judge finds out whether a text is the signature of the body with one of the keys. If it is
 // not, judge tries the usual mistakes, and returns the first that explains it.
 func judge(body []byte, text string, keys []*signature.Key) verdict {
-	claimed, mistakes := readSignature(text)
+	claimed, mistakes := readSignature(text, body)
 	if claimed.Scheme == nil {
 		return verdict{Mistakes: mistakes}
 	}
@@ -120,9 +124,9 @@ func judge(body []byte, text string, keys []*signature.Key) verdict {
 				continue
 			}
 			v.Secret = place + 1
-			if claimed.Scheme == signature.Body && isNotification(sent) {
+			if claimed.Scheme != signature.Hub && isNotification(sent) {
 				v.Mistakes = append(v.Mistakes, mistake{"sha256",
-					"it fits as HMAC-SHA256, which app requests have in " + intercom.BodySignature + "; a notification has HMAC-SHA1 in " + intercom.HubSignature + ": use that header"})
+					"it fits as HMAC-SHA256, which app requests have in " + intercom.BodySignature + " and Fin Agent API events in " + intercom.FinSignature + "; a notification has HMAC-SHA1 in " + intercom.HubSignature + ": use that header"})
 			}
 			v.Mistakes = append(v.Mistakes, wrong...)
 			for _, c := range contents(sent) {
@@ -138,12 +142,13 @@ func judge(body []byte, text string, keys []*signature.Key) verdict {
 }
 
 // readSignature reads the value of a signature header, or a whole header line. It accepts other
-// forms than Intercom's, and returns how they are wrong. What is no signature has no scheme.
-func readSignature(text string) (claimed signature.Claimed, mistakes []mistake) {
+// forms than Intercom's, and returns how they are wrong. What is no signature has no scheme. The
+// body tells a Fin Agent API event from a notification that is signed as if it were one.
+func readSignature(text string, body []byte) (claimed signature.Claimed, mistakes []mistake) {
 	wrong := func(kind, text string) { mistakes = append(mistakes, mistake{kind, text}) }
 	header := ""
 	text = strings.TrimSpace(text)
-	for _, known := range []string{intercom.HubSignature, intercom.BodySignature} {
+	for _, known := range []string{intercom.HubSignature, intercom.BodySignature, intercom.FinSignature} {
 		if name, value, found := strings.Cut(text, ":"); found && strings.EqualFold(strings.TrimSpace(name), known) {
 			text, header = strings.TrimSpace(value), known
 		}
@@ -163,8 +168,11 @@ func readSignature(text string) (claimed signature.Claimed, mistakes []mistake) 
 		wrong("hex_case", "the digits are in upper case, and Intercom's are in lower case: compare the bytes, not the text")
 	}
 	scheme, usual := signature.Body, ""
-	if len(sum) == sha1.Size {
+	switch {
+	case len(sum) == sha1.Size:
 		scheme, usual = signature.Hub, intercom.HubSignaturePrefix
+	case header == intercom.FinSignature, header == "" && prefix == intercom.FinSignaturePrefix && !isNotification(body):
+		scheme, usual = signature.Fin, intercom.FinSignaturePrefix
 	}
 	if claimed, err = scheme.Decode(usual + hex.EncodeToString(sum)); err != nil {
 		return claimed, []mistake{{"malformed", "the signature is not " + intercom.HubSignaturePrefix +

@@ -38,6 +38,8 @@ func TestJudge(t *testing.T) {
 		body = `{"type":"notification_event","data":{"item":{"url":"https://example.com/a","text":"Grüße 🌷 <b>","n":1.50,"none":[],"some":[1,2]}},"id":"n","topic":"ping"}`
 		app  = `{"workspace_id":"exampl3"}`
 
+		event = `{"event_name":"fin_replied","conversation_id":"1"}`
+
 		python = `{"type": "notification_event", "data": {"item": {"url": "https://example.com/a", "text": "Gr\u00fc\u00dfe \ud83c\udf37 <b>", "n": 1.50, "none": [], "some": [1, 2]}}, "id": "n", "topic": "ping"}`
 		php    = `{"type":"notification_event","data":{"item":{"url":"https:\/\/example.com\/a","text":"Gr\u00fc\u00dfe \ud83c\udf37 <b>","n":1.50,"none":[],"some":[1,2]}},"id":"n","topic":"ping"}`
 		golang = `{"type":"notification_event","data":{"item":{"url":"https://example.com/a","text":"Grüße 🌷 \u003cb\u003e","n":1.50,"none":[],"some":[1,2]}},"id":"n","topic":"ping"}`
@@ -111,6 +113,12 @@ func TestJudge(t *testing.T) {
 
 		{"SHA-1 in the header of SHA-256", app, "X-Body-Signature: " + hubOf(app, key)[5:], false, 1, []string{"prefix_missing", "header"}},
 		{"SHA-256 in the header of SHA-1", app, "X-Hub-Signature: " + bodyOf(app, key), false, 1, []string{"header"}},
+
+		{"an event of the Fin Agent API", event, "sha256=" + bodyOf(event, key), true, 1, nil},
+		{"its whole header line", event, "x-fin-agent-api-webhook-signature: sha256=" + bodyOf(event, old), true, 2, nil},
+		{"an event without the prefix, in its header", event, "X-Fin-Agent-API-Webhook-Signature: " + bodyOf(event, key), false, 1, []string{"prefix_missing"}},
+		{"an event with a line break", event + "\n", "sha256=" + bodyOf(event, key), false, 1, []string{"newline_added"}},
+		{"a notification in the header of an event", body, "X-Fin-Agent-Api-Webhook-Signature: sha256=" + bodyOf(body, key), false, 1, []string{"sha256"}},
 
 		{"SHA-256 with a prefix", body, "sha256=" + bodyOf(body, key), false, 1, []string{"prefix", "sha256"}},
 		{"SHA-256, as in X-Body-Signature", body, bodyOf(body, key), false, 1, []string{"sha256"}},

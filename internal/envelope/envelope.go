@@ -74,18 +74,18 @@ func Parse(body []byte, plan *fields.Plan) (e Envelope, values fields.Values, er
 }
 
 // ParseFin reads an event of the Fin Agent API, which has no envelope, as if it had one. The
-// topic is intercom.FinTopics and the event_name, and the id is made from the bytes, so that an event
+// topic is intercom.FinPrefix and the event_name, and the id is made from the bytes, so that an event
 // that is sent again has the same one. An event without event_name is a test, and becomes a ping.
 func ParseFin(body []byte, plan *fields.Plan) (e Envelope, values fields.Values, err error) {
 	e = Envelope{Topic: intercom.TopicPing, Fin: true}
 	values, err = scan(body, finKeys, plan, func(key string, i *jscan.Iterator[[]byte]) (err error) {
 		switch key {
 		case "event_name":
-			if e.Topic, err = topicValue(i); len(e.Topic) > MaxHeaderValue-len(intercom.FinTopics) {
+			if e.Topic, err = topicValue(i); len(e.Topic) > MaxHeaderValue-len(intercom.FinPrefix) {
 				err = errTopicInvalid
 			}
 			sum := sha256.Sum256(body)
-			e.Topic, e.ID = intercom.FinTopics+e.Topic, "fin_"+hex.EncodeToString(sum[:16])
+			e.Topic, e.ID = intercom.FinPrefix+e.Topic, "fin_"+hex.EncodeToString(sum[:16])
 		case "created_at_ms":
 			e.CreatedAt = timeValue(i)
 		}

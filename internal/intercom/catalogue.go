@@ -13,8 +13,8 @@ import (
 // TopicPing is the topic of the notification that Intercom sends to test an endpoint.
 const TopicPing = "ping"
 
-// FinTopics is what the topics of Fin Agent API events begin with; their event_name follows.
-const FinTopics = "fin."
+// FinPrefix is what the topics of Fin Agent API events begin with; their event_name follows.
+const FinPrefix = "fin."
 
 // Topic is what is known about a topic.
 type Topic struct {
@@ -39,10 +39,19 @@ func Topics() []string {
 	return names
 }
 
+// FinTopics returns the topic of every known event of the Fin Agent API, sorted. They are not in
+// the catalogue, because nobody can subscribe to them.
+func FinTopics() []string { return slices.Clone(finTopics) }
+
+var finTopics = []string{FinPrefix + "csat_requested", FinPrefix + "fin_replied", FinPrefix + "fin_status_updated"}
+
+// IsFin reports whether the topic is that of an event of the Fin Agent API.
+func IsFin(topic string) bool { return strings.HasPrefix(topic, FinPrefix) }
+
 // IsKnown reports whether Intercom is known to send notifications of the topic.
 func IsKnown(topic string) bool {
 	_, known := find(topic)
-	return known
+	return known || slices.Contains(finTopics, topic)
 }
 
 // Label returns the topic if it is a known one, or else "other". Senders can choose any
@@ -67,7 +76,7 @@ func find(name string) (Topic, bool) {
 
 // NearestTopics returns the n known topics whose spelling is nearest to name.
 func NearestTopics(name string, n int) []string {
-	return Nearest(name, Topics(), n)
+	return Nearest(name, slices.Concat(Topics(), finTopics), n)
 }
 
 // Nearest returns the n candidates whose spelling is nearest to name, nearest first and

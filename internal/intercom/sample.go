@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -86,6 +87,29 @@ func (n *Notification) Encode() ([]byte, error) {
 		return nil, fmt.Errorf("encoding a notification of topic %q: %w", n.Topic, err)
 	}
 	return bytes.TrimSuffix(buf.Bytes(), []byte("\n")), nil
+}
+
+// finSamples has one body for each known event of the Fin Agent API, as finTopics names it. They
+// have the shape that Intercom's docs give, and invented data.
+// Source: https://developers.intercom.com/docs/guides/fin-agent-api
+//
+//go:embed samples/fin/*.json
+var finSamples embed.FS
+
+// NewFinEvent returns the body of a sample event of a known topic, as compact JSON, with the
+// current time and a new id, so that no two are the same.
+func NewFinEvent(topic string) ([]byte, error) {
+	sample, err := finSamples.ReadFile("samples/fin/" + strings.TrimPrefix(topic, FinPrefix) + ".json")
+	if err != nil {
+		return nil, fmt.Errorf("reading the sample of topic %q: %w", topic, err)
+	}
+	sample = bytes.ReplaceAll(sample, []byte("{now}"), []byte(time.Now().UTC().Format("2006-01-02T15:04:05.000Z")))
+	sample = bytes.ReplaceAll(sample, []byte("{id}"), []byte(uuid.NewString()))
+	var body bytes.Buffer
+	if err := json.Compact(&body, sample); err != nil {
+		return nil, fmt.Errorf("reading the sample of topic %q: %w", topic, err)
+	}
+	return body.Bytes(), nil
 }
 
 // appSamples has one body for each kind of app request. They have the shape that Intercom's

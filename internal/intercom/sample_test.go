@@ -162,6 +162,33 @@ func TestLargeSamplesAreOfRealisticSize(t *testing.T) {
 	}
 }
 
+func TestFinEvents(t *testing.T) {
+	for _, topic := range FinTopics() {
+		first, err := NewFinEvent(topic)
+		if err != nil || !IsKnown(topic) || !IsFin(topic) {
+			t.Fatal(topic, err)
+		}
+		second, err := NewFinEvent(topic)
+		if err != nil || string(first) == string(second) {
+			t.Errorf("%s: two events are the same (%v)", topic, err)
+		}
+		var event struct {
+			EventName      string    `json:"event_name"`
+			ConversationID string    `json:"conversation_id"`
+			CreatedAt      time.Time `json:"created_at_ms"`
+		}
+		if err := json.Unmarshal(first, &event); err != nil || FinPrefix+event.EventName != topic || event.ConversationID == "" || time.Since(event.CreatedAt) > time.Minute {
+			t.Errorf("%s: %s, error %v", topic, first, err)
+		}
+	}
+	if files, _ := fs.Glob(finSamples, "samples/fin/*.json"); len(files) != len(FinTopics()) {
+		t.Errorf("there are %d samples for %d events", len(files), len(FinTopics()))
+	}
+	if _, err := NewFinEvent("fin.vanished"); err == nil {
+		t.Error("an unknown event is no error")
+	}
+}
+
 func TestSampleOfAnUnknownTopic(t *testing.T) {
 	if _, err := NewNotification("conversation.user.vanished"); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%q", "conversation.user.vanished")) {
 		t.Errorf("error = %v, want one that names the topic", err)

@@ -4,6 +4,7 @@ package topicpattern
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
@@ -81,7 +82,7 @@ func Covers(cover, pattern string) bool {
 
 // FitsKnownTopic reports whether a known topic fits a valid pattern.
 func FitsKnownTopic(pattern string) bool {
-	for _, topic := range intercom.Topics() {
+	for _, topic := range slices.Concat(intercom.Topics(), intercom.FinTopics()) {
 		if Matches(pattern, topic) {
 			return true
 		}
@@ -94,7 +95,7 @@ func FitsKnownTopic(pattern string) bool {
 func Nearest(pattern string) string {
 	segments := strings.Split(pattern, ".")
 	var candidates []string
-	for _, topic := range intercom.Topics() {
+	for _, topic := range slices.Concat(intercom.Topics(), intercom.FinTopics()) {
 		candidate := strings.Split(topic, ".")
 		if segments[len(segments)-1] == "*" && len(candidate) > len(segments) {
 			candidate = candidate[:len(segments)]

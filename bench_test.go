@@ -75,6 +75,7 @@ func BenchmarkVerifyAndTag(b *testing.B) {
 				if refused != nil {
 					b.Fatal(refused)
 				}
+				signed.memory.Release()
 				requestbody.Restore(r, signed.body)
 				parsed, _, err := envelope.Parse(signed.body, nil)
 				if err != nil {

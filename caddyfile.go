@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/body"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/secrets"
 )
@@ -164,8 +165,12 @@ func parseSize(d *caddyfile.Dispenser) (int64, error) {
 		return 0, d.ArgErr()
 	}
 	size, err := humanize.ParseBytes(text)
-	if err != nil || size == 0 || size >= math.MaxInt64 {
+	if err != nil || size == 0 {
 		return 0, d.Errf("max_size %q is not a size such as 4MiB", text)
 	}
-	return int64(size), nil
+	limit := int64(min(size, math.MaxInt64))
+	if err := body.CheckMaxSize(limit); err != nil {
+		return 0, d.WrapErr(err)
+	}
+	return limit, nil
 }

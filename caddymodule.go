@@ -97,7 +97,8 @@ type Handler struct {
 	// address. Default: `intercom`, all regions.
 	AllowRaw []json.RawMessage `json:"allow,omitempty" caddy:"namespace=http.ip_sources inline_key=source"`
 
-	// The size of the largest body that is accepted, in bytes. Default: 4194304 (4 MiB).
+	// The size of the largest body that is accepted, in bytes: at most 67108864 (64 MiB),
+	// because a body is in memory as a whole. Default: 4194304 (4 MiB).
 	MaxSize int64 `json:"max_size,omitempty"`
 
 	// How long the backend may take, counted from the arrival of the request. After
@@ -271,8 +272,8 @@ func (h *Handler) provisionQueue(ctx caddy.Context, server *caddyhttp.Server, ha
 
 // Validate refuses limits that are out of range.
 func (h *Handler) Validate() error {
-	if h.MaxSize < 0 {
-		return fmt.Errorf("max_size must be positive, not %d", h.MaxSize)
+	if err := body.CheckMaxSize(h.MaxSize); err != nil {
+		return err
 	}
 	return option.CheckDuration("timeout", time.Duration(h.Timeout), option.Year)
 }
@@ -302,6 +303,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if refused != nil {
 		return h.refuse(w, r, t, refused)
 	}
+	defer signed.memory.Release()
 	secretMatches(signed.scheme, signed.secret).Inc()
 	body.Restore(r, signed.body)
 

@@ -67,6 +67,7 @@ type signedRequest struct {
 	scheme *signature.Scheme
 	secret int // place of the secret that matched
 	body   []byte
+	memory *body.Reservation // of the body
 }
 
 // admit makes all checks that do not need the body, the cheapest first. It returns the
@@ -160,7 +161,12 @@ func decode(scheme *signature.Scheme, value string) (signature.Claimed, *refusal
 func (v *verifier) verify(w http.ResponseWriter, r *http.Request, deadline time.Time) (signedRequest, *refusal) {
 	claimed, refused := v.admit(r)
 	if refused != nil {
-		body.Abandon(w, r)
+		// Whoever expects a 100 (Continue) sends nothing before it has the answer.
+		if r.Header.Get("Expect") == "" && v.allows(r) {
+			body.Discard(w, r, deadline)
+		} else {
+			body.Abandon(w, r)
+		}
 		return signedRequest{}, refused
 	}
 	// Before the body is read, so that a change of the secrets during a slow body does
@@ -170,16 +176,17 @@ func (v *verifier) verify(w http.ResponseWriter, r *http.Request, deadline time.
 		keysOf = v.finKeys
 	}
 	keys := keysOf()
-	content, err := body.Read(w, r, v.maxSize, deadline)
+	content, memory, err := body.Read(w, r, v.maxSize, deadline)
 	if err != nil {
-		body.Abandon(w, r)
+		body.Discard(w, r, deadline)
 		return signedRequest{}, refusalOf(err)
 	}
 	for i, key := range keys {
 		if key.Signed(content, claimed) {
-			return signedRequest{scheme: claimed.Scheme, secret: i, body: content}, nil
+			return signedRequest{scheme: claimed.Scheme, secret: i, body: content, memory: memory}, nil
 		}
 	}
+	memory.Release()
 	return signedRequest{}, newRefusal(http.StatusUnauthorized, reasonSignatureMismatch, "signature matches no secret")
 }
 

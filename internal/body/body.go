@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -13,75 +14,85 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/semaphore"
-
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-const (
-	// preallocated is the most memory that is allocated because of a Content-Length alone,
-	// in bytes. The largest known notification has 17 KB.
-	preallocated = 64 << 10
+// MaxSize is the largest body that can be accepted, in bytes.
+const MaxSize = 64 << 20
 
-	// memory bounds the large bodies of all requests together, in bytes. A body that is larger
-	// than maxReserved counts as one of this size.
-	memory      = 112 << 20
-	maxReserved = 48 << 20
-
-	// memoryTimeout is how long a large body waits for memory.
-	memoryTimeout = 2 * time.Second
-)
-
-var free = semaphore.NewWeighted(memory)
-
-var (
-	// ErrNoMemory is the error for a large body when others need all memory for bodies.
-	ErrNoMemory = errors.New("too many bytes of large bodies are being handled at once")
-)
-
-// reserve waits until there is memory for more of a body, which it keeps until the request
-// ends. It reports whether there is.
-func reserve(ctx context.Context, size int64) bool {
-	waiting, cancel := context.WithTimeout(ctx, memoryTimeout)
-	defer cancel()
-	if err := free.Acquire(waiting, size); err != nil {
-		return false
+// CheckMaxSize refuses a limit that is out of range.
+func CheckMaxSize(bytes int64) error {
+	if bytes < 1 || bytes > MaxSize {
+		return fmt.Errorf("max_size must be from 1 byte to %dMiB, not %d bytes: a body is in memory as a whole, and all bodies together may have %d MiB",
+			MaxSize>>20, bytes, capacity>>20)
 	}
-	context.AfterFunc(ctx, func() { free.Release(size) })
-	return true
+	return nil
 }
 
-// Read reads the whole body, up to maxSize bytes, until the deadline. The text of an error
-// quotes nothing of the request. For a body that is larger than a limit, it is an
-// *http.MaxBytesError.
-func Read(w http.ResponseWriter, r *http.Request, maxSize int64, deadline time.Time) ([]byte, error) {
+// unreserved is the most memory that a body gets before its bytes are there, in bytes. A
+// connection needs as much anyway, and nearly all notifications are smaller.
+const unreserved = 16 << 10
+
+var past = time.Unix(1, 0) // as a deadline, it makes reads fail at once
+
+// Read reads the whole body, up to maxSize bytes, until the deadline. The caller must release
+// the memory. The text of an error quotes nothing of the request. For a body that is larger
+// than a limit, it is an *http.MaxBytesError.
+func Read(w http.ResponseWriter, r *http.Request, maxSize int64, deadline time.Time) ([]byte, *Reservation, error) {
 	// The ResponseWriters of HTTP/1, 2 and 3 have deadlines. For others, only Caddy's own
 	// timeouts apply.
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(deadline)
-
 	limited := http.MaxBytesReader(w, r.Body, maxSize)
-	// ReadFrom needs free space at the end, or it grows the buffer to read the EOF.
-	size := bytes.MinRead + max(0, min(r.ContentLength, preallocated))
-	buf := bytes.NewBuffer(make([]byte, 0, size))
-	_, err := io.CopyN(buf, limited, preallocated)
-	// Memory for a large one is reserved as it arrives, not as it is announced.
-	reserved := int64(0)
-	for step := int64(preallocated); err == nil; step *= 2 {
-		more := min(step, maxReserved-reserved)
-		if !reserve(r.Context(), more) {
-			return nil, ErrNoMemory
-		}
-		reserved += more
-		buf.Grow(int(step) + bytes.MinRead)
-		_, err = io.CopyN(buf, limited, step)
+	reserved := &Reservation{control: control}
+	fits := maxSize + 1 // with room to read the EOF
+	if r.ContentLength >= 0 {
+		fits = min(fits, r.ContentLength+1)
 	}
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, failure(err)
+	content, err := reserved.read(r.Context(), limited, fits)
+	if stopped := reserved.arrived(); err != nil {
+		reserved.Release()
+		if stopped {
+			err = ErrNoMemory
+		}
+		return nil, nil, err
 	}
 	_ = control.SetReadDeadline(time.Time{})
 	_ = limited.Close()
-	return buf.Bytes(), nil
+	return content, reserved, nil
+}
+
+// read reads a body that fits into so many bytes.
+func (r *Reservation) read(ctx context.Context, body io.Reader, fits int64) ([]byte, error) {
+	content := make([]byte, 0, min(unreserved, fits))
+	var err error
+	for moved := 0; err == nil; {
+		if len(content) == cap(content) {
+			size := 2 * int64(cap(content))
+			if int64(cap(content)) < fits && fits <= size+1 {
+				size = fits
+			}
+			if !r.grow(ctx, size) {
+				return nil, ErrNoMemory
+			}
+			content = append(make([]byte, 0, size), content...)
+		}
+		var n int
+		n, err = body.Read(content[len(content):cap(content)])
+		content = content[:len(content)+n]
+		if len(content)-moved >= piece {
+			moved = len(content)
+			r.move()
+		}
+	}
+	switch {
+	case !errors.Is(err, io.EOF):
+		return nil, failure(err)
+	case !r.grow(ctx, int64(cap(content)+overhead)):
+		return nil, ErrNoMemory
+	default:
+		return content, nil
+	}
 }
 
 // failure returns the error for a body that could not be read. It does not wrap the error
@@ -101,6 +112,25 @@ func failure(err error) error {
 	}
 }
 
+// Discard reads what still comes of a body, for up to a second, but not beyond the deadline, and
+// drops it. Many senders read an answer only after they have sent the whole body; without this,
+// they would find the connection reset. If more is left then, it does what Abandon does.
+func Discard(w http.ResponseWriter, r *http.Request, deadline time.Time) {
+	if r.ProtoMajor != 1 {
+		return // the answer does not wait for what comes on the same stream
+	}
+	if latest := time.Now().Add(time.Second); deadline.IsZero() || latest.Before(deadline) {
+		deadline = latest
+	}
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(deadline)
+	if _, err := io.Copy(io.Discard, r.Body); err != nil {
+		Abandon(w, r)
+		return
+	}
+	_ = control.SetReadDeadline(time.Time{})
+}
+
 // Abandon makes net/http close an HTTP/1 connection together with the answer, if the
 // request announced a body that was not read. Otherwise, net/http would read the body,
 // before the answer and after it, for as long as the sender wants.
@@ -109,7 +139,7 @@ func Abandon(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	CloseConnection(w, r)
-	_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) // in the past: reads fail immediately
+	_ = http.NewResponseController(w).SetReadDeadline(past)
 	// After a body over its limit, net/http closes the socket a little later than its side of
 	// the connection, so that the kernel does not reset it before the sender has the answer.
 	overLimit := http.MaxBytesReader(innermost(w), io.NopCloser(strings.NewReader("x")), 0)

@@ -2,7 +2,6 @@ package body
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -65,55 +64,43 @@ func TestAnotherHandlerGetsTheWholeBodyAgain(t *testing.T) {
 	}
 }
 
-// silent is a body that stops after so many bytes, as an attacker's may.
-type silent struct {
-	ctx     context.Context
-	bytes   int
-	stopped chan struct{}
-}
-
-func (s *silent) Read(p []byte) (int, error) {
-	if s.bytes == 0 {
-		close(s.stopped)
-		<-s.ctx.Done()
-		return 0, io.ErrUnexpectedEOF
+// Another handler may have replaced the body.
+func TestABodyMayBeLargerThanItsContentLength(t *testing.T) {
+	for _, size := range []int{7, 3 * unreserved} {
+		body := bytes.Repeat([]byte("x"), size)
+		r := httptest.NewRequest(http.MethodPost, "/", bytes.NewReader(body))
+		r.ContentLength = 5
+		got, reserved, err := Read(httptest.NewRecorder(), r, 1<<20, time.Time{})
+		if err != nil || !bytes.Equal(got, body) {
+			t.Fatalf("%d bytes: got %d, %v", size, len(got), err)
+		}
+		reserved.Release()
 	}
-	n := min(len(p), s.bytes)
-	s.bytes -= n
-	return n, nil
-}
-
-func TestMemoryIsReservedAsTheBodyArrives(t *testing.T) {
-	const requests, size = 20, 100 << 10
-	for range requests {
-		body := &silent{ctx: t.Context(), bytes: size, stopped: make(chan struct{})}
-		r := httptest.NewRequest(http.MethodPost, "/", body)
-		r.ContentLength = 40 << 20 // together far more than there is
-		go Read(httptest.NewRecorder(), r.WithContext(t.Context()), 64<<20, time.Time{})
-		<-body.stopped
-	}
-	if err := free.Acquire(t.Context(), maxReserved); err != nil {
-		t.Fatal(err)
-	}
-	free.Release(maxReserved)
 }
 
 func TestABodyOfAnySizeIsReadWhole(t *testing.T) {
-	for _, size := range []int{0, 1, preallocated - 1, preallocated, preallocated + 1, 3 * preallocated, 3*preallocated + 1, 1 << 20} {
+	for _, size := range []int{0, 1, unreserved - 2, unreserved - 1, unreserved, unreserved + 1, 3 * unreserved, 3*unreserved + 1, 4*unreserved - 1, 4 * unreserved, 4*unreserved + 1, 1 << 20} {
 		for _, announced := range []bool{true, false} {
 			body := bytes.Repeat([]byte("x"), size)
 			r := httptest.NewRequest(http.MethodPost, "/", bytes.NewReader(body))
 			if !announced {
 				r.ContentLength = -1
 			}
-			got, err := Read(httptest.NewRecorder(), r.WithContext(t.Context()), 1<<20, time.Time{})
+			got, reserved, err := Read(httptest.NewRecorder(), r, 1<<20, time.Time{})
 			if err != nil || !bytes.Equal(got, body) {
-				t.Errorf("%d bytes (announced: %t): got %d, %v", size, announced, len(got), err)
+				t.Fatalf("%d bytes (announced: %t): got %d, %v", size, announced, len(got), err)
 			}
-			_, err = Read(httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/", bytes.NewReader(append(body, 'x'))), int64(size), time.Time{})
+			if used := memory.used; used < int64(cap(got)) || used > int64(2*max(size, unreserved)+overhead) {
+				t.Errorf("%d bytes (announced: %t): %d are reserved for %d", size, announced, used, cap(got))
+			}
+			reserved.Release()
+			_, _, err = Read(httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/", bytes.NewReader(append(body, 'x'))), int64(size), time.Time{})
 			if large, ok := errors.AsType[*http.MaxBytesError](err); !ok || large.Limit != int64(size) {
 				t.Errorf("%d bytes, one too many: %v", size+1, err)
 			}
 		}
+	}
+	if memory.used != 0 || len(memory.coming) != 0 {
+		t.Errorf("%d bytes are kept, of %d bodies", memory.used, len(memory.coming))
 	}
 }

@@ -1,0 +1,126 @@
+package body
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync"
+	"time"
+)
+
+const (
+	// capacity is how many bytes all bodies may have together, from their first byte to the
+	// answer: those that come, are stored, or are delivered without a queue.
+	capacity = 96 << 20
+
+	// overhead is about what a request takes besides its body, in bytes.
+	overhead = 4 << 10
+
+	// patience is how long a body waits for memory, and lookAgain how long it looks away.
+	patience  = 2 * time.Second
+	lookAgain = 25 * time.Millisecond
+
+	// A body that takes longer than pieceTime for a piece is slow. Slow ones give way when the
+	// memory is used up.
+	piece     = 256 << 10
+	pieceTime = 250 * time.Millisecond
+)
+
+// ErrNoMemory is the error for a body when others need all memory for bodies.
+var ErrNoMemory = errors.New("too many bytes of bodies are being handled at once")
+
+// budget is the memory that bodies share.
+type budget struct {
+	mu     sync.Mutex
+	used   int64
+	coming map[*Reservation]bool // those that are still being read
+}
+
+var memory = budget{coming: make(map[*Reservation]bool)}
+
+// Reservation is the memory of one body. It grows with what has come, and not with what the
+// sender has announced.
+type Reservation struct {
+	control *http.ResponseController
+	bytes   int64
+	moved   time.Time // when its last piece came
+	waits   bool      // for memory
+	stopped bool      // because it is slow
+}
+
+// grow reserves memory up to a size. It waits for it, and reports whether there is enough.
+func (r *Reservation) grow(ctx context.Context, size int64) bool {
+	for began := time.Now(); ; {
+		enough, givesUp := r.tryToGrow(size)
+		if enough || givesUp || time.Since(began) > patience {
+			return enough
+		}
+		select {
+		case <-time.After(lookAgain):
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+func (r *Reservation) tryToGrow(size int64) (enough, givesUp bool) {
+	memory.mu.Lock()
+	defer memory.mu.Unlock()
+	more := max(0, size-r.bytes)
+	enough = more <= capacity-memory.used
+	r.waits, r.moved = !enough, time.Now()
+	memory.coming[r] = true
+	if !enough {
+		return false, r.makeWay()
+	}
+	memory.used += more
+	r.bytes += more
+	return true, false
+}
+
+// makeWay stops the slowest body, if one is slow. If instead all that is used belongs to bodies
+// that wait for more, none of them can go on: it reports whether this is the smallest, which
+// then gives up.
+func (r *Reservation) makeWay() (givesUp bool) {
+	var slowest *Reservation
+	waiting, smallest := int64(0), true
+	for other := range memory.coming {
+		switch {
+		case other.waits:
+			waiting += other.bytes
+			smallest = smallest && r.bytes <= other.bytes
+		case !other.stopped && time.Since(other.moved) > pieceTime && (slowest == nil || other.moved.Before(slowest.moved)):
+			slowest = other
+		}
+	}
+	if slowest != nil {
+		slowest.stopped = true
+		_ = slowest.control.SetReadDeadline(past)
+		return false
+	}
+	return smallest && waiting == memory.used
+}
+
+// move notes that a piece has come.
+func (r *Reservation) move() {
+	memory.mu.Lock()
+	defer memory.mu.Unlock()
+	r.moved = time.Now()
+}
+
+// arrived notes that no more comes. Afterwards, the body gives way to no other. It reports
+// whether it had to give way.
+func (r *Reservation) arrived() (stopped bool) {
+	memory.mu.Lock()
+	defer memory.mu.Unlock()
+	delete(memory.coming, r)
+	return r.stopped
+}
+
+// Release gives the memory back. The body must not be used afterwards.
+func (r *Reservation) Release() {
+	memory.mu.Lock()
+	defer memory.mu.Unlock()
+	memory.used -= r.bytes
+	r.bytes = 0
+}

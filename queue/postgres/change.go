@@ -111,7 +111,7 @@ func topicExpression(pattern string) string {
 
 const (
 	// anew gives a delivery its whole schedule again.
-	anew = `state = 'waiting', reason = NULL, attempts = 0, age_from = now(), finished_at = NULL`
+	anew = `state = 'waiting', reason = NULL, attempts = 0, age_from = now(), finished_at = NULL, ` + toPlace
 
 	retrySQL = `UPDATE {s}delivery SET ` + anew + ` WHERE id = ANY (ARRAY(
 		SELECT d.id FROM {s}delivery AS d{where} AND d.state NOT IN ('waiting', 'delivering') ORDER BY d.id FOR UPDATE)) RETURNING id`
@@ -189,6 +189,7 @@ const (
 func deletion(ids []int64, q *conditions, deleted *[]int64) []statement {
 	return []statement{
 		{sql: lockNotificationsSQL, args: []any{ids}},
+		{sql: placeAgainSQL, args: []any{ids}},
 		q.changing(deleteSQL, ids, deleted),
 		{sql: deleteAttemptsSQL, args: []any{ids}},
 		{sql: deleteNotificationsSQL, args: []any{ids}},

@@ -21,7 +21,7 @@ const claimSQL = `
 		SELECT coalesce(d.workspace, '' COLLATE "C"), CASE WHEN d.workspace IS NULL THEN 0 ELSE 9223372036854775807 END,
 			CASE WHEN d.workspace IS NULL THEN lap + 1 ELSE lap END, n + CASE WHEN d.workspace IS NULL THEN 0 ELSE 1 END, d.workspace IS NOT NULL
 		FROM ring LEFT JOIN LATERAL (
-			SELECT workspace FROM {s}delivery WHERE state = 'waiting' AND endpoint = $1::text AND lane = $2::text AND (workspace, id) > (ring.name, ring.last)
+			SELECT workspace FROM {s}delivery WHERE state = 'waiting' AND endpoint = $1::text AND lane = $2::text AND NOT held AND (workspace, id) > (ring.name, ring.last)
 				AND id <> ALL ($7::bigint[])
 			ORDER BY workspace, id LIMIT 1
 		) AS d ON true
@@ -32,13 +32,13 @@ const claimSQL = `
 	), waiting AS MATERIALIZED (
 		SELECT id, row_number() OVER (ORDER BY round, turn) AS place, 1 AS kind FROM workspaces, LATERAL (
 			SELECT id, row_number() OVER (ORDER BY id) AS round FROM {s}delivery
-			WHERE state = 'waiting' AND endpoint = $1::text AND lane = $2::text AND workspace = workspaces.name AND id <> ALL ($7::bigint[])
+			WHERE state = 'waiting' AND endpoint = $1::text AND lane = $2::text AND NOT held AND workspace = workspaces.name AND id <> ALL ($7::bigint[])
 			ORDER BY id LIMIT least($4::bigint, greatest(` + claimRowsSQL + ` / workspaces.all, 1))
 		) AS own
 		ORDER BY place LIMIT $4::bigint
 	), due AS MATERIALIZED (
 		SELECT id, row_number() OVER (ORDER BY due_at, id) AS place, 2 AS kind FROM {s}delivery
-		WHERE state = 'retrying' AND endpoint = $1::text AND lane = $2::text AND due_at <= now() AND id <> ALL ($7::bigint[])
+		WHERE state = 'retrying' AND endpoint = $1::text AND lane = $2::text AND NOT held AND due_at <= now() AND id <> ALL ($7::bigint[])
 		ORDER BY due_at, id LIMIT $4::bigint
 	), chosen AS MATERIALIZED (
 		SELECT id, row_number() OVER (ORDER BY place, kind = $9::int, kind) AS place, count(*) OVER () AS all
@@ -48,18 +48,20 @@ const claimSQL = `
 		SELECT chosen.id AS delivery, place, sum(octet_length(n.body)) OVER (ORDER BY place) AS size, n.*
 		FROM chosen JOIN {s}notification AS n ON n.id = chosen.id / 100
 	), claimed AS (
-		UPDATE {s}delivery SET state = 'delivering', claim = $3::bigint, instance = $8::text
+		UPDATE {s}delivery SET state = 'delivering', claim = $3::bigint, instance = $8::text,
+			place_at = CASE WHEN ` + isAwaited + ` THEN now() + interval '1 second' END
 		WHERE id = ANY (ARRAY(
 			SELECT id FROM {s}delivery
-			WHERE id = ANY (ARRAY(SELECT delivery FROM sized WHERE place = 1 OR size <= $5::bigint)) AND state IN ('waiting', 'retrying')
+			WHERE id = ANY (ARRAY(SELECT delivery FROM sized WHERE place = 1 OR size <= $5::bigint)) AND state IN ('waiting', 'retrying') AND NOT held
 			ORDER BY id FOR UPDATE SKIP LOCKED
 		))
-		RETURNING id, fixed, attempts, greatest((extract(epoch FROM now() - coalesce(age_from, stored_at)) * 1000000000)::bigint, 0) AS age
+		RETURNING id, fixed, attempts, greatest((extract(epoch FROM now() - coalesce(age_from, stored_at)) * 1000000000)::bigint, 0) AS age,
+			order_key IS NOT NULL AS ordered, ` + isStale + ` AS stale
 	)
-	SELECT coalesce((SELECT max(chosen.all) FROM chosen), 0), coalesce(c.id, 0), coalesce(fixed, false), coalesce(attempts, 0), coalesce(age, 0),
+	SELECT coalesce((SELECT max(chosen.all) FROM chosen), 0), coalesce(c.id, 0), coalesce(fixed, false), coalesce(attempts, 0), coalesce(age, 0), coalesce(ordered, false), coalesce(stale, false),
 		coalesce(notification, 0), workspace, topic, notification_id, object, received_at, request, body
 	FROM (VALUES (1)) AS always LEFT JOIN (
-		SELECT claimed.id, fixed, attempts, age, sized.id AS notification, workspace, topic, notification_id, object, received_at, request, body, place
+		SELECT claimed.id, fixed, attempts, age, ordered, stale, sized.id AS notification, workspace, topic, notification_id, object, received_at, request, body, place
 		FROM claimed JOIN sized ON sized.delivery = claimed.id
 	) AS c ON true
 	ORDER BY c.place`

@@ -102,17 +102,21 @@ const (
 	// there is one, whatever the server's settings are. It is set in the very transaction:
 	// behind PgBouncer, the next one may have another session. A plan that the server keeps
 	// from when a table was empty must not read all of it later.
-	durably = `SELECT ` + settings + `, set_config('synchronous_commit', CASE
+	durably = `SELECT ` + settings + durable + `, set_config('enable_seqscan', 'off', true)`
+	durable = `, set_config('synchronous_commit', CASE
 		WHEN current_setting('synchronous_commit') IN ('off', 'local', 'remote_write') THEN 'on'
-		ELSE current_setting('synchronous_commit') END, true), set_config('enable_seqscan', 'off', true)`
+		ELSE current_setting('synchronous_commit') END, true)`
+
+	// byKeys is for statements that look for rows by their keys.
+	byKeys = `, set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)`
+
+	// orderly is durably for statements byKeys.
+	orderly = `SELECT ` + settings + durable + byKeys
 
 	// lazily returns from the commit before it is on the disk. If the server crashes at that
 	// moment, claims and outcomes of the last half second are lost: what was delivered then is
 	// delivered again.
-	//
-	// It is for statements that look for rows by their keys.
-	lazily = `SELECT ` + settings + `, set_config('synchronous_commit', 'off', true),
-		set_config('enable_seqscan', 'off', true), set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)`
+	lazily = `SELECT ` + settings + `, set_config('synchronous_commit', 'off', true)` + byKeys
 )
 
 // statement is one of a transaction. Scan, which may be nil, reads its rows. It may be called

@@ -44,8 +44,8 @@ const (
 func eachDelivery(found *[]db.Delivery, selects, order string, args []any) statement {
 	return statement{
 		sql: `SELECT d.id, d.notification, n.notification_id, n.object, d.endpoint, n.workspace, d.topic, d.lane, d.fixed, d.state, d.reason, d.attempts,
-				d.stored_at, coalesce(d.age_from, d.stored_at), CASE WHEN d.state = 'retrying' THEN d.due_at END, d.finished_at,
-				d.upstream, coalesce(d.status, 0), d.seconds, d.error
+				d.stored_at, coalesce(d.age_from, d.stored_at), CASE WHEN d.state = 'retrying' THEN d.due_at WHEN d.state = 'waiting' AND d.place_at > now() THEN d.place_at END, d.finished_at,
+				d.upstream, coalesce(d.status, 0), d.seconds, d.error, d.order_key, d.created_at
 			FROM (` + selects + `) AS d JOIN {s}notification AS n ON n.id = d.notification ORDER BY d.id` + order,
 		args: args,
 		scan: each(found, func(d *db.Delivery) []any {
@@ -53,6 +53,7 @@ func eachDelivery(found *[]db.Delivery, selects, order string, args []any) state
 				&d.ID, &d.Notification, (*encoded)(&d.NotificationID), (*encoded)(&d.Object), &d.Endpoint, (*encoded)(&d.Workspace), (*encoded)(&d.Topic), &d.Lane, &d.Fixed,
 				&d.State, (*encoded)(&d.Reason), &d.Attempts, (*moment)(&d.StoredAt), (*moment)(&d.AgeFrom), (*moment)(&d.DueAt), (*moment)(&d.FinishedAt),
 				(*encoded)(&d.Upstream), &d.Status, (*seconds)(&d.Duration), (*encoded)(&d.Error),
+				(*encoded)(&d.Order.Key), (*moment)(&d.Order.CreatedAt),
 			}
 		}),
 	}

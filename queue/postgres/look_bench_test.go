@@ -58,7 +58,7 @@ func BenchmarkPostgresLook(b *testing.B) {
 	})
 	b.Run("backlog", func(b *testing.B) {
 		for b.Loop() {
-			if _, err := p.Backlog(b.Context()); err != nil {
+			if _, _, err := p.Backlog(b.Context()); err != nil {
 				b.Fatal(err)
 			}
 		}

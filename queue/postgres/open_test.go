@@ -320,7 +320,7 @@ func testWorks(t *testing.T, url string) {
 			return err
 		},
 		"TakeOver":   func() error { _, err := d.TakeOver(ctx); return err },
-		"Backlog":    func() error { _, err := d.Backlog(ctx); return err },
+		"Backlog":    func() error { _, _, err := d.Backlog(ctx); return err },
 		"Expire":     func() error { _, _, err := d.Expire(ctx, db.Expiry{Endpoint: "other", Limit: 100}); return err },
 		"Paused":     func() error { _, err := d.Paused(ctx); return err },
 		"SetPaused":  func() error { return d.SetPaused(ctx, db.Lane{Endpoint: "intercom", Name: "other"}, true) },

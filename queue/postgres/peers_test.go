@@ -117,8 +117,8 @@ func TestPostgresTakesOverFromTheClosed(t *testing.T) {
 func TestPostgresTables(t *testing.T) {
 	p := newTestDB(t)
 	for table, want := range map[string]string{
-		"notification":   "id received_at endpoint workspace topic notification_id request body",
-		"delivery":       "id notification stored_at fixed endpoint lane workspace topic age_from due_at finished_at claim attempts status seconds state reason instance upstream error",
+		"notification":   "id received_at endpoint workspace topic notification_id object request body",
+		"delivery":       "id notification stored_at fixed endpoint lane workspace topic order_key created_at age_from due_at finished_at claim attempts status seconds state reason instance upstream error held place_at",
 		"attempt":        "delivery at instance upstream status seconds error answer",
 		"lane":           "endpoint name paused_at",
 		"instance":       "id version beat_at steady_since lanes configs",

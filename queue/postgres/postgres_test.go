@@ -169,7 +169,7 @@ func TestPostgresCycle(t *testing.T) {
 	if released, err := p.TakeOver(ctx); err != nil || released != 0 {
 		t.Error(released, err)
 	}
-	counts, err := p.Backlog(ctx)
+	counts, _, err := p.Backlog(ctx)
 	if err != nil || len(counts) != 1 || counts[0].Count != 2 || counts[0].State != db.Dead {
 		t.Error(counts, err)
 	}

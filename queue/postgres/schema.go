@@ -61,6 +61,8 @@ CREATE TABLE {s}delivery (
 	lane         text NOT NULL,
 	workspace    text NOT NULL COLLATE "C", -- its md5 if it is longer than 200 bytes
 	topic        text NOT NULL,
+	order_key    text, -- the order of its object: it comes by the time, and then by its id
+	created_at   timestamptz,
 	-- the write-ahead log has of an update only what follows the columns that stay as they are
 	age_from     timestamptz, -- NULL: stored_at
 	due_at       timestamptz,
@@ -74,15 +76,22 @@ CREATE TABLE {s}delivery (
 	instance     text,
 	upstream     text,
 	error        text,
+	held         boolean NOT NULL DEFAULT false, -- it is not claimed, as it has not its turn
+	place_at     timestamptz, -- when it is looked at which delivery of the object has its turn
+	CONSTRAINT delivery_order_has_time CHECK ((order_key IS NULL) = (created_at IS NULL)),
 	CONSTRAINT delivery_retrying_has_time CHECK (state <> 'retrying' OR due_at IS NOT NULL),
 	CONSTRAINT delivery_dead_has_reason CHECK ((state = 'dead') = (reason IS NOT NULL)),
 	CONSTRAINT delivery_delivering_has_claim CHECK ((state = 'delivering') = (claim IS NOT NULL) AND (claim IS NULL) = (instance IS NULL)),
 	CONSTRAINT delivery_finished_has_time CHECK ((state IN ('delivered', 'dead')) = (finished_at IS NOT NULL))
 );
-CREATE INDEX delivery_waiting ON {s}delivery (endpoint, lane, workspace, id) WHERE state = 'waiting';
-CREATE INDEX delivery_retrying ON {s}delivery (endpoint, lane, due_at, id) WHERE state = 'retrying';
+CREATE INDEX delivery_waiting ON {s}delivery (endpoint, lane, held, workspace, id) WHERE state = 'waiting';
+CREATE INDEX delivery_retrying ON {s}delivery (endpoint, lane, held, due_at, id) WHERE state = 'retrying';
 CREATE INDEX delivery_delivering ON {s}delivery (id) WHERE state = 'delivering';
 CREATE INDEX delivery_dead ON {s}delivery (id) WHERE state = 'dead';
+-- only those with an order are in these
+CREATE INDEX delivery_order ON {s}delivery (endpoint, lane, order_key, state, held, created_at, id) WHERE order_key IS NOT NULL;
+CREATE INDEX delivery_place ON {s}delivery (endpoint, lane, place_at) WHERE place_at IS NOT NULL;
+CREATE INDEX delivery_held ON {s}delivery (endpoint, lane, order_key, stored_at, id) WHERE held AND place_at IS NULL;
 
 CREATE TABLE {s}attempt (
 	delivery bigint NOT NULL,

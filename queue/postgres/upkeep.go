@@ -134,11 +134,13 @@ func (u upkeep) Close() error {
 }
 
 // Backlog implements db.DB.
-func (u upkeep) Backlog(ctx context.Context) (counts []db.LaneCount, err error) {
+func (u upkeep) Backlog(ctx context.Context) (counts []db.LaneCount, held []db.HeldBack, err error) {
 	err = u.run(ctx, "counting deliveries", plainly, statement{sql: backlogSQL, scan: each(&counts, func(c *db.LaneCount) []any {
 		return []any{&c.Lane.Endpoint, &c.Lane.Name, &c.State, &c.Count, &c.Oldest}
+	})}, statement{sql: heldBackSQL, scan: each(&held, func(h *db.HeldBack) []any {
+		return []any{&h.Lane.Endpoint, &h.Lane.Name, &h.Objects, &h.Oldest, (*encoded)(&h.By)}
 	})})
-	return counts, err
+	return counts, held, err
 }
 
 // Expire implements db.DB. It goes along the key until it comes to deliveries that were stored

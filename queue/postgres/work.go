@@ -39,10 +39,13 @@ const insertSQL = `
 var storeSQL = strings.Replace(insertSQL, "{is new}", `(SELECT n.id FROM {s}notification AS n
 		WHERE {key n.endpoint n.notification_id} = {key input.endpoint input.notification_id}
 			AND {indexed n.workspace} = {indexed input.workspace} AND n.notification_id IS NOT NULL LIMIT 1) IS NULL`, 1) + `, deliveries AS (
-		INSERT INTO {s}delivery (id, notification, endpoint, lane, workspace, topic, fixed, state, claim, instance)
+		INSERT INTO {s}delivery (id, notification, endpoint, lane, workspace, topic, fixed, state, claim, instance, order_key, created_at, held, place_at)
 		SELECT input.id * 100 + d.number, input.id, input.endpoint, d.lane, {indexed input.workspace}, input.topic, d.fixed,
-			CASE WHEN d.claim = 0 THEN 'waiting' ELSE 'delivering' END, nullif(d.claim, 0), CASE WHEN d.claim <> 0 THEN $14::text END
-		FROM unnest($9::bigint[], $10::bigint[], $11::text[], $12::boolean[], $13::bigint[]) AS d(place, number, lane, fixed, claim)
+			CASE WHEN d.claim = 0 THEN 'waiting' ELSE 'delivering' END, nullif(d.claim, 0), CASE WHEN d.claim <> 0 THEN $14::text END,
+			nullif(d.order_key, ''), CASE WHEN d.order_key <> '' THEN d.created_at END, d.order_key <> '',
+			CASE WHEN d.order_key <> '' THEN now() + d.hold * interval '1 microsecond' END
+		FROM unnest($9::bigint[], $10::bigint[], $11::text[], $12::boolean[], $13::bigint[], $16::text[], $17::timestamptz[], $18::bigint[])
+			AS d(place, number, lane, fixed, claim, order_key, created_at, hold)
 		JOIN input ON input.place = d.place JOIN stored ON stored.id = input.id
 	), touched AS (
 		INSERT INTO {s}instance AS i (id) SELECT $14::text WHERE (SELECT count(*) FROM stored) < $15::bigint
@@ -56,12 +59,15 @@ var importSQL = strings.NewReplacer("{on conflict}", "ON CONFLICT DO NOTHING", "
 			SELECT FROM {s}notification AS n WHERE n.notification_id IS NULL AND n.received_at = input.received_at
 				AND n.endpoint = input.endpoint AND n.workspace = input.workspace AND n.topic = input.topic AND n.body = input.body)`).Replace(insertSQL) + `, deliveries AS (
 		INSERT INTO {s}delivery (id, notification, endpoint, lane, workspace, topic, fixed, state, reason, attempts, stored_at, age_from, due_at,
-			finished_at, upstream, status, seconds, error)
+			finished_at, upstream, status, seconds, error, order_key, created_at, held, place_at)
 		SELECT input.id * 100 + d.number, input.id, input.endpoint, d.lane, {indexed input.workspace}, input.topic, d.fixed, d.state, nullif(d.reason, ''),
 			d.attempts, d.stored_at, nullif(d.age_from, d.stored_at), CASE WHEN d.state = 'retrying' THEN d.due_at END, CASE WHEN d.state IN ('delivered', 'dead') THEN d.finished_at END,
-			nullif(d.upstream, ''), nullif(d.status, 0), d.seconds, nullif(d.error, '')
+			nullif(d.upstream, ''), nullif(d.status, 0), d.seconds, nullif(d.error, ''),
+			nullif(d.order_key, ''), CASE WHEN d.order_key <> '' THEN d.created_at END, d.order_key <> '' AND d.state IN ('waiting', 'retrying'),
+			CASE WHEN d.order_key <> '' THEN now() END
 		FROM json_to_recordset($9::json) AS d(place bigint, number bigint, lane text, fixed boolean, state text, reason text, attempts int,
-			stored_at timestamptz, age_from timestamptz, due_at timestamptz, finished_at timestamptz, upstream text, status int, seconds real, error text)
+			stored_at timestamptz, age_from timestamptz, due_at timestamptz, finished_at timestamptz, upstream text, status int, seconds real, error text,
+			order_key text, created_at timestamptz)
 		JOIN input ON input.place = d.place JOIN stored ON stored.id = input.id
 	), attempts AS (
 		INSERT INTO {s}attempt (delivery, at, instance, upstream, status, seconds, error, answer)
@@ -76,7 +82,7 @@ var importSQL = strings.NewReplacer("{on conflict}", "ON CONFLICT DO NOTHING", "
 
 // released gives a delivery back: its claim was no attempt. One that had attempts was
 // retrying, and its time has come already.
-const released = `state = CASE WHEN attempts = 0 THEN 'waiting' ELSE 'retrying' END, claim = NULL, instance = NULL`
+const released = `state = CASE WHEN attempts = 0 THEN 'waiting' ELSE 'retrying' END, claim = NULL, instance = NULL, ` + toPlace
 
 // finishSQL ends claims, and writes down the failed attempts. Who is delivering has a claim
 // and an instance, and nobody else; the state is not asked for, as the key finds the rows, and
@@ -98,7 +104,9 @@ const finishSQL = `
 			upstream = CASE WHEN o.attempted THEN nullif(o.upstream, '') ELSE d.upstream END,
 			status = CASE WHEN o.attempted THEN nullif(o.status, 0) ELSE d.status END,
 			seconds = CASE WHEN o.attempted THEN o.seconds ELSE d.seconds END,
-			error = CASE WHEN o.attempted THEN nullif(o.error, '') ELSE d.error END
+			error = CASE WHEN o.attempted THEN nullif(o.error, '') ELSE d.error END,
+			held = d.order_key IS NOT NULL AND o.state NOT IN ('delivered', 'dead'),
+			place_at = CASE WHEN d.place_at IS NOT NULL OR d.order_key IS NOT NULL AND o.state NOT IN ('delivered', 'dead') THEN now() END
 		FROM outcome AS o
 		WHERE d.id = o.id AND d.instance = $14::text AND d.claim = o.claim
 		RETURNING d.id, o.claim
@@ -162,8 +170,16 @@ func (w work) storeArgs(batch []*db.NewNotification) []any {
 		column(deliveries, func(d row) int64 { return d.number }),
 		column(deliveries, func(d row) string { return d.Lane }),
 		column(deliveries, func(d row) bool { return d.Fixed }),
-		column(deliveries, func(d row) int64 { return int64(d.Token) }),
-		w.instance, len(batch))
+		column(deliveries, func(d row) int64 {
+			if d.Order.Key != "" {
+				return 0
+			}
+			return int64(d.Token)
+		}),
+		w.instance, len(batch),
+		column(deliveries, func(d row) string { return db.EncodeText(d.Order.Key) }),
+		column(deliveries, func(d row) time.Time { return d.Order.CreatedAt }),
+		column(deliveries, func(d row) int64 { return d.Hold.Microseconds() }))
 }
 
 // inputArgs are the parameters of insertSQL.
@@ -194,7 +210,8 @@ func (w work) Claim(ctx context.Context, claim db.Claim) (claimed []db.Claimed, 
 	}
 	first := 1 + rand.N(2) //nolint:gosec // nobody gains by knowing which kind is the first
 	var candidates int
-	err = w.run(ctx, "claiming", lazily, statement{
+	changed := []int64{0}
+	statements := []statement{{
 		hot: true,
 		sql: claimSQL,
 		args: []any{
@@ -205,16 +222,21 @@ func (w work) Claim(ctx context.Context, claim db.Claim) (claimed []db.Claimed, 
 			n := &db.Notification{Endpoint: claim.Lane.Endpoint}
 			c.Notification = n
 			return []any{
-				&candidates, &c.ID, &c.Fixed, &c.Attempts, &c.Age, &n.ID, (*encoded)(&n.Workspace), (*encoded)(&n.Topic), (*encoded)(&n.NotificationID), (*encoded)(&n.Object),
+				&candidates, &c.ID, &c.Fixed, &c.Attempts, &c.Age, &c.Ordered, &c.Stale, &n.ID, (*encoded)(&n.Workspace), (*encoded)(&n.Topic), (*encoded)(&n.NotificationID), (*encoded)(&n.Object),
 				(*moment)(&n.ReceivedAt), (*request)(&n.Request), &n.Body,
 			}
 		}),
-	})
+	}}
+	if lane := []any{claim.Lane.Endpoint, claim.Lane.Name}; claim.Ordered {
+		statements = slices.Insert(statements, 0, statement{hot: true, sql: lockLaneSQL, args: lane},
+			statement{hot: true, sql: placeSQL, args: append(lane, placeRows), scan: eachID(&changed)})
+	}
+	err = w.run(ctx, "claiming", lazily, statements...)
 	if err != nil {
 		return nil, false, err
 	}
 	claimed = slices.DeleteFunc(claimed, func(c db.Claimed) bool { return c.ID == 0 })
-	return claimed, candidates > len(claimed) || candidates >= min(claim.Limit, max(claimRows/claim.Limit, 1)), nil
+	return claimed, changed[0] >= placeRows || candidates > len(claimed) || candidates >= min(claim.Limit, max(claimRows/claim.Limit, 1)), nil
 }
 
 // Finish implements db.DB.
@@ -233,7 +255,11 @@ func (w work) Finish(ctx context.Context, outcomes []db.Outcome) (applied []int6
 			return db.Attempt{}
 		})
 		var ids []int64
-		err := w.run(ctx, "finishing", lazily, statement{hot: true, sql: finishSQL, scan: eachID(&ids), args: []any{
+		commit := lazily
+		if slices.ContainsFunc(batch, func(o db.Outcome) bool { return o.Ordered }) {
+			commit = orderly
+		}
+		err := w.run(ctx, "finishing", commit, statement{hot: true, sql: finishSQL, scan: eachID(&ids), args: []any{
 			column(batch, func(o db.Outcome) int64 { return o.ID }),
 			column(batch, func(o db.Outcome) int64 { return int64(o.Token) }),
 			column(batch, func(o db.Outcome) string { return string(o.State) }),
@@ -279,6 +305,7 @@ func (w work) Import(ctx context.Context, notifications []db.Details) (stored in
 				"place": i + 1, "number": number, "lane": d.Lane, "fixed": d.Fixed, "state": d.State, "reason": d.Reason, "attempts": d.Attempts,
 				"stored_at": d.StoredAt, "age_from": d.AgeFrom, "due_at": d.DueAt, "finished_at": d.FinishedAt,
 				"upstream": db.EncodeText(d.Upstream), "status": d.Status, "seconds": d.Duration.Seconds(), "error": db.EncodeText(d.Error),
+				"order_key": db.EncodeText(d.Order.Key), "created_at": d.Order.CreatedAt,
 			})
 			for _, a := range d.History {
 				attempts = append(attempts, row{

@@ -10,7 +10,7 @@ import (
 
 // claimWaiting and the like are for a lane ?2 of an endpoint ?1.
 const (
-	claimWaiting = ` FROM delivery INDEXED BY delivery_waiting WHERE state = 'waiting' AND endpoint = ?1 AND lane = ?2`
+	claimWaiting = ` FROM delivery INDEXED BY delivery_waiting WHERE state = 'waiting' AND endpoint = ?1 AND lane = ?2 AND held = FALSE`
 
 	claimNext = `SELECT id` + claimWaiting + ` AND workspace = name AND id NOT IN (SELECT value FROM json_each(?3))`
 
@@ -45,7 +45,7 @@ const candidates = `WITH RECURSIVE behind (name) AS (
 		ORDER BY 1, 2, 3
 	)
 	SELECT id, ` + bodySize + `, 1 FROM (
-		SELECT id FROM delivery INDEXED BY delivery_retrying WHERE state = 'retrying' AND endpoint = ?1 AND lane = ?2 AND due_at <= ?6
+		SELECT id FROM delivery INDEXED BY delivery_retrying WHERE state = 'retrying' AND endpoint = ?1 AND lane = ?2 AND held = FALSE AND due_at <= ?6
 			AND id NOT IN (SELECT value FROM json_each(?3)) ORDER BY due_at, id LIMIT ?5)
 	UNION ALL
 	SELECT id, ` + bodySize + `, 0 FROM (SELECT id` + claimWaiting + ` AND ` + oneWorkspace + `
@@ -84,14 +84,14 @@ func choose(ctx context.Context, read *statements, claim db.Claim) (ids []int64,
 	return ids, len(found) > len(ids) || len(ids) == claim.Limit, nil
 }
 
-const claimAll = `UPDATE delivery SET state = 'delivering', claim = ?2, instance = ?3
-	WHERE id IN (SELECT value FROM json_each(?1)) AND +state IN ('waiting', 'retrying')
-	RETURNING id, fixed, attempts, max(?4 - age_from, 0)`
+const claimAll = `UPDATE delivery SET state = 'delivering', claim = ?2, instance = ?3, place_at = CASE WHEN ` + isAwaited + ` THEN ?4 + 1000000 END
+	WHERE id IN (SELECT value FROM json_each(?1)) AND +state IN ('waiting', 'retrying') AND NOT +held
+	RETURNING id, fixed, attempts, max(?4 - age_from, 0), order_key IS NOT NULL, ` + isStale
 
 // claimThese marks deliveries as claimed. It needs the write lock.
 func claimThese(run *statements, ids []int64, token db.Token, instance string) ([]db.Claimed, error) {
 	rows, err := run.query(context.Background(), claimAll, jsonOf(ids), int64(token), instance, now())
-	claimed, err := collect(rows, err, func(c *db.Claimed) []any { return []any{&c.ID, &c.Fixed, &c.Attempts, &c.Age} })
+	claimed, err := collect(rows, err, func(c *db.Claimed) []any { return []any{&c.ID, &c.Fixed, &c.Attempts, &c.Age, &c.Ordered, &c.Stale} })
 	for i := range claimed {
 		claimed[i].Age *= time.Microsecond //nolint:durationcheck // SQLite gave microseconds
 	}

@@ -56,9 +56,15 @@ func (d deliveries) Store(ctx context.Context, collect func() []*db.NewNotificat
 
 // Claim implements db.DB.
 func (d deliveries) Claim(ctx context.Context, claim db.Claim) (claimed []db.Claimed, more bool, err error) {
-	ids, more, err := choose(ctx, d.read, claim)
+	if claim.Ordered {
+		if more, err = giveTurns(ctx, d.write, claim.Lane); err != nil {
+			return nil, false, err
+		}
+	}
+	ids, moreIDs, err := choose(ctx, d.read, claim)
+	more = more || moreIDs
 	if err != nil || len(ids) == 0 {
-		return nil, false, err
+		return nil, more, err
 	}
 	for batch := range slices.Chunk(ids, maxRows) {
 		err := d.write.transaction(ctx, delivering, func() error {
@@ -142,7 +148,7 @@ func (d deliveries) Heartbeat(ctx context.Context, self db.Presence) (db.Peers, 
 // process was left by one that has ended.
 func (d deliveries) TakeOver(ctx context.Context) (total int64, err error) {
 	for n := int64(maxRows); n == maxRows; total += n {
-		if n, err = d.write.exec(ctx, releaseOthers, d.instance, maxRows); err != nil {
+		if n, err = d.write.exec(ctx, releaseOthers, d.instance, now(), maxRows); err != nil {
 			return total, err
 		}
 	}
@@ -150,7 +156,7 @@ func (d deliveries) TakeOver(ctx context.Context) (total int64, err error) {
 }
 
 // Backlog implements db.DB. It reads indexes alone, but for what is being delivered.
-func (d deliveries) Backlog(ctx context.Context) ([]db.LaneCount, error) {
+func (d deliveries) Backlog(ctx context.Context) (counts []db.LaneCount, held []db.HeldBack, err error) {
 	rows, err := d.read.query(ctx, `SELECT endpoint, lane, state, count, max(?1 - oldest, 0) FROM (
 		SELECT endpoint, lane, 'waiting' AS state, count(*) AS count, min(stored_at) AS oldest
 			FROM delivery INDEXED BY delivery_waiting WHERE state = 'waiting' GROUP BY endpoint, lane
@@ -160,13 +166,16 @@ func (d deliveries) Backlog(ctx context.Context) ([]db.LaneCount, error) {
 			FROM delivery INDEXED BY delivery_delivering WHERE state = 'delivering' GROUP BY endpoint, lane
 		UNION ALL SELECT endpoint, lane, 'dead', count(*), min(stored_at)
 			FROM delivery INDEXED BY delivery_dead WHERE state = 'dead' GROUP BY endpoint, lane)`, now())
-	counts, err := collect(rows, err, func(c *db.LaneCount) []any {
+	counts, err = collect(rows, err, func(c *db.LaneCount) []any {
 		return []any{&c.Lane.Endpoint, &c.Lane.Name, &c.State, &c.Count, &c.Oldest}
 	})
 	for i := range counts {
 		counts[i].Oldest *= time.Microsecond //nolint:durationcheck // SQLite gave microseconds
 	}
-	return counts, err
+	if err == nil {
+		held, err = readHeldBack(ctx, d.read)
+	}
+	return counts, held, err
 }
 
 // Expire implements db.DB. No index has delivered rows, so it goes along the ids, which are

@@ -96,7 +96,7 @@ func (i inspector) DeadGroups(ctx context.Context, endpoint string) ([]db.DeadGr
 	})
 }
 
-const retried = `UPDATE delivery SET state = 'waiting', reason = NULL, attempts = 0, age_from = ?2, due_at = ?2, finished_at = NULL
+const retried = `UPDATE delivery SET state = 'waiting', reason = NULL, attempts = 0, age_from = ?2, due_at = ?2, finished_at = NULL, ` + toPlace + `
 	WHERE id IN (SELECT value FROM json_each(?1)) AND +state NOT IN ('waiting', 'delivering')`
 
 // Change implements db.Inspector.

@@ -10,14 +10,14 @@ import (
 
 const deliveryColumns = `d.id, d.notification, (SELECT n.notification_id FROM notification AS n WHERE n.id = d.notification), (SELECT n.object FROM notification AS n WHERE n.id = d.notification),
 	d.endpoint, d.workspace, d.topic, d.lane, d.fixed, d.state, d.reason, d.attempts, d.stored_at, d.age_from,
-	CASE d.state WHEN 'retrying' THEN d.due_at END, d.finished_at,
-	d.upstream, d.status, d.seconds, d.error`
+	CASE WHEN d.state = 'retrying' THEN d.due_at WHEN d.state = 'waiting' AND d.place_at - 1000 > unixepoch('subsec') * 1000000 THEN d.place_at END, d.finished_at,
+	d.upstream, d.status, d.seconds, d.error, d.order_key, d.created_at`
 
 func scanDelivery(d *db.Delivery) []any {
 	return []any{
 		&d.ID, &d.Notification, text(&d.NotificationID), text(&d.Object), &d.Endpoint, text(&d.Workspace), &d.Topic, &d.Lane,
 		&d.Fixed, &d.State, text((*string)(&d.Reason)), &d.Attempts, moment(&d.StoredAt), moment(&d.AgeFrom), moment(&d.DueAt), moment(&d.FinishedAt),
-		text(&d.Upstream), number(&d.Status), duration(&d.Duration), text(&d.Error),
+		text(&d.Upstream), number(&d.Status), duration(&d.Duration), text(&d.Error), text(&d.Order.Key), moment(&d.Order.CreatedAt),
 	}
 }
 
@@ -119,7 +119,8 @@ func importOne(run *statements, n *db.Details) (stored bool, err error) {
 var errTooMany = errors.New("a notification has more deliveries than it can have")
 
 const insertImported = `INSERT INTO delivery (id, notification, endpoint, lane, workspace, topic, fixed, state, reason, attempts,
-	stored_at, age_from, due_at, finished_at, upstream, status, seconds, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+	stored_at, age_from, due_at, finished_at, upstream, status, seconds, error, order_key, created_at, held, place_at)
+	VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?19, ?20, ?19 IS NOT NULL AND ?14 IS NULL, CASE WHEN ?19 IS NOT NULL THEN ?11 END)`
 
 func importDelivery(run *statements, n *db.Details, notification int64, place int) error {
 	d := n.Deliveries[place]
@@ -127,9 +128,10 @@ func importDelivery(run *statements, n *db.Details, notification int64, place in
 		d.DueAt = d.StoredAt
 	}
 	id := db.DeliveryID(notification, place)
+	key, createdAt := orderOf(d.Order)
 	_, err := run.exec(context.Background(), insertImported, id, notification, n.Endpoint, d.Lane, db.EncodeText(n.Workspace), n.Topic, d.Fixed,
 		string(d.State), orNull(string(d.Reason)), d.Attempts, d.StoredAt.UnixMicro(), d.AgeFrom.UnixMicro(), d.DueAt.UnixMicro(), micros(d.FinishedAt),
-		orNull(db.EncodeText(d.Upstream)), orNull(d.Status), orNull(d.Duration.Seconds()), orNull(db.EncodeText(d.Error)))
+		orNull(db.EncodeText(d.Upstream)), orNull(d.Status), orNull(d.Duration.Seconds()), orNull(db.EncodeText(d.Error)), key, createdAt)
 	if err != nil {
 		return err
 	}

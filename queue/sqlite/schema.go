@@ -64,15 +64,26 @@ var schema = []string{
 		status       INTEGER,
 		seconds      REAL,
 		error        TEXT,
+		-- The order of its object. One that is held is not claimed. At place_at it is looked at
+		-- which delivery of the object has its turn.
+		order_key    TEXT,
+		created_at   INTEGER,
+		held         INTEGER NOT NULL DEFAULT FALSE,
+		place_at     INTEGER,
+		CHECK ((order_key IS NULL) = (created_at IS NULL)),
 		CHECK ((state = 'dead') = (reason IS NOT NULL)),
 		CHECK ((state = 'delivering') = (claim IS NOT NULL) AND (state = 'delivering') = (instance IS NOT NULL)),
 		CHECK ((state IN ('delivered', 'dead')) = (finished_at IS NOT NULL))
 	) STRICT`,
 	// Each has what its statements need, so that they read no row. A delivered one is in none.
-	`CREATE INDEX delivery_waiting ON delivery (endpoint, lane, workspace, id, stored_at) WHERE state = 'waiting'`,
-	`CREATE INDEX delivery_retrying ON delivery (endpoint, lane, due_at, id, stored_at) WHERE state = 'retrying'`,
+	`CREATE INDEX delivery_waiting ON delivery (endpoint, lane, held, workspace, id, stored_at) WHERE state = 'waiting'`,
+	`CREATE INDEX delivery_retrying ON delivery (endpoint, lane, held, due_at, id, stored_at) WHERE state = 'retrying'`,
 	`CREATE INDEX delivery_delivering ON delivery (instance, id) WHERE state = 'delivering'`,
 	`CREATE INDEX delivery_dead ON delivery (endpoint, lane, topic, reason, finished_at, id, stored_at) WHERE state = 'dead'`,
+	// Only those with an order are in these.
+	`CREATE INDEX delivery_order ON delivery (endpoint, lane, order_key, state, held, created_at, id) WHERE order_key IS NOT NULL`,
+	`CREATE INDEX delivery_place ON delivery (endpoint, lane, place_at) WHERE place_at IS NOT NULL`,
+	`CREATE INDEX delivery_held ON delivery (endpoint, lane, order_key, stored_at, id) WHERE held AND place_at IS NULL`,
 
 	`CREATE TABLE attempt (
 		delivery INTEGER NOT NULL,

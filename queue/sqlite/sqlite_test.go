@@ -148,13 +148,19 @@ func TestSchema(t *testing.T) {
 			" reason TEXT CHECK (reason IN ('attempts', 'age', 'refused', 'unrouted', 'cancelled'))," +
 			" attempts INTEGER NOT NULL, stored_at INTEGER NOT NULL, age_from INTEGER NOT NULL, due_at INTEGER NOT NULL, claim INTEGER, instance TEXT, finished_at INTEGER," +
 			" upstream TEXT, status INTEGER, seconds REAL, error TEXT," +
+			" -- The order of its object. One that is held is not claimed. At place_at it is looked at -- which delivery of the object has its turn." +
+			" order_key TEXT, created_at INTEGER, held INTEGER NOT NULL DEFAULT FALSE, place_at INTEGER," +
+			" CHECK ((order_key IS NULL) = (created_at IS NULL))," +
 			" CHECK ((state = 'dead') = (reason IS NOT NULL))," +
 			" CHECK ((state = 'delivering') = (claim IS NOT NULL) AND (state = 'delivering') = (instance IS NOT NULL))," +
 			" CHECK ((state IN ('delivered', 'dead')) = (finished_at IS NOT NULL)) ) STRICT",
 		"CREATE INDEX delivery_dead ON delivery (endpoint, lane, topic, reason, finished_at, id, stored_at) WHERE state = 'dead'",
 		"CREATE INDEX delivery_delivering ON delivery (instance, id) WHERE state = 'delivering'",
-		"CREATE INDEX delivery_retrying ON delivery (endpoint, lane, due_at, id, stored_at) WHERE state = 'retrying'",
-		"CREATE INDEX delivery_waiting ON delivery (endpoint, lane, workspace, id, stored_at) WHERE state = 'waiting'",
+		"CREATE INDEX delivery_held ON delivery (endpoint, lane, order_key, stored_at, id) WHERE held AND place_at IS NULL",
+		"CREATE INDEX delivery_order ON delivery (endpoint, lane, order_key, state, held, created_at, id) WHERE order_key IS NOT NULL",
+		"CREATE INDEX delivery_place ON delivery (endpoint, lane, place_at) WHERE place_at IS NOT NULL",
+		"CREATE INDEX delivery_retrying ON delivery (endpoint, lane, held, due_at, id, stored_at) WHERE state = 'retrying'",
+		"CREATE INDEX delivery_waiting ON delivery (endpoint, lane, held, workspace, id, stored_at) WHERE state = 'waiting'",
 		"CREATE TABLE instance ( name TEXT PRIMARY KEY, version TEXT NOT NULL, lanes TEXT NOT NULL, configs TEXT NOT NULL, heartbeat_at INTEGER NOT NULL ) STRICT, WITHOUT ROWID",
 		"CREATE TABLE lane ( endpoint TEXT NOT NULL, name TEXT NOT NULL, paused_at INTEGER, PRIMARY KEY (endpoint, name) ) STRICT, WITHOUT ROWID",
 		"CREATE TABLE notification ( id INTEGER PRIMARY KEY AUTOINCREMENT, endpoint TEXT NOT NULL, workspace TEXT NOT NULL, topic TEXT NOT NULL, notification_id TEXT, object TEXT, received_at INTEGER NOT NULL, request TEXT NOT NULL ) STRICT",
@@ -191,10 +197,10 @@ func (i *instance) plan(t *testing.T, query string, args ...any) string {
 func TestClaimsSearchIndexes(t *testing.T) {
 	text := newFile(t).open(t).plan(t, candidates, "intercom", "lane", "[]", "workspace", 16, now())
 	for use, least := range map[string]int{
-		"USING COVERING INDEX delivery_waiting (endpoint=? AND lane=? AND workspace=?":         2,
-		"USING COVERING INDEX delivery_waiting (endpoint=? AND lane=? AND workspace>?":         2,
-		"USING COVERING INDEX delivery_retrying (endpoint=? AND lane=? AND due_at<?)":          1,
-		"USING COVERING INDEX delivery_waiting (endpoint=? AND lane=? AND workspace=? AND id>": 1,
+		"USING COVERING INDEX delivery_waiting (endpoint=? AND lane=? AND held=? AND workspace=?":         2,
+		"USING COVERING INDEX delivery_waiting (endpoint=? AND lane=? AND held=? AND workspace>?":         2,
+		"USING COVERING INDEX delivery_retrying (endpoint=? AND lane=? AND held=? AND due_at<?)":          1,
+		"USING COVERING INDEX delivery_waiting (endpoint=? AND lane=? AND held=? AND workspace=? AND id>": 1,
 	} {
 		if strings.Count(text, use) < least {
 			t.Errorf("%q is not used %d times:\n%s", use, least, text)
@@ -214,7 +220,9 @@ func TestStatementsScanNoTable(t *testing.T) {
 		args  []any
 	}{
 		"claim":  {claimAll, []any{"[100]", 1, "instance", 0}},
-		"finish": {finish, []any{jsonOf([]outcomeRow{sent}), "instance"}},
+		"finish": {finish, []any{jsonOf([]outcomeRow{sent}), "instance", 1}},
+		"place":  {place, []any{"intercom", "lane", 1, 1}},
+		"delete": {placeAgain, []any{"[100]", 1}},
 		"retry":  {retried, []any{"[100]", 1}},
 		"read":   {readByID, []any{"[1]"}},
 	} {

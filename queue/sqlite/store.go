@@ -12,8 +12,9 @@ const (
 
 	insertBody = `INSERT INTO body (notification, bytes) VALUES (?, ?)`
 
-	insertDelivery = `INSERT INTO delivery (id, notification, endpoint, lane, workspace, topic, fixed, state, attempts, stored_at, age_from, due_at, claim, instance)
-		VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, CASE WHEN ?8 IS NULL THEN 'waiting' ELSE 'delivering' END, 0, ?9, ?9, ?9, ?8, CASE WHEN ?8 IS NOT NULL THEN ?10 END)`
+	insertDelivery = `INSERT INTO delivery (id, notification, endpoint, lane, workspace, topic, fixed, state, attempts, stored_at, age_from, due_at, claim, instance, order_key, created_at, held, place_at)
+		VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, CASE WHEN ?8 IS NULL THEN 'waiting' ELSE 'delivering' END, 0, ?9, ?9, ?9, ?8, CASE WHEN ?8 IS NOT NULL THEN ?10 END,
+			?11, ?12, ?11 IS NOT NULL, CASE WHEN ?11 IS NOT NULL THEN ?9 + ?13 END)`
 )
 
 // insert stores a notification without its deliveries. It returns 0 for a duplicate. It
@@ -42,13 +43,25 @@ func store(run *statements, n *db.NewNotification, instance string) (db.Stored, 
 	}
 	at := now()
 	for place, delivery := range n.Deliveries {
+		key, createdAt := orderOf(delivery.Order)
+		if key != nil {
+			delivery.Token = 0
+		}
 		_, err := run.exec(context.Background(), insertDelivery, db.DeliveryID(id, place), id, n.Endpoint, delivery.Lane,
-			db.EncodeText(n.Workspace), n.Topic, delivery.Fixed, orNull(int64(delivery.Token)), at, instance)
+			db.EncodeText(n.Workspace), n.Topic, delivery.Fixed, orNull(int64(delivery.Token)), at, instance, key, createdAt, delivery.Hold.Microseconds())
 		if err != nil {
 			return db.Stored{}, err
 		}
 	}
 	return db.Stored{ID: id}, nil
+}
+
+// orderOf returns the columns order_key and created_at.
+func orderOf(o db.Order) (key, createdAt any) {
+	if o.Key == "" {
+		return nil, nil
+	}
+	return db.EncodeText(o.Key), o.CreatedAt.UnixMicro()
 }
 
 // outcomeRow is an outcome as finish reads it: a JSON array.
@@ -61,7 +74,9 @@ const finish = `UPDATE delivery SET
 		upstream = CASE WHEN o.took IS NULL THEN upstream ELSE o.chosen END,
 		status = CASE WHEN o.took IS NULL THEN status ELSE o.answered END,
 		seconds = coalesce(o.took, seconds),
-		error = CASE WHEN o.took IS NULL THEN error ELSE o.failure END
+		error = CASE WHEN o.took IS NULL THEN error ELSE o.failure END,
+		held = order_key IS NOT NULL AND o.finished IS NULL,
+		place_at = CASE WHEN order_key IS NOT NULL AND o.finished IS NULL OR place_at IS NOT NULL THEN ?3 END
 	FROM (SELECT value ->> 0 AS delivery, value ->> 1 AS token, value ->> 2 AS ended, value ->> 3 AS dead_because, value ->> 4 AS due,
 		value ->> 5 AS finished, value ->> 6 AS chosen, value ->> 7 AS answered, value ->> 8 AS took, value ->> 9 AS failure
 		FROM json_each(?1)) AS o
@@ -99,7 +114,7 @@ func finishAll(run *statements, outcomes []db.Outcome, instance string) (applied
 		rows[i] = newOutcomeRow(outcomes[i], at)
 		byID[outcomes[i].ID] = &outcomes[i]
 	}
-	found, err := run.query(context.Background(), finish, jsonOf(rows), instance)
+	found, err := run.query(context.Background(), finish, jsonOf(rows), instance, at)
 	if applied, err = collectIDs(found, err); err != nil {
 		return nil, err
 	}
@@ -126,14 +141,20 @@ func addAttempt(run *statements, delivery int64, a db.Attempt) error {
 }
 
 // released is what a release sets: the claim is no attempt.
-const released = `claim = NULL, instance = NULL, state = CASE WHEN attempts = 0 THEN 'waiting' ELSE 'retrying' END`
+const released = `claim = NULL, instance = NULL, state = CASE WHEN attempts = 0 THEN 'waiting' ELSE 'retrying' END, ` + toPlace
+
+// toPlace holds a delivery until it has been placed again in the order of its object.
+const toPlace = `held = order_key IS NOT NULL, place_at = CASE WHEN order_key IS NOT NULL THEN ?2 END`
 
 const releaseOthers = `UPDATE delivery SET ` + released + ` WHERE id IN (
-	SELECT id FROM delivery INDEXED BY delivery_delivering WHERE state = 'delivering' AND instance <> ? LIMIT ?)`
+	SELECT id FROM delivery INDEXED BY delivery_delivering WHERE state = 'delivering' AND instance <> ?1 LIMIT ?3)`
 
 // deleteWhere deletes deliveries, whose ids a statement's argument ?1 has as a JSON array, and
 // all that belongs to them alone. It returns the ids of the deliveries. It needs the write lock.
 func deleteWhere(run *statements, condition string, args ...any) (deleted []int64, err error) {
+	if _, err := run.exec(context.Background(), placeAgain, args[0], now()); err != nil {
+		return nil, err
+	}
 	rows, err := run.query(context.Background(), `DELETE FROM delivery WHERE id IN (SELECT value FROM json_each(?1))`+condition+` RETURNING id`, args...)
 	if deleted, err = collectIDs(rows, err); err != nil || len(deleted) == 0 {
 		return nil, err

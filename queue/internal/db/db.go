@@ -29,6 +29,10 @@ type DB interface {
 	// Store returns when the first one is as durable as a new one would be.
 	Store(ctx context.Context, collect func() []*NewNotification) ([]Stored, error)
 
+	// Of the deliveries of a lane with the same Order.Key, at most one has its turn: the first
+	// that is not finished, by Order.CreatedAt and then by id, once its hold is over and none of
+	// them is delivering. Only that one is claimed.
+	//
 	// Claim marks up to claim.Limit deliveries of a lane as delivering with the claim's
 	// token, and returns them. It takes waiting ones, and retrying ones that are due; neither
 	// kind keeps the other from its half. Of waiting ones, workspaces take turns, the one
@@ -53,9 +57,10 @@ type DB interface {
 	// in that time. They count as not attempted.
 	TakeOver(ctx context.Context) (released int64, err error)
 
-	// Backlog counts the waiting, delivering, retrying and dead deliveries of each lane, as
-	// of now. Its cost grows with their number, and not with that of delivered ones.
-	Backlog(ctx context.Context) ([]LaneCount, error)
+	// Backlog counts the waiting, delivering, retrying and dead deliveries of each lane, and
+	// what is held back in it, as of now. Its cost grows with their number, and not with that of
+	// delivered ones.
+	Backlog(ctx context.Context) ([]LaneCount, []HeldBack, error)
 
 	// Expire deletes up to expiry.Limit delivered and dead deliveries of the endpoint that are
 	// older than they are kept, and notifications with their last delivery. It looks at a
@@ -133,8 +138,19 @@ type NewNotification struct {
 type NewDelivery struct {
 	Lane  string
 	Fixed bool  // it goes to its lane whatever the routes say, as a copy does
-	Token Token // claims it at once; 0: it is stored as waiting
+	Token Token // claims it at once; 0, or with an order: it is stored as waiting
+	Order Order
+	Hold  time.Duration // until its turn can come, if it has an order
 }
+
+// Order says in which order the deliveries of a lane are made that are about the same object.
+type Order struct {
+	Key       string    // of the object, at most MaxOrderKey bytes; empty: it has no order
+	CreatedAt time.Time // of the notification, by Intercom's clock, after 1970 and before 2200
+}
+
+// MaxOrderKey is the longest key of an order, in bytes.
+const MaxOrderKey = 200
 
 // MaxDeliveries is how many deliveries a notification can have, over its whole life.
 const MaxDeliveries = 100
@@ -166,6 +182,7 @@ type Claim struct {
 	MaxBytes int     // of bodies in all; a first one that is larger is returned all the same
 	After    string  // the workspace of the last waiting delivery that this lane has claimed
 	Except   []int64 // ids of deliveries to leave alone
+	Ordered  bool    // deliveries with an order get their turns
 }
 
 // Claimed is a claimed delivery.
@@ -175,6 +192,8 @@ type Claimed struct {
 	Fixed        bool
 	Attempts     int           // that have ended since it was stored or retried by a person
 	Age          time.Duration // since it was stored, or retried by a person; never negative
+	Ordered      bool          // it has an order
+	Stale        bool          // one behind it in the order is delivered, and kept
 }
 
 // Outcome ends a claim.
@@ -188,6 +207,7 @@ type Outcome struct {
 	Reason  Reason        // of a dead one
 	Delay   time.Duration // until the next attempt of a retrying one
 	Attempt *Attempt      // nil if it is released
+	Ordered bool          // the next one of its object must not be claimed before this is durable
 }
 
 // Attempt is an attempt to deliver. All of them leave upstream, status and duration in the
@@ -232,6 +252,15 @@ type LaneCount struct {
 	State  State
 	Count  int64
 	Oldest time.Duration // age of the oldest one, since it was stored
+}
+
+// HeldBack is what waits in a lane for the turns of objects whose first delivery is not
+// finished.
+type HeldBack struct {
+	Lane    Lane
+	Objects int64
+	Oldest  time.Duration // age of the oldest delivery that is held back
+	By      string        // Intercom's id of the notification that holds it back or, without one, its number
 }
 
 // Expiry says which deliveries to delete.

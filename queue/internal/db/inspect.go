@@ -92,7 +92,8 @@ type Delivery struct {
 	Attempts       int
 	StoredAt       time.Time
 	AgeFrom        time.Time // when a person retried it, or StoredAt
-	DueAt          time.Time // of a retrying one, when the next attempt is
+	DueAt          time.Time // of a retrying one, when the next attempt is; of a waiting one that is on hold, until when
+	Order          Order
 	FinishedAt     time.Time // zero unless it is delivered or dead
 
 	// Of the last attempt.

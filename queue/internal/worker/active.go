@@ -154,12 +154,12 @@ func (a *active) mayDeliver() bool {
 }
 
 // written removes deliveries whose outcomes are written from the book. Their lanes may go on,
-// and claim what was released.
+// and claim what was released, or has its turn now.
 func (a *active) written(deliveries []*delivery) {
 	a.book.remove(deliveries)
 	released := make(map[*lane]bool)
 	for _, d := range deliveries {
-		released[d.lane] = released[d.lane] || d.outcome.State == db.Waiting
+		released[d.lane] = released[d.lane] || d.outcome.State == db.Waiting || d.ordered
 	}
 	for lane, more := range released {
 		lane.refill(more)
@@ -241,6 +241,7 @@ func (a *active) survey(ctx context.Context) {
 	for _, lane := range a.lanes.all() {
 		labels = append(labels, Label(lane.Lane))
 		lane.reconsider()
+		lane.ordered.Store(counts.heldBack[lane.Lane].Objects > 0)
 		if e := config[lane.Endpoint]; e != nil && !slices.Contains(unfinished, lane.Lane) {
 			tellHealth(e, lane.Name, lane.health.idle(counts.taken))
 		}

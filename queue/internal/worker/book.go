@@ -31,7 +31,9 @@ type delivery struct {
 	lane     *lane
 	note     *db.Notification
 	fixed    bool // it goes to its lane whatever the routes say
-	attempts int  // that have ended
+	ordered  bool // the next one of its object waits for its outcome
+	stale    bool
+	attempts int // that have ended
 	claimed  time.Time
 	age      time.Duration // when it was claimed
 	outcome  db.Outcome    // to be written

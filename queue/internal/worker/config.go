@@ -32,6 +32,8 @@ type Endpoint struct {
 	Options Options
 	Logger  *zap.Logger
 	Events  *events.Emitter
+
+	objectFields objectFields
 }
 
 // Options are the options of a queue.
@@ -50,6 +52,10 @@ type LaneOptions struct {
 	MaxAttempts     int     // 0: there is no limit
 	DeadOn          []int   // statuses, or their first digits
 	Rate            float64 // attempts a second, of all instances; 0: there is no limit
+
+	Ordered bool          // deliveries about the same object are made one after the other
+	OrderBy string        // the path of the field that names the object; empty: what Notification.Object has
+	Hold    time.Duration // how long each of them waits for earlier ones
 }
 
 // Config are the endpoints of a config that use the database, by name.

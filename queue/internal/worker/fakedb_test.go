@@ -182,9 +182,9 @@ func (f *fakeDB) Heartbeat(context.Context, db.Presence) (db.Peers, error) {
 
 func (f *fakeDB) TakeOver(context.Context) (int64, error) { return 0, nil }
 
-func (f *fakeDB) Backlog(context.Context) (counts []db.LaneCount, err error) {
+func (f *fakeDB) Backlog(context.Context) (counts []db.LaneCount, held []db.HeldBack, err error) {
 	if err := call(f.backlog); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -200,7 +200,7 @@ func (f *fakeDB) Backlog(context.Context) (counts []db.LaneCount, err error) {
 	for _, count := range byKey {
 		counts = append(counts, count)
 	}
-	return counts, nil
+	return counts, nil, nil
 }
 
 func (f *fakeDB) Expire(_ context.Context, e db.Expiry) (deleted, cursor int64, err error) {

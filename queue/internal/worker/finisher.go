@@ -37,7 +37,7 @@ const (
 
 // finish writes the outcome of a delivery soon, with its id and the token of its claim.
 func (f *finisher) finish(d *delivery, outcome db.Outcome) {
-	outcome.ID, outcome.Token = d.id, d.token
+	outcome.ID, outcome.Token, outcome.Ordered = d.id, d.token, d.ordered
 	d.outcome = outcome
 	f.mu.Lock()
 	if len(f.unwritten) == 0 {

@@ -24,6 +24,7 @@ type lane struct {
 	health health
 
 	options         atomic.Pointer[LaneOptions]
+	ordered         atomic.Bool   // it has deliveries with an order, whatever the options are
 	limiter         *rate.Limiter // for options with a rate
 	paused, retired atomic.Bool
 
@@ -261,7 +262,7 @@ func (l *lane) claimOnce() {
 	for i, row := range rows {
 		deliveries[i] = &delivery{
 			id: row.ID, token: claim.Token, lane: l, note: row.Notification, fixed: row.Fixed,
-			attempts: row.Attempts, claimed: time.Now(), age: row.Age,
+			ordered: row.Ordered, stale: row.Stale, attempts: row.Attempts, claimed: time.Now(), age: row.Age,
 		}
 		bytes += len(row.Notification.Body)
 		if row.Attempts == 0 {
@@ -300,7 +301,7 @@ func (l *lane) nextClaim() (claim db.Claim, wanted bool) {
 	l.mayHaveMore = false
 	return db.Claim{
 		Lane: l.Lane, Token: l.shared.book.newToken(), Limit: missing, MaxBytes: claimMemory,
-		After: l.after, Except: slices.Collect(maps.Keys(l.leftToOthers)),
+		After: l.after, Except: slices.Collect(maps.Keys(l.leftToOthers)), Ordered: l.options.Load().Ordered || l.ordered.Load(),
 	}, true
 }
 

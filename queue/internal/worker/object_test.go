@@ -3,6 +3,8 @@ package worker
 import (
 	"strings"
 	"testing"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 )
 
 func TestWhatANotificationIsAbout(t *testing.T) {
@@ -19,8 +21,9 @@ func TestWhatANotificationIsAbout(t *testing.T) {
 		"a conversation_id of no Fin":    {"conversation.user.created", `{"conversation_id":"c-1"}`, ""},
 		"an item in an event of the Fin": {"fin.fin_replied", `{"data":{"item":{"type":"conversation","id":"123"}}}`, ""},
 	} {
-		if got := about.object(tc.topic, []byte(tc.body)); got != tc.want {
-			t.Errorf("%s: %q, want %q", name, got, tc.want)
+		n := &db.NewNotification{Notification: &db.Notification{Topic: tc.topic, Body: []byte(tc.body)}}
+		if new(Endpoint).describe(n); n.Object != tc.want {
+			t.Errorf("%s: %q, want %q", name, n.Object, tc.want)
 		}
 	}
 }

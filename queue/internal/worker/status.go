@@ -25,8 +25,9 @@ var countedStates = []db.State{db.Waiting, db.Delivering, db.Retrying, db.Dead}
 
 // snapshot has the numbers of deliveries in the whole database, as of some time.
 type snapshot struct {
-	byLane map[db.Lane]map[db.State]db.LaneCount
-	taken  time.Time // zero if nothing is known
+	byLane   map[db.Lane]map[db.State]db.LaneCount
+	heldBack map[db.Lane]db.HeldBack
+	taken    time.Time // zero if nothing is known
 }
 
 // unfinished returns how many deliveries of a lane are neither delivered nor dead, and the age of
@@ -63,14 +64,17 @@ func (c *counter) count(ctx context.Context, anew bool) snapshot {
 	ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
 	defer cancel()
 	began := time.Now()
-	rows, err := c.db.Backlog(ctx)
+	rows, heldBack, err := c.db.Backlog(ctx)
 	c.ended = time.Now()
 	c.cost = c.ended.Sub(began)
 	if err != nil {
 		c.log.Debug("counting deliveries failed, and will be tried again", zap.Error(err))
 		return c.last
 	}
-	c.last = snapshot{byLane: make(map[db.Lane]map[db.State]db.LaneCount), taken: began}
+	c.last = snapshot{byLane: make(map[db.Lane]map[db.State]db.LaneCount), heldBack: make(map[db.Lane]db.HeldBack), taken: began}
+	for _, held := range heldBack {
+		c.last.heldBack[held.Lane] = held
+	}
 	for _, row := range rows {
 		if c.last.byLane[row.Lane] == nil {
 			c.last.byLane[row.Lane] = make(map[db.State]db.LaneCount)
@@ -93,6 +97,7 @@ type LaneStatus struct {
 	Workers int // of this instance; 0 if it does not work on the lane
 	Counts  map[db.State]int64
 	Oldest  time.Duration // age of the oldest one that is neither delivered nor dead
+	Held    db.HeldBack   // of a lane with an order
 }
 
 // statuses returns the status of all lanes of an endpoint, or of all endpoints for an empty
@@ -118,6 +123,7 @@ func statuses(endpoint string, config Config, counts snapshot, own *lanes, other
 		seen[lane.Lane] = true
 		status := LaneStatus{Lane: lane.Lane, Kind: lane.kind, Counts: make(map[db.State]int64)}
 		_, status.Oldest = counts.unfinished(lane.Lane)
+		status.Held = counts.heldBack[lane.Lane]
 		for _, state := range countedStates {
 			status.Counts[state] = counts.byLane[lane.Lane][state].Count
 		}

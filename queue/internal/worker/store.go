@@ -155,7 +155,7 @@ func (s *store) claim(p *insert, token db.Token) {
 	for place := range p.Deliveries {
 		to := &p.Deliveries[place]
 		l := s.laneOf(db.Lane{Endpoint: p.Endpoint, Name: to.Lane})
-		if l != nil && l.reserve(len(p.Body)) {
+		if l != nil && to.Order.Key == "" && l.reserve(len(p.Body)) {
 			to.Token = token
 			p.claimed = append(p.claimed, &delivery{id: int64(place), token: token, lane: l, note: p.Notification, fixed: to.Fixed})
 		}
@@ -184,6 +184,9 @@ func (s *store) handOver(batch []*insert, results []db.Stored, token db.Token) {
 			if id != 0 && to.Token == 0 {
 				if lane := s.laneOf(db.Lane{Endpoint: p.Endpoint, Name: to.Lane}); lane != nil {
 					lane.refill(true)
+					if to.Hold > 0 {
+						time.AfterFunc(to.Hold, func() { lane.refill(true) })
+					}
 				}
 			}
 		}

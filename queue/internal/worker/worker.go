@@ -177,13 +177,15 @@ func (w *Worker) Store(r *http.Request, e *Endpoint, n intercomwebhook.Notificat
 		return intercomwebhook.StoredNew, nil
 	}
 	a.tracing.arrived(r.Context())
-	duplicate, err := a.store.insert(r.Context(), &db.NewNotification{
+	stored := &db.NewNotification{
 		Notification: &db.Notification{
-			Endpoint: e.Name, Workspace: n.Workspace, Topic: n.Topic, NotificationID: n.ID, Object: about.object(n.Topic, n.Body),
+			Endpoint: e.Name, Workspace: n.Workspace, Topic: n.Topic, NotificationID: n.ID,
 			ReceivedAt: time.Now().UTC(), Request: newRequest(r), Body: n.Body,
 		},
 		Deliveries: deliveries,
-	})
+	}
+	e.describe(stored)
+	duplicate, err := a.store.insert(r.Context(), stored)
 	if err != nil || duplicate {
 		return intercomwebhook.StoredDuplicate, err
 	}

@@ -81,7 +81,7 @@ func TestManyWorkAtOnce(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			if _, err := i.Backlog(t.Context()); err != nil {
+			if _, _, err := i.Backlog(t.Context()); err != nil {
 				return err
 			}
 			_, err = i.Heartbeat(t.Context(), db.Presence{})

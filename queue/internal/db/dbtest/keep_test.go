@@ -122,7 +122,7 @@ func TestTheBacklogIsCountedAsOfNow(t *testing.T) {
 		want := make(map[string]int64)
 		check := func(when string) {
 			t.Helper()
-			counts, err := i.Backlog(t.Context())
+			counts, _, err := i.Backlog(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -162,7 +162,7 @@ func TestTheBacklogKnowsTheOldest(t *testing.T) {
 		i.put(t, past("1", time.Hour, db.Waiting, db.Dead), past("2", 2*time.Hour, db.Waiting, db.Retrying), past("3", time.Minute, db.Waiting))
 		ids := i.listIDs(t, db.Filter{States: []db.State{db.Dead}})
 		i.change(t, db.Change{Action: db.Retry, IDs: ids}) // the age of one that is retried is since it was stored
-		counts, err := i.Backlog(t.Context())
+		counts, _, err := i.Backlog(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}

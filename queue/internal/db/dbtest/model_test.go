@@ -75,6 +75,7 @@ type modelDelivery struct {
 	id              int64
 	workspace, key  string
 	lane            string
+	order           db.Order
 	body            string
 	fixed           bool
 	state, before   db.State // before: which it was claimed from
@@ -85,7 +86,10 @@ type modelDelivery struct {
 	history         []string // of the model
 }
 
-var modelLanes = []string{"one", "two", "three"}
+var (
+	modelLanes = []string{"one", "two", "three"} // the last one has orders
+	modelTime  = time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
+)
 
 func holder(w *modelWorker, token db.Token) string { return fmt.Sprintf("%s#%d", w.Instance(), token) }
 
@@ -138,8 +142,12 @@ func (m *model) store(w *modelWorker) {
 		first := m.r.IntN(len(modelLanes))
 		inLanes(one, modelLanes[first:first+1+m.r.IntN(len(modelLanes)-first)]...)
 		for place := range one.Deliveries {
+			d := &one.Deliveries[place]
 			if m.r.IntN(2) == 0 {
-				one.Deliveries[place].Token = token
+				d.Token = token
+			}
+			if d.Lane == "three" && m.r.IntN(6) > 0 {
+				d.Order = db.Order{Key: fmt.Sprint(one.Workspace, " ", m.r.IntN(2)), CreatedAt: modelTime.Add(time.Duration(m.r.IntN(9)) * time.Second)}
 			}
 		}
 		batch[n] = one
@@ -163,10 +171,10 @@ func (m *model) store(w *modelWorker) {
 		}
 		for place, d := range one.Deliveries {
 			id := db.DeliveryID(s.ID, place)
-			added := &modelDelivery{id: id, workspace: one.Workspace, key: key, lane: d.Lane, body: string(one.Body), fixed: d.Fixed, state: db.Waiting}
+			added := &modelDelivery{id: id, workspace: one.Workspace, key: key, lane: d.Lane, order: d.Order, body: string(one.Body), fixed: d.Fixed, state: db.Waiting}
 			m.deliveries[id] = added
 			added.note(m, "stored")
-			if d.Token != 0 {
+			if d.Token != 0 && d.Order.Key == "" {
 				m.claimed(w, added, held{db.Claimed{ID: id}, d.Token})
 			}
 		}
@@ -182,9 +190,38 @@ func (m *model) claimed(w *modelWorker, d *modelDelivery, h held) {
 	if n := h.Notification; n != nil && (string(n.Body) != d.body || n.ID != db.NotificationOf(d.id) || h.Fixed != d.fixed || n.Workspace != d.workspace) {
 		m.errorf(d, "claimed as %+v of %+v", h.Claimed, n)
 	}
+	stale := false
+	for _, other := range m.ofObject(d) {
+		stale = stale || other.state == db.Delivered && other.behind(d)
+		if other.state == db.Delivering || other.state != db.Delivered && other.state != db.Dead && d.behind(other) {
+			m.errorf(d, "claimed before its turn: %d is %s", other.id, other.state)
+		}
+	}
+	if h.Stale != stale || h.Ordered != (d.order.Key != "") {
+		m.errorf(d, "claimed as %+v, want it stale: %t", h.Claimed, stale)
+	}
 	d.before, d.state, d.holder = d.state, db.Delivering, holder(w, h.token)
 	d.note(m, "claimed by %s", d.holder)
 	w.held[d.id] = h
+}
+
+// ofObject returns the other deliveries of the object in the lane.
+func (m *model) ofObject(d *modelDelivery) []*modelDelivery {
+	return slices.DeleteFunc(m.sorted(), func(other *modelDelivery) bool {
+		return other == d || d.order.Key == "" || other.lane != d.lane || other.order.Key != d.order.Key
+	})
+}
+
+// behind reports whether another delivery of the object comes first.
+func (d *modelDelivery) behind(other *modelDelivery) bool {
+	return d.order.CreatedAt.After(other.order.CreatedAt) || d.order.CreatedAt.Equal(other.order.CreatedAt) && d.id > other.id
+}
+
+// hasTurn reports whether no other delivery of the object comes first.
+func (m *model) hasTurn(d *modelDelivery) bool {
+	return !slices.ContainsFunc(m.ofObject(d), func(other *modelDelivery) bool {
+		return other.state == db.Delivering || other.state != db.Delivered && other.state != db.Dead && d.behind(other)
+	})
 }
 
 // claimable returns what a claim may take, the waiting ones in the order of fair queueing.
@@ -192,7 +229,7 @@ func (m *model) claimable(c db.Claim, after string) (waiting, due []int64) {
 	byWorkspace := make(map[string][]int64)
 	for _, d := range m.sorted() {
 		switch {
-		case d.lane != c.Lane.Name || slices.Contains(c.Except, d.id):
+		case d.lane != c.Lane.Name || slices.Contains(c.Except, d.id) || !m.hasTurn(d):
 		case d.state == db.Waiting:
 			byWorkspace[d.workspace] = append(byWorkspace[d.workspace], d.id)
 		case d.state == db.Retrying && d.due:
@@ -215,7 +252,7 @@ func (m *model) claimable(c db.Claim, after string) (waiting, due []int64) {
 }
 
 func (m *model) claim(w *modelWorker) {
-	c := db.Claim{Lane: db.Lane{Name: modelLanes[m.r.IntN(len(modelLanes))]}, Token: newToken(), Limit: 1 + m.r.IntN(12), MaxBytes: 1 << 20}
+	c := db.Claim{Lane: db.Lane{Name: modelLanes[m.r.IntN(len(modelLanes))]}, Token: newToken(), Limit: 1 + m.r.IntN(12), MaxBytes: 1 << 20, Ordered: true}
 	if m.r.IntN(3) == 0 {
 		c.MaxBytes = 1 + m.r.IntN(400)
 	}
@@ -258,6 +295,11 @@ func (m *model) claim(w *modelWorker) {
 	}
 	if left := len(waiting) + len(due) - len(claimed); !more && left != 0 {
 		m.t.Errorf("step %d: %+v left %d, and said that there is no more", m.step, c, left)
+		for _, id := range slices.Concat(waiting, due) {
+			if d := m.deliveries[id]; d.state != db.Delivering {
+				m.errorf(d, "it was left")
+			}
+		}
 	}
 }
 
@@ -527,7 +569,7 @@ func (m *model) check() {
 			m.errorf(d, "it is lost, and was %s", d.state)
 		}
 	}
-	backlog, err := w.Backlog(m.t.Context())
+	backlog, _, err := w.Backlog(m.t.Context())
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -575,15 +617,16 @@ func (m *model) finishAll() {
 	w.change(m.t, db.Change{Action: db.Retry, IDs: later})
 	for _, name := range append(modelLanes, "four") {
 		token := newToken()
-		for _, c := range w.claimAll(m.t, db.Claim{Lane: db.Lane{Name: name}, Token: token, Limit: 50}) {
-			m.claimed(w, m.deliveries[c.ID], held{c, token})
+		for claimed := w.claimAll(m.t, db.Claim{Lane: db.Lane{Name: name}, Token: token, Limit: 50, Ordered: true}); len(claimed) > 0; {
+			var outcomes []db.Outcome
+			for _, c := range claimed {
+				m.claimed(w, m.deliveries[c.ID], held{c, token})
+				outcomes = append(outcomes, w.held[c.ID].outcome(db.Delivered))
+			}
+			m.end(w, outcomes)
+			claimed = w.claimAll(m.t, db.Claim{Lane: db.Lane{Name: name}, Token: token, Limit: 50, Ordered: true})
 		}
 	}
-	var outcomes []db.Outcome
-	for _, h := range w.held {
-		outcomes = append(outcomes, h.outcome(db.Delivered))
-	}
-	m.end(w, outcomes)
 	m.check()
 	for _, d := range m.sorted() {
 		if d.state != db.Delivered && d.state != db.Dead {

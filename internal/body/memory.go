@@ -14,7 +14,7 @@ const (
 	capacity = 96 << 20
 
 	// overhead is about what a request takes besides its body, in bytes.
-	overhead = 4 << 10
+	overhead = 16 << 10
 
 	// patience is how long a body waits for memory, and lookAgain how long it looks away.
 	patience  = 2 * time.Second

@@ -138,7 +138,7 @@ func TestBodiesThatNeedAllMemoryDoNotBlockEachOther(t *testing.T) {
 	for _, c := range []struct{ bodies, size, least int }{
 		{20, 4 * mebibyte, 20},
 		{60, 4 * mebibyte, 40},
-		{200, 4 * mebibyte, 24},
+		{100, 4 * mebibyte, 24},
 		{500, 20 << 10, 500},
 		{8, MaxSize, 1},
 		{1, MaxSize, 1},

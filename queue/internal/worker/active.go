@@ -290,8 +290,6 @@ func (a *active) ready() error {
 	switch {
 	case a.lanes.stopped.Load():
 		return errStopping
-	case a.book.full():
-		return errNoMemory
 	case last.err != nil:
 		return fmt.Errorf("the database: %w", last.err)
 	case time.Since(last.at) > contactAge:

@@ -1,28 +1,20 @@
 package worker
 
 import (
-	"context"
-	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/semaphore"
-
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 )
 
-// The budget of bytes for all notifications under way has two parts, so that neither storing nor
-// delivering can keep out the other.
+// The budget of bytes for all bodies under way has two parts, so that neither storing nor delivering
+// can keep out the other. What is being stored belongs to the requests that bring it, in the package
+// body; this is the part of the lanes.
 const (
-	storeMemory = 48 << 20 // for those that are being stored
-	laneMemory  = 64 << 20 // for those that lanes hold; beyond it, each lane may have one delivery or claim
+	laneMemory  = 64 << 20 // beyond it, each lane may have one delivery or claim
 	claimMemory = 4 << 20  // for the deliveries of one claim
-
-	memoryTimeout = 2 * time.Second // after which a notification that waits for memory is refused
 )
-
-var errNoMemory = errors.New("too many bytes are being stored at once")
 
 // delivery is a delivery that this process has claimed and whose outcome is not written yet.
 type delivery struct {
@@ -53,8 +45,6 @@ func (d *delivery) ageNow() time.Duration { return d.age + time.Since(d.claimed)
 // book says what this process holds. A row that is marked as delivering for this instance and is not
 // in the book was claimed in a transaction whose reply was lost.
 type book struct {
-	storing *semaphore.Weighted
-
 	mu         sync.Mutex
 	last       db.Token          // the newest one
 	pending    map[db.Token]bool // claims that wait for a reply
@@ -64,7 +54,6 @@ type book struct {
 
 func newBook() *book {
 	return &book{
-		storing:    semaphore.NewWeighted(storeMemory),
 		last:       db.Token(time.Now().UnixNano()), // so that the tokens of two processes differ
 		pending:    make(map[db.Token]bool),
 		deliveries: make(map[int64]*delivery),
@@ -78,28 +67,6 @@ func (b *book) newToken() db.Token {
 	b.last++
 	b.pending[b.last] = true
 	return b.last
-}
-
-// acquire waits until there is memory to store so many bytes. They must be given back to storing.
-func (b *book) acquire(ctx context.Context, bytes int64) error {
-	if b.storing.TryAcquire(bytes) {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, memoryTimeout)
-	defer cancel()
-	if b.storing.Acquire(ctx, bytes) != nil {
-		return errNoMemory
-	}
-	return nil
-}
-
-// full reports whether storing a notification would have to wait for memory.
-func (b *book) full() bool {
-	if !b.storing.TryAcquire(1) {
-		return true
-	}
-	b.storing.Release(1)
-	return false
 }
 
 // reserve reserves bytes for deliveries to come of a lane. A lane may have as many as it leaves

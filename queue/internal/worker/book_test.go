@@ -1,10 +1,8 @@
 package worker
 
 import (
-	"errors"
 	"fmt"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
@@ -57,9 +55,6 @@ func TestEachLaneMayHaveOneDelivery(t *testing.T) {
 	if most := laneMemory + lanes*largest; b.bytes > most {
 		t.Errorf("%d bytes are held, want %d at most", b.bytes, most)
 	}
-	if b.full() || b.acquire(t.Context(), storeMemory) != nil {
-		t.Error("lanes that hold all that they may leave nothing to storing")
-	}
 }
 
 func TestClaimsAtTheSameTimeShareTheMemory(t *testing.T) {
@@ -74,49 +69,6 @@ func TestClaimsAtTheSameTimeShareTheMemory(t *testing.T) {
 	if b.bytes > laneMemory+lanes*claimMemory {
 		t.Errorf("all claims may have %d bytes, want %d at most", b.bytes, laneMemory+lanes*claimMemory)
 	}
-}
-
-func TestStoringWaitsForMemoryInTurn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		b := newBook()
-		for range storeMemory / mebibyte {
-			if b.full() {
-				t.Error("full although there is room")
-			}
-			if err := b.acquire(t.Context(), mebibyte); err != nil {
-				t.Fatal(err)
-			}
-		}
-		errs := make(chan error, 3)
-		for _, size := range []int64{2 * mebibyte, mebibyte, mebibyte} {
-			go func() { errs <- b.acquire(t.Context(), size) }()
-			synctest.Wait()
-		}
-		b.storing.Release(mebibyte) // too little for the first one, so the others wait behind it
-		synctest.Wait()
-		if len(errs) != 0 {
-			t.Error("one went ahead of the first")
-		}
-		if !b.full() {
-			t.Error("not full although some wait")
-		}
-		b.storing.Release(2 * mebibyte)
-		synctest.Wait()
-		if len(errs) != 2 {
-			t.Errorf("%d of 3 have memory, want the first two", len(errs))
-		}
-		time.Sleep(memoryTimeout + time.Second)
-		var refused int
-		for range 3 {
-			if err := <-errs; errors.Is(err, errNoMemory) {
-				refused++
-			}
-		}
-		if refused != 1 {
-			t.Errorf("%d were refused, want 1", refused)
-		}
-		b.storing.Release(storeMemory) // panics if that is more than what is taken
-	})
 }
 
 func TestADeliveryThatIsClaimedAgainIsCountedOnce(t *testing.T) {

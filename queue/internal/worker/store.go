@@ -27,8 +27,7 @@ type store struct {
 // insert is a notification that waits to be stored.
 type insert struct {
 	*db.NewNotification
-	acquired int64       // bytes of memory
-	claimed  []*delivery // those for which their lanes have room; the id is their place until they are stored
+	claimed []*delivery // those for which their lanes have room; the id is their place until they are stored
 
 	stored    chan struct{} // closed when the result is known
 	duplicate bool
@@ -43,8 +42,7 @@ const (
 	// written while another waits for the disk or the network.
 	committers = 2
 
-	commitTimeout  = 4 * time.Second // for a batch; Intercom gives up after 5 s
-	insertOverhead = 4 << 10         // bytes that a notification takes besides its body, about
+	commitTimeout = 4 * time.Second // for a batch; Intercom gives up after 5 s
 )
 
 var errClosed = errors.New("the queue is closed")
@@ -84,17 +82,11 @@ func (s *store) insert(ctx context.Context, n *db.NewNotification) (duplicate bo
 	answered := s.pacer.storing()
 	defer answered()
 	p := &insert{NewNotification: n, stored: make(chan struct{})}
-	p.acquired = min(int64(2*len(n.Body)+insertOverhead), storeMemory) // the body, and a copy of it on its way to the database
-	if err := s.book.acquire(ctx, p.acquired); err != nil {
-		return false, err
-	}
 	select {
-	case s.incoming <- p: // whoever reads it gives back the memory
+	case s.incoming <- p:
 	case <-s.stopped:
-		s.book.storing.Release(p.acquired)
 		return false, errClosed
 	case <-ctx.Done():
-		s.book.storing.Release(p.acquired)
 		return false, fmt.Errorf("waiting to be stored: %w", ctx.Err())
 	}
 	select {
@@ -167,9 +159,7 @@ func (s *store) claim(p *insert, token db.Token) {
 func (s *store) handOver(batch []*insert, results []db.Stored, token db.Token) {
 	now := time.Now()
 	var stored []*delivery
-	var acquired int64
 	for i, p := range batch {
-		acquired += p.acquired
 		id := results[i].ID
 		for _, d := range p.claimed {
 			if id != 0 {
@@ -192,7 +182,6 @@ func (s *store) handOver(batch []*insert, results []db.Stored, token db.Token) {
 		}
 	}
 	s.book.claimed(token, stored)
-	s.book.storing.Release(acquired)
 	for i, d := range stored {
 		d.lane.accept(stored[i:i+1], 1)
 	}

@@ -22,14 +22,12 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/body"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/envelope"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/events"
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/failover"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/fields"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/history"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/logging"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/metrics"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/secrets"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/shield"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/signature"
 	"github.com/caddy-intercom/caddy-intercom-webhook/ipranges"
@@ -178,13 +176,13 @@ func (h *Handler) provision(ctx caddy.Context, hash [sha256.Size]byte) error {
 	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	placed := withPlace(h.logger, hash)
 	warnOfTimeout(placed, time.Duration(h.Timeout))
-	if err := h.provisionVerifier(ctx, server, placed); err != nil {
+	if h.verifier, err = newVerifier(ctx, h, server, placed); err != nil {
 		return err
 	}
-	if err := h.provisionRouter(ctx, placed); err != nil {
+	if h.router, err = newRouter(ctx, h, placed); err != nil {
 		return err
 	}
-	if err := h.provisionQueue(ctx, server, hash[:]); err != nil {
+	if h.storer, err = newStorer(ctx, h, server, hash[:]); err != nil {
 		return err
 	}
 	for _, lane := range h.router.lanes() {
@@ -203,71 +201,6 @@ func (h *Handler) provision(ctx caddy.Context, hash [sha256.Size]byte) error {
 	}
 	loaded.handlers = append(loaded.handlers, one)
 	return nil
-}
-
-func (h *Handler) provisionVerifier(ctx caddy.Context, server *caddyhttp.Server, placed *zap.Logger) error {
-	clientSecrets, err := secrets.New("client_secret", h.ClientSecrets, placed, startSecretMatches(signature.Hub))
-	if err != nil {
-		return err
-	}
-	if err := checkSecrets(h); err != nil {
-		return err
-	}
-	var finKeys func() []*signature.Key
-	if len(h.FinSecrets) > 0 {
-		finSecrets, err := secrets.New("fin_secret", h.FinSecrets, placed, startSecretMatches(signature.Fin))
-		if err != nil {
-			return err
-		}
-		finKeys = finSecrets.Keys
-	}
-	sources, intercoms, err := loadSources(ctx, h)
-	if err != nil {
-		return err
-	}
-	warnOfSources(placed, intercoms, server)
-	h.verifier = &verifier{
-		sources:     sources,
-		keys:        clientSecrets.Keys,
-		finKeys:     finKeys,
-		maxSize:     h.MaxSize,
-		appRequests: len(h.AppRequests) > 0,
-	}
-	return nil
-}
-
-func (h *Handler) provisionRouter(ctx caddy.Context, placed *zap.Logger) (err error) {
-	h.router = &router{label: func(lane string) string { return lane }, logger: h.logger, floodLogger: h.floodLogger}
-	lanes := make(laneSet)
-	if h.router.routes, err = provisionRoutes(ctx, h.Routes, lanes); err != nil {
-		return err
-	}
-	if h.router.copies, err = provisionCopies(ctx, h.Copies, lanes, placed); err != nil {
-		return err
-	}
-	if err := h.AppRequests.Provision(ctx); err != nil {
-		return fmt.Errorf("app_requests: %w", err)
-	}
-	failover.PrepareRoutes(h.AppRequests)
-	warnOfRoutes(placed, h.router.routes, h.QueueRaw != nil)
-	return nil
-}
-
-func (h *Handler) provisionQueue(ctx caddy.Context, server *caddyhttp.Server, hash []byte) error {
-	switch {
-	case h.QueueRaw == nil && len(h.Copies) > 0:
-		return errCopyWithoutQueue
-	case h.QueueRaw == nil:
-		return nil
-	}
-	module, err := ctx.LoadModule(h, "QueueRaw")
-	if err != nil {
-		return fmt.Errorf("loading queue: %w", err)
-	}
-	queue := module.(Queue)
-	h.router.label = queue.LaneLabel
-	h.storer = &storer{queue: queue, router: h.router, server: server, floodLogger: h.floodLogger}
-	return h.storer.attach(hash)
 }
 
 // Validate refuses limits that are out of range.

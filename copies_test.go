@@ -188,7 +188,7 @@ func TestBadCopiesAreRefused(t *testing.T) {
 		}
 	}
 	h := &Handler{Copies: make([]Copy, 1)}
-	if err := h.provisionQueue(ctx, nil, nil); !errors.Is(err, errCopyWithoutQueue) {
+	if _, err := newStorer(ctx, h, nil, nil); !errors.Is(err, errCopyWithoutQueue) {
 		t.Errorf("copies without a queue: %v", err)
 	}
 }

@@ -227,8 +227,7 @@ func deadLetters(t *testing.T, uis ...*module.UI) (running, *backends) {
 	return q, b
 }
 
-// untilLanes asks for lanes until a lane has so many deliveries in a state: counts may be some
-// seconds old.
+// untilLanes asks for lanes until a lane has so many deliveries in a state.
 func (q running) untilLanes(path, lane, state string, want float64) answer {
 	q.Helper()
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {

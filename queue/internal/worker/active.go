@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 )
@@ -71,7 +72,7 @@ func newActive(database db.DB, log *zap.Logger, config func() Config, endpoint f
 		db: database, log: log, book: a.book, pacer: a.pacer, deliver: deliverer.deliver, finish: a.finisher.finish, mayDeliver: a.mayDeliver, sharing: a.peers.sharing,
 	}}
 	a.store = newStore(database, a.book, a.pacer, a.lanes.get, a.noteContact)
-	a.counter = &counter{db: database, log: log}
+	a.counter = &counter{db: database, busy: semaphore.NewWeighted(1)}
 	return a
 }
 
@@ -223,9 +224,10 @@ func (a *active) reconcile(ctx context.Context) error {
 // survey looks at what is in the whole database, and logs it once. It takes over lanes that no live
 // instance has, and claims again what lanes have left to other instances.
 func (a *active) survey(ctx context.Context) {
-	config, counts := a.config(), a.counter.count(ctx, true)
-	if len(config) == 0 || counts.taken.IsZero() {
-		return
+	config := a.config()
+	counts, err := a.counter.count(ctx)
+	if err != nil || len(config) == 0 {
+		return // heartbeat logs that the database is away
 	}
 	var unfinished []db.Lane
 	var waiting, retrying int64

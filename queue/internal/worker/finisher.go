@@ -55,7 +55,7 @@ func (f *finisher) behind() bool {
 	return len(f.unwritten) > 0 && time.Since(f.since) > maxUnwrittenAge
 }
 
-// write writes all outcomes that wait, and pauses.
+// write writes all outcomes that wait, and pauses: for longer if that has failed, however many come meanwhile.
 func (f *finisher) write(ctx context.Context) {
 	f.mu.Lock()
 	batch := f.unwritten
@@ -69,11 +69,12 @@ func (f *finisher) write(ctx context.Context) {
 	}
 	if _, err := f.db.Finish(ctx, outcomes); err != nil {
 		f.log.Debug("writing the outcomes of deliveries failed, and will be tried again", zap.Error(err))
-	} else {
-		f.mu.Lock()
-		f.unwritten, f.since = slices.Clone(f.unwritten[len(batch):]), time.Now()
-		f.mu.Unlock()
-		f.written(batch)
+		time.Sleep(finishRetry)
+		return
 	}
+	f.mu.Lock()
+	f.unwritten, f.since = slices.Clone(f.unwritten[len(batch):]), time.Now()
+	f.mu.Unlock()
+	f.written(batch)
 	time.Sleep(finishInterval)
 }

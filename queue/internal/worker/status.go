@@ -3,21 +3,13 @@ package worker
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
-	"sync"
 	"time"
 
-	"go.uber.org/zap"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
-)
-
-const (
-	// A snapshot is used for snapshotValidity, or snapshotPart times as long as counting took, so
-	// that many who look take at most a part of the database.
-	snapshotValidity = 100 * time.Millisecond
-	snapshotPart     = 5
-	snapshotTimeout  = 3 * time.Second
 )
 
 // countedStates are the states of deliveries that are counted.
@@ -42,36 +34,42 @@ func (s snapshot) unfinished(lane db.Lane) (n int64, oldest time.Duration) {
 	return n, oldest
 }
 
-// counter counts the deliveries, for all who want to know at the same time.
+// counter counts the deliveries. Those who want to know at the same time share a count.
 type counter struct {
-	db  db.DB
-	log *zap.Logger
+	db   db.DB
+	busy *semaphore.Weighted // with room for one; it guards the rest
 
-	mu    sync.Mutex
 	last  snapshot
-	ended time.Time // when it was last counted
+	began time.Time // when it was last counted
 	cost  time.Duration
+	err   error
 }
 
-// count returns the last snapshot if it is still used and the caller does not want a new one, or if
-// the database does not answer in time.
-func (c *counter) count(ctx context.Context, anew bool) snapshot {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !anew && !c.ended.IsZero() && time.Since(c.ended) < max(snapshotValidity, snapshotPart*c.cost) {
-		return c.last
+// count returns the numbers as they are now, or an error and the last known ones if the database does
+// not answer in time. It pauses between two counts for as long as one takes, so that many who look
+// take at most a part of the database.
+func (c *counter) count(ctx context.Context) (snapshot, error) {
+	asked := time.Now()
+	if err := c.busy.Acquire(ctx, 1); err != nil {
+		return snapshot{}, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, snapshotTimeout)
+	defer c.busy.Release(1)
+	if c.began.After(asked) && !errors.Is(c.err, context.Canceled) { // somebody else who waited has counted
+		return c.last, c.err
+	}
+	ctx, cancel := context.WithTimeout(ctx, taskTimeout)
 	defer cancel()
-	began := time.Now()
-	rows, heldBack, err := c.db.Backlog(ctx)
-	c.ended = time.Now()
-	c.cost = c.ended.Sub(began)
-	if err != nil {
-		c.log.Debug("counting deliveries failed, and will be tried again", zap.Error(err))
-		return c.last
+	select {
+	case <-time.After(2*c.cost - time.Since(c.began)):
+	case <-ctx.Done():
 	}
-	c.last = snapshot{byLane: make(map[db.Lane]map[db.State]db.LaneCount), heldBack: make(map[db.Lane]db.HeldBack), taken: began}
+	c.began = time.Now()
+	rows, heldBack, err := c.db.Backlog(ctx)
+	c.cost = time.Since(c.began)
+	if c.err = err; err != nil {
+		return c.last, err
+	}
+	c.last = snapshot{byLane: make(map[db.Lane]map[db.State]db.LaneCount), heldBack: make(map[db.Lane]db.HeldBack), taken: c.began}
 	for _, held := range heldBack {
 		c.last.heldBack[held.Lane] = held
 	}
@@ -81,7 +79,7 @@ func (c *counter) count(ctx context.Context, anew bool) snapshot {
 		}
 		c.last.byLane[row.Lane][row.State] = row
 	}
-	return c.last
+	return c.last, nil
 }
 
 // LaneStatus is how a lane is doing.

@@ -255,13 +255,18 @@ func (w *Worker) endpoint(name string) (e *Endpoint) {
 
 // Lanes returns the status of all lanes of an endpoint, or of all endpoints for an empty name: those
 // of the config, in the order of the routes, and all others that have deliveries, or that another
-// live instance works on. The numbers are the last known ones if the database does not answer in time.
+// live instance works on. The numbers are as of now; if the database does not answer in time, they are
+// the last known ones, and there is an error, too.
 func (w *Worker) Lanes(ctx context.Context, endpoint string) ([]LaneStatus, error) {
 	a, err := w.opened()
 	if err != nil {
 		return nil, err
 	}
-	return statuses(endpoint, w.Config(), a.counter.count(ctx, false), a.lanes, a.peers.lanes()), nil
+	counts, err := a.counter.count(ctx)
+	if err != nil {
+		err = fmt.Errorf("the database has not counted what waits, so the numbers are old: %w", err)
+	}
+	return statuses(endpoint, w.Config(), counts, a.lanes, a.peers.lanes()), err
 }
 
 // collect returns the lanes of the config's endpoints, for the metrics.

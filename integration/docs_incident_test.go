@@ -42,7 +42,7 @@ func TestABadNight(t *testing.T) {
 		return err == nil && answer.status == http.StatusOK
 	})
 
-	// what happens before a command is entered
+	// what happens before a command is entered, or before the first one below a heading
 	happens := map[string]func(){
 		"queue status": func() {
 			refuses.Store(http.StatusBadGateway)
@@ -52,7 +52,7 @@ func TestABadNight(t *testing.T) {
 			n.wantDeliveries("crm", "retrying", 3) // none is running any more
 			refuses.Store(http.StatusUnprocessableEntity)
 		},
-		"queue list --state dead":                   func() { n.notify("contact.deleted", "company.created") },
+		"There are dead letters":                    func() { n.notify("contact.deleted", "company.created") },
 		"queue retry --lane crm --status 422 --yes": func() { refuses.Store(0) },
 		"queue retry --state dead --lane crm --to rescue --yes": func() {
 			refuses.Store(http.StatusUnprocessableEntity)
@@ -77,7 +77,7 @@ func TestABadNight(t *testing.T) {
 		for _, command := range strings.Split("\n"+b.text, "\n$ caddy ")[1:] {
 			command, prints, _ := strings.Cut(command, "\n")
 			for what, happen := range happens {
-				if strings.Contains(command, what) {
+				if strings.Contains(b.at+": "+command, what) {
 					happen()
 					delete(happens, what)
 				}
@@ -86,7 +86,7 @@ func TestABadNight(t *testing.T) {
 		}
 	}
 	for what := range happens {
-		t.Errorf("no command of the page has %q", what)
+		t.Errorf("no command or heading of the page has %q", what)
 	}
 	if got := len(n.rescue.all()); got != 2 {
 		t.Errorf("the backend in place of another got %d notifications, want 2, once each", got)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/caddyserver/caddy/v2/caddyconfig"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 )
 
@@ -124,6 +126,8 @@ func TestDoctorOfAConfig(t *testing.T) {
 		{"old lists of addresses", "storage file_system DIR", "storage file_system DIR/old", "warning", "stored list of Intercom's addresses is old"},
 		{"only other addresses", "route * to", "allow static 192.0.2.0/24\nroute * to", "warning", "add `allow intercom`"},
 		{"a route that is never reached", "route conversation.* as", "route * as", "broken", "Caddyfile:17; Caddy does not start with it; correct it"},
+		{"no answer for other paths", "respond 404", "", "warning", "no directive of the site hooks.example.com refuses other paths: Caddy answers them 200"},
+		{"an answer of 200 for other paths", "respond 404", "respond ok", "warning", "end the site with `respond 404`"},
 		{"a module that does not load", "respond 404", "reverse_proxy 127.0.0.1:9003 {\ntransport http {\ntls_trust_pool file /nowhere/ca.pem\n}\n}", "broken", "it does not load: loading http app module"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -216,4 +220,48 @@ func TestDoctorOfAGateway(t *testing.T) {
 	}
 	found, _ = doctor(t, url, "--address", g.admin)
 	wantFinding(t, found, "not checked", "this machine's address is not in allow")
+}
+
+// An intercom_webhook in a named route is one like any other: for doctor, and for what asks a running Caddy.
+func TestCommandsSeeANamedRoute(t *testing.T) {
+	backend := newTally(t, 0)
+	g := newGateway(t)
+	config := fmt.Sprintf("{\nadmin %s\npersist_config off\nstorage file_system %s\n}\n"+
+		"&(hook) {\nintercom_webhook /intercom {\nclient_secret %s\nallow static 127.0.0.1\nroute contact.* as crm to %s\n%s\n}\n}\n"+
+		"http://:%s {\nbind 127.0.0.1\ninvoke hook\nrespond 404\n}\nhttp://%s {\nbind 127.0.0.1\nmetrics /\n}\n",
+		g.admin, g.dir, secret, backend.address, splitBlocks(queueIn(t.TempDir())), g.port, g.metrics)
+	write := func(config string) (file string) {
+		file = filepath.Join(t.TempDir(), "Caddyfile")
+		if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return file
+	}
+	file := write(config)
+	found, _ := doctor(t, "--config", file)
+	wantFinding(t, found, "warning", file+":7: client_secret is in the config itself")
+	for _, f := range found {
+		if f.Check == "fallback" || f.Level == "broken" {
+			t.Errorf("found %+v", f)
+		}
+	}
+	found, _ = doctor(t, "--config", write(strings.Replace(config, "respond 404", "", 1)))
+	wantFinding(t, found, "warning", "end the site with `respond 404`")
+
+	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(config), nil)
+	if err == nil {
+		err = g.run(adapted)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lanes := g.queueLines("status"); len(lanes) == 0 || lanes[0]["lane"] != "crm" {
+		t.Errorf("the lanes are %v", lanes)
+	}
+	t.Setenv("INTERCOM_CLIENT_SECRET", secret)
+	found, _ = doctor(t, "http://127.0.0.1:"+g.port+"/intercom", "--address", g.admin)
+	wantFinding(t, found, "ok", "the ping was judged by the address 127.0.0.1")
+	if routes := g.adminLines(http.MethodGet, "/route?topic=contact.created"); len(routes) != 1 || routes[0]["lane"] != "crm" {
+		t.Errorf("the routes are %v", routes)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"html"
 	"net/http"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -105,6 +106,21 @@ func TestQueueUIWithSeveralDatabases(t *testing.T) {
 		err := newGateway(t).load(site(""))
 		if err == nil || !strings.Contains(err.Error(), "intercom_queue_ui: the config has several queues: name one in its block") {
 			t.Errorf("error is %v", err)
+		}
+	})
+	t.Run("is refused by validate, too, whatever is first", func(t *testing.T) {
+		for _, sites := range []string{"intercom_queue_ui /queue\nWEBHOOKS", "WEBHOOKS\nintercom_queue_ui /queue"} {
+			webhooks := ""
+			for path, queue := range map[string]string{"/one": one, "/two": two} {
+				webhooks += fmt.Sprintf("intercom_webhook %s {\nclient_secret %s\nroute * to 127.0.0.1:1\n%s\n}\n", path, secret, queue)
+			}
+			file := filepath.Join(t.TempDir(), "Caddyfile")
+			config := "{\nadmin off\n}\nhttp://localhost {\nroute {\n" + strings.Replace(sites, "WEBHOOKS", splitBlocks(webhooks), 1) + "\n}\n}\n"
+			if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			found, _ := doctor(t, "--config", file)
+			wantFinding(t, found, "broken", "intercom_queue_ui: the config has several queues: name one in its block")
 		}
 	})
 	t.Run("is refused where it names one that no handler has", func(t *testing.T) {

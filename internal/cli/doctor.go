@@ -192,7 +192,7 @@ func checkConfig(ctx context.Context, f *findings, file, adapter string) (adapts
 	if len(handlers) == 0 {
 		f.broken("config", "there is no intercom_webhook in it", "nothing takes Intercom's notifications", "add it, or name the config that Caddy runs with")
 	}
-	checkLoads(ctx, f, adapted)
+	checkLoads(ctx, f, adapted, handlers)
 	return true, nil
 }
 
@@ -203,7 +203,7 @@ func (f *findings) doesNotLoad(err error) {
 // checkLoads loads the config, as caddy validate does, and adds what the module warns of. A
 // temporary folder is the storage, and no log of the config is opened, so that nothing of the
 // running Caddy is touched.
-func checkLoads(ctx context.Context, f *findings, adapted []byte) {
+func checkLoads(ctx context.Context, f *findings, adapted []byte, handlers []map[string]any) {
 	dir, err := os.MkdirTemp("", "doctor-")
 	if err != nil {
 		f.notChecked("modules", "they were not loaded: "+err.Error(), "")
@@ -224,6 +224,34 @@ func checkLoads(ctx context.Context, f *findings, adapted []byte) {
 	}
 	f.ok("modules", "all of them load")
 	checkAdmin(f, cfg.Admin)
+	checkFallbacks(f, adapted)
+	checkQueues(ctx, f, queuesOf(handlers))
+}
+
+// queueChecker is what the module of the build that knows queues does.
+type queueChecker interface {
+	// CheckQueue connects to the database of a queue, which is given as it is in the config, if the
+	// database is a server. It changes nothing, and returns its name, and whether an error keeps
+	// Caddy from starting.
+	CheckQueue(ctx context.Context, queue json.RawMessage) (name string, permanent bool, err error)
+}
+
+func checkQueues(ctx context.Context, f *findings, queues []json.RawMessage) {
+	const check = "database"
+	checker, ok := queueModule().(queueChecker)
+	for _, queue := range queues {
+		if !ok {
+			return // the config does not load without the engine
+		}
+		switch name, permanent, err := checker.CheckQueue(ctx, queue); {
+		case permanent:
+			f.broken(check, err.Error(), "Caddy does not start with it", "make the database, or correct the URL, the user, the password or the user's rights")
+		case err != nil:
+			f.warn(check, err.Error(), "until it can be reached, notifications are answered 503", "start it, or run doctor where Caddy runs")
+		case name != "":
+			f.ok(check, "%s can be reached", name)
+		}
+	}
 }
 
 // validate loads a config with another storage, and with a file as its log.

@@ -266,7 +266,7 @@ func (*warning) ServeHTTP(http.ResponseWriter, *http.Request, caddyhttp.Handler)
 
 func TestDoctorShowsWhatTheModuleWarnsOf(t *testing.T) {
 	caddy.RegisterModule(new(warning))
-	const config = `{"admin":{"listen":":2019"},"apps":{"http":{"servers":{"a":{"routes":[{"handle":[{"handler":"intercom_webhook"}]}]}}}}}`
+	const config = `{"admin":{"listen":":2019"},"apps":{"http":{"servers":{"a":{"routes":[{"handle":[{"handler":"intercom_webhook"},{"handler":"static_response","status_code":404}]}]}}}}}`
 	found, _ := doctor(t, "--config", writeFile(t, config))
 	found.want(t, levelOK, "modules", "all of them load")
 	found.want(t, levelWarning, "intercom_webhook", `Caddyfile:17: timeout is 6s\x1b, a: b, wanted: 5; leave it out`)

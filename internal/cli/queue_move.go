@@ -27,8 +27,17 @@ func newQueueMoveCommand() *cobra.Command {
 	return cmd
 }
 
-// moverModule is the Caddy module that moves queues. It is in each build that has a queue.
-const moverModule = "intercom_webhook.commands.move"
+// queueModuleID is the Caddy module that knows queues. It is in each build that has one.
+const queueModuleID = "intercom_webhook.commands.queue"
+
+// queueModule returns the module; nil if the build has no queue.
+func queueModule() any {
+	info, err := caddy.GetModule(queueModuleID)
+	if err != nil {
+		return nil
+	}
+	return info.New()
+}
 
 // mover is what the module does.
 type mover interface {
@@ -38,13 +47,9 @@ type mover interface {
 }
 
 func runQueueMove(ctx context.Context, r *run, _ []string) error {
-	info, err := caddy.GetModule(moverModule)
-	if err != nil {
-		return errors.New("this Caddy is built without the queue: build it with github.com/caddy-intercom/caddy-intercom-webhook/queue")
-	}
-	module, ok := info.New().(mover)
+	module, ok := queueModule().(mover)
 	if !ok {
-		return fmt.Errorf("the module %s of this build cannot move queues: build all parts of intercom_webhook in the same version", moverModule)
+		return errors.New("this Caddy is built without the queue, or with one of another version: build it with github.com/caddy-intercom/caddy-intercom-webhook/queue")
 	}
 	from, err := queuesIn(r.Flags, "from")
 	if err != nil {
@@ -80,17 +85,23 @@ func queuesIn(fl caddycmd.Flags, flag string) ([]json.RawMessage, error) {
 	if err != nil {
 		return nil, usagef("config of --%s: decoding: %w", flag, err)
 	}
-	var queues []json.RawMessage
-	for _, handler := range handlers {
-		if queue, ok := handler["queue"]; ok {
-			encoded, _ := json.Marshal(queue) // it was decoded
-			queues = append(queues, encoded)
-		}
-	}
+	queues := queuesOf(handlers)
 	if len(queues) == 0 {
 		return nil, usagef("%s of --%s has no queue: name a config with a queue in an intercom_webhook", file, flag)
 	}
 	return queues, nil
+}
+
+// queuesOf returns the queues of handlers, each once.
+func queuesOf(handlers []map[string]any) (queues []json.RawMessage) {
+	for _, handler := range handlers {
+		queue, ok := handler["queue"]
+		encoded, _ := json.Marshal(queue) // it was decoded
+		if ok && !slices.ContainsFunc(queues, func(other json.RawMessage) bool { return bytes.Equal(other, encoded) }) {
+			queues = append(queues, encoded)
+		}
+	}
+	return queues
 }
 
 // handlersIn returns the intercom_webhook handlers of a config in JSON.

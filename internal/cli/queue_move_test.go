@@ -15,7 +15,7 @@ import (
 type fakeMover struct{}
 
 func (*fakeMover) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: moverModule, New: func() caddy.Module { return new(fakeMover) }}
+	return caddy.ModuleInfo{ID: queueModuleID, New: func() caddy.Module { return new(fakeMover) }}
 }
 
 // moved is what fakeMover was called with.
@@ -34,6 +34,20 @@ func (*fakeMover) MoveQueue(ctx context.Context, from, to []json.RawMessage, end
 	return "moved 4 deliveries\n0 were there\x1b already", nil
 }
 
+func (*fakeMover) CheckQueue(_ context.Context, queue json.RawMessage) (string, bool, error) {
+	var q struct{ URL string }
+	err := json.Unmarshal(queue, &q)
+	switch q.URL {
+	case "gone":
+		return "", true, errors.New("database \"a\x1b\" does not exist (SQLSTATE 3D000)")
+	case "away":
+		return "", false, errors.New("connection refused")
+	case "there":
+		return "PostgreSQL at h, database d", false, err
+	}
+	return "", false, err
+}
+
 func TestQueueMove(t *testing.T) {
 	config := func(queues ...string) string {
 		for i, queue := range queues {
@@ -47,8 +61,9 @@ func TestQueueMove(t *testing.T) {
 	run := func(args ...string) ran { return a.queue(t, append([]string{"move"}, args...)...) }
 
 	a.noAddress = true
-	wantError(t, run("--from", from, "--to", to), 1, "this Caddy is built without the queue: build it with")
+	wantError(t, run("--from", from, "--to", to), 1, "this Caddy is built without the queue, or with one of another version: build it with")
 	caddy.RegisterModule(new(fakeMover))
+	t.Run("doctor", testDoctorChecksDatabases)
 	wantText(t, "summary", run("--from", from, "--to", to).out, "moved 4 deliveries\n0 were there\\x1b already\n")
 	wantText(t, "queues", moved, `[{"engine":"sqlite","max_age":9007199254740993} {"engine":"sqlite","name":"b"}] -> [{"engine":"postgres","url":"{env.DATABASE_URL}"}] `)
 	wantText(t, "summary as JSON", run("--from", from, "--to", to, "--json").out, `{"summary":"moved 4 deliveries\n0 were there\u001b already"}`+"\n")
@@ -75,7 +90,7 @@ func TestQueueMove(t *testing.T) {
 
 func TestQueueMoveInterrupted(t *testing.T) {
 	config := writeFile(t, `{"handler":"intercom_webhook","queue":{"engine":"sqlite"}}`)
-	if _, err := caddy.GetModule(moverModule); err != nil {
+	if _, err := caddy.GetModule(queueModuleID); err != nil {
 		caddy.RegisterModule(new(fakeMover))
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -83,5 +98,20 @@ func TestQueueMoveInterrupted(t *testing.T) {
 	root := (&fakeAdmin{noAddress: true}).command("move", "--from", config, "--to", config, "--endpoint", "slow")
 	if err := root.ExecuteContext(ctx); err == nil || !strings.HasPrefix(err.Error(), "stopped: what is moved stays moved") {
 		t.Errorf("got %v", err)
+	}
+}
+
+func testDoctorChecksDatabases(t *testing.T) {
+	var found findings
+	var queues []json.RawMessage
+	for _, url := range []string{"gone", "away", "there", ""} {
+		queues = append(queues, json.RawMessage(`{"engine":"postgres","url":"`+url+`"}`))
+	}
+	checkQueues(t.Context(), &found, queues)
+	found.want(t, levelBroken, "database", `database "a\x1b" does not exist (SQLSTATE 3D000); Caddy does not start with it; make the database`)
+	found.want(t, levelWarning, "database", "connection refused; until it can be reached, notifications are answered 503")
+	found.want(t, levelOK, "database", "PostgreSQL at h, database d can be reached")
+	if len(found) != 3 {
+		t.Errorf("found %+v", found)
 	}
 }

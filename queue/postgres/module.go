@@ -133,6 +133,7 @@ func (q *Queue) Database() (worker.Database, error) {
 		Join: func(ctx context.Context, logger *zap.Logger) (db.Joined, error) {
 			return Join(ctx, url, schema, logger)
 		},
+		Reach: func(ctx context.Context) error { return reach(ctx, url) },
 	}, nil
 }
 

@@ -5,6 +5,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -57,9 +58,15 @@ func testRefuses(t *testing.T, s *pgServer) {
 			if !db.IsPermanent(err) || !strings.Contains(err.Error(), test.want) {
 				t.Fatalf("got %v (permanent: %v), want %s", err, db.IsPermanent(err), test.want)
 			}
+			// doctor finds what opening would find before it makes tables
+			tables := slices.Contains([]string{"no right to create", "an encoding not UTF-8", "a schema that is no name"}, name)
+			reached := reach(t.Context(), test.url)
+			if tables != (reached == nil) || !tables && (!db.IsPermanent(reached) || !strings.Contains(reached.Error(), test.want)) {
+				t.Errorf("reaching it: %v", reached)
+			}
 			for _, secret := range []string{"hunter2", "somebody"} {
-				if strings.Contains(err.Error(), secret) {
-					t.Errorf("printed %v", err)
+				if strings.Contains(fmt.Sprint(err, reached), secret) {
+					t.Errorf("printed %v, %v", err, reached)
 				}
 			}
 		})

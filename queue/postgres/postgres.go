@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/zap"
 
@@ -42,6 +43,19 @@ func Join(ctx context.Context, url, schema string, logger *zap.Logger) (db.Joine
 		return nil, err
 	}
 	return d, nil
+}
+
+// reach connects to the database, and changes nothing.
+func reach(ctx context.Context, url string) error {
+	config, name, err := parseURL(url)
+	if err != nil {
+		return &db.PermanentError{Err: err}
+	}
+	conn, err := pgx.ConnectConfig(ctx, config.ConnConfig)
+	if err != nil {
+		return openError(withoutUser(err, name))
+	}
+	return conn.Close(ctx)
 }
 
 func open(ctx context.Context, url, schema string, logger *zap.Logger) (*database, error) {

@@ -128,12 +128,12 @@ func checkParameter(key string, params url.Values) error {
 	return nil
 }
 
-// hasPassword reports whether a URL has a password in itself, and not in a placeholder.
+var (
+	placeholder     = regexp.MustCompile(`\{[^{}]*\}`)
+	passwordPattern = regexp.MustCompile(`^[a-z]+://[^:@/]*:[^@]+@|[?&](?:ssl)?password=[^&]`)
+)
+
+// hasPassword reports whether a URL has a password, or a part of it, in itself, and not in a placeholder.
 func hasPassword(text string) bool {
-	parsed, err := url.Parse(text)
-	if err != nil || !urlPattern.MatchString(text) {
-		return false
-	}
-	_, given := parsed.User.Password()
-	return given || parsed.Query().Has("sslpassword")
+	return passwordPattern.MatchString(placeholder.ReplaceAllString(text, ""))
 }

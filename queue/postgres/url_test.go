@@ -115,6 +115,8 @@ func TestConnections(t *testing.T) {
 func TestPasswordInURL(t *testing.T) {
 	for text, want := range map[string]bool{
 		"postgres://u:p@h/d": true, "postgres://u@h/d": false, "postgres://u:{env.P}@h/d": false, "{env.URL}": false, "postgres://h/d?sslpassword=x": true,
+		"postgres://u:p@{env.HOST}/d": true, "postgres://{env.USER}:p@{env.HOST}:5432/d?sslmode={env.MODE}": true, "postgres://u:a{env.P}@h/d": true,
+		"postgres://{env.USER}:{file./run/secrets/p}@{env.HOST}/d": false, "postgres://u@{env.HOST}/d?sslmode=require": false, "postgres://h/d?sslpassword={env.P}": false,
 	} {
 		if got := hasPassword(text); got != want {
 			t.Errorf("%s: %v", text, got)

@@ -3,6 +3,7 @@
 package module
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -130,6 +131,17 @@ func (a *app) configs() (map[string]worker.Config, error) {
 	return configs, nil
 }
 
+// check returns what is wrong with the queues and pages of the config that are known up to now. They are checked as
+// they come, so that `caddy validate`, which starts nothing, refuses what Start would.
+func (a *app) check() error {
+	_, err := a.configs()
+	for _, ui := range a.uis {
+		_, wrong := ui.find(a.queues)
+		err = cmp.Or(err, wrong)
+	}
+	return err
+}
+
 // watchStranded warns of stranded notifications once the database can be used.
 func (a *app) watchStranded(w *worker.Worker) {
 	for {
@@ -223,7 +235,7 @@ func (b *Base) Attach(endpoint intercomwebhook.Endpoint) error {
 	}
 	b.endpoint.Handler = endpoint
 	b.app.queues = append(b.app.queues, b)
-	return nil
+	return b.app.check()
 }
 
 // Store implements intercomwebhook.Queue. While the config starts, it waits.

@@ -28,7 +28,7 @@ type mover struct{}
 
 // CaddyModule returns the Caddy module information.
 func (*mover) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: "intercom_webhook.commands.move", New: func() caddy.Module { return new(mover) }}
+	return caddy.ModuleInfo{ID: "intercom_webhook.commands.queue", New: func() caddy.Module { return new(mover) }}
 }
 
 // MoveQueue moves the notifications of an endpoint, or all of them if it is empty, from the database of one config to
@@ -73,6 +73,20 @@ func (*mover) MoveQueue(ctx context.Context, from, to []json.RawMessage, endpoin
 		}
 	}
 	return summary, nil
+}
+
+// CheckQueue connects to the database of a queue if it is a server, changes nothing, and returns its name, and whether
+// an error keeps Caddy from starting.
+func (*mover) CheckQueue(ctx context.Context, queue json.RawMessage) (name string, permanent bool, err error) {
+	at, _, err := findDatabase([]json.RawMessage{queue}, "")
+	switch {
+	case err != nil:
+		return "", true, err
+	case at.Reach == nil:
+		return "", false, nil
+	}
+	err = at.Reach(ctx)
+	return at.Name, db.IsPermanent(err), err
 }
 
 // openSource opens the database to move from, which must exist, for this process alone.

@@ -29,7 +29,7 @@ func queues(names ...string) (all []json.RawMessage) {
 }
 
 func TestMoveQueue(t *testing.T) {
-	info, err := caddy.GetModule("intercom_webhook.commands.move")
+	info, err := caddy.GetModule("intercom_webhook.commands.queue")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -124,23 +124,31 @@ func (u *UI) Provision(ctx caddy.Context) error {
 		u.key = at.Key
 	}
 	app, err := appOf(ctx)
-	if err == nil {
-		app.uis = append(app.uis, u)
+	if err != nil {
+		return err
 	}
-	return err
+	app.uis = append(app.uis, u)
+	return app.check()
 }
 
-// start finds the queue among those of the config. It returns an error if there is none, or if it could be several.
-func (u *UI) start(queues []*Base) error {
-	var found *Base
+// find returns the queue among those of the config; nil if there is none. It returns an error if it could be several.
+func (u *UI) find(queues []*Base) (found *Base, err error) {
 	for _, queue := range queues {
 		if u.key != "" && u.key != queue.database.Key {
 			continue
 		}
-		if found != nil && found.worker != queue.worker {
-			return errors.New("intercom_queue_ui: the config has several queues: name one in its block, as in `queue sqlite`")
+		if found != nil && found.database.Key != queue.database.Key {
+			return nil, errors.New("intercom_queue_ui: the config has several queues: name one in its block, as in `queue sqlite`")
 		}
 		found = queue
+	}
+	return found, nil
+}
+
+func (u *UI) start(queues []*Base) error {
+	found, err := u.find(queues)
+	if err != nil {
+		return err
 	}
 	if found == nil {
 		return errors.New("intercom_queue_ui: no intercom_webhook of the config has such a queue")

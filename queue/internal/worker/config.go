@@ -23,6 +23,8 @@ type Database struct {
 
 	// Join opens the database to move notifications into it, while a Caddy may use it.
 	Join func(context.Context, *zap.Logger) (db.Joined, error)
+
+	Reach func(context.Context) error // connects to a server, and changes nothing; nil: there is none
 }
 
 // Endpoint is a handler with its queue.

@@ -116,9 +116,6 @@ func failure(err error) error {
 // drops it. Many senders read an answer only after they have sent the whole body; without this,
 // they would find the connection reset. If more is left then, it does what Abandon does.
 func Discard(w http.ResponseWriter, r *http.Request, deadline time.Time) {
-	if r.ProtoMajor != 1 {
-		return // the answer does not wait for what comes on the same stream
-	}
 	if latest := time.Now().Add(time.Second); deadline.IsZero() || latest.Before(deadline) {
 		deadline = latest
 	}

@@ -104,3 +104,16 @@ func TestABodyOfAnySizeIsReadWhole(t *testing.T) {
 		t.Errorf("%d bytes are kept, of %d bodies", memory.used, len(memory.coming))
 	}
 }
+
+// Some clients of HTTP/2 lose an answer, too, that comes while they send.
+func TestWhatIsDiscardedIsReadToItsEnd(t *testing.T) {
+	for _, major := range []int{1, 2, 3} {
+		body := strings.NewReader(strings.Repeat("x", 100<<10))
+		r := httptest.NewRequest(http.MethodPost, "/", body)
+		r.ProtoMajor = major
+		Discard(httptest.NewRecorder(), r, time.Time{})
+		if body.Len() != 0 {
+			t.Errorf("HTTP/%d: %d bytes are left", major, body.Len())
+		}
+	}
+}

@@ -9,8 +9,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/agnivade/levenshtein"
-
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -19,8 +17,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/failover"
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/lanename"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
 
@@ -328,9 +326,9 @@ func cutOptions(c *Copy, segment caddyfile.Segment) (caddyfile.Segment, error) {
 // misspelt returns the option of a copy that is meant with a name that is neither a directive
 // nor a named matcher and has a similar spelling, or else an empty string.
 func misspelt(name string) string {
-	nearest := intercom.Nearest(name, slices.Clone(copyOptions), 1)[0]
+	nearest, distance := option.Nearest(name, copyOptions)
 	_, err := caddy.GetModule("http.handlers." + name)
-	if err == nil || strings.HasPrefix(name, "@") || levenshtein.ComputeDistance(name, nearest) > 2 {
+	if err == nil || strings.HasPrefix(name, "@") || distance > 2 {
 		return ""
 	}
 	return nearest

@@ -39,9 +39,8 @@ func (*MatchTopic) CaddyModule() caddy.ModuleInfo {
 // Intercom adds topics.
 func (m *MatchTopic) Provision(ctx caddy.Context) error {
 	for _, pattern := range *m {
-		if !topicpattern.FitsKnownTopic(pattern) {
-			withPlace(ctx.Logger(), hashOf(m)).Warn("topic pattern fits no known topic; nearest is "+topicpattern.Nearest(pattern),
-				zap.String("pattern", pattern))
+		if why := topicpattern.Unknown(pattern); why != "" {
+			withPlace(ctx.Logger(), hashOf(m)).Warn(why, zap.String("pattern", pattern))
 		}
 	}
 	return nil

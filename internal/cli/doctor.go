@@ -77,7 +77,7 @@ func runDoctor(ctx context.Context, r *run, args []string) error {
 func newURLDoctor(r *run, found *findings, target string) (*urlDoctor, error) {
 	topic := r.String("topic")
 	if topic != "" && !intercom.IsKnown(topic) {
-		return nil, usagef("topic %q is not known: the nearest topics are %s", topic, strings.Join(intercom.NearestTopics(topic, 3), ", "))
+		return nil, usagef("%s", unknownTopic(topic))
 	}
 	s, err := newSigningSender(r, signature.Hub, target)
 	if err != nil {

@@ -289,7 +289,7 @@ func TestDoctorUsedWrongly(t *testing.T) {
 		{nil, "nothing to look at"},
 		{[]string{"localhost"}, "must start with http:// or https://"},
 		{[]string{"http://localhost", "http://localhost"}, "got 2 arguments: expecting"},
-		{[]string{"http://localhost", "--topic", "tickets.created"}, "the nearest topics are ticket.created"},
+		{[]string{"http://localhost", "--topic", "tickets.created"}, "the nearest is ticket.created"},
 		{[]string{"http://localhost", "--timeout", "0"}, "timeout 0s must be longer than 0"},
 		{[]string{"http://localhost", "--secret-file", "does/not/exist"}, "reading the client secret"},
 		{[]string{"--config", "does/not/exist"}, "no such file"},

@@ -90,8 +90,8 @@ func newListener(r *run) (*listener, error) {
 		if err := topicpattern.Check(pattern); err != nil {
 			return nil, usagef("--topic: %w", err)
 		}
-		if !topicpattern.FitsKnownTopic(pattern) {
-			l.notice("no known topic fits --topic %s: the nearest is %s", pattern, topicpattern.Nearest(pattern))
+		if why := topicpattern.Unknown(pattern); why != "" {
+			l.notice("--topic: %s", why)
 		}
 	}
 	if r.Changed("workspace") && len(workspaces) == 0 || slices.Contains(workspaces, "") { // pflag drops a single empty one

@@ -304,7 +304,7 @@ func TestListenNamesTheNearestTopic(t *testing.T) {
 	l := newListening(t, []string{"{\"dropped\":1}\n"}, "--topic", "conversations.*")
 	l.waitFor(t, "1 missed")
 	l.end(t)
-	if want := "no known topic fits --topic conversations.*: the nearest is conversation.*"; !strings.Contains(l.notices.String(), want) {
+	if want := `--topic: topic pattern "conversations.*" fits no known topic: the nearest is conversation.*`; !strings.Contains(l.notices.String(), want) {
 		t.Errorf("notices:\n%s", l.notices.String())
 	}
 }

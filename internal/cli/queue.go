@@ -17,9 +17,7 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/lanename"
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
 
@@ -155,15 +153,12 @@ func (q *queueRun) deliveries(ctx context.Context, parameters url.Values, limit 
 
 // nothingFits says that the filters select nothing, and perhaps why.
 func nothingFits(parameters url.Values) string {
-	pattern := parameters.Get("topic")
-	switch {
-	case pattern == "" || topicpattern.FitsKnownTopic(pattern):
-		return "no delivery fits"
-	case strings.Contains(pattern, "*"):
-		return "the pattern " + pattern + " fits no known topic; the nearest is " + topicpattern.Nearest(pattern)
-	default:
-		return "the topic " + pattern + " is not known; the nearest are " + option.Enumerate(intercom.NearestTopics(pattern, 3))
+	if pattern := parameters.Get("topic"); pattern != "" {
+		if why := topicpattern.Unknown(pattern); why != "" {
+			return why
+		}
 	}
+	return "no delivery fits"
 }
 
 // completeLanes and completeEndpoints complete names for the shell.

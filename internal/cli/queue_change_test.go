@@ -131,7 +131,7 @@ func TestQueueChangeOfNothing(t *testing.T) {
 	a := newFakeAdmin(t)
 	wantText(t, "dry run", a.queue(t, "retry", "--state", "dead", "--dry-run").out, "there is nothing to retry: no delivery fits\n")
 	r := a.queue(t, "drop", "--topic", "contact.crated", "--dry-run")
-	if !strings.HasPrefix(r.out, "there is nothing to drop: the topic contact.crated is not known; the nearest are contact.created") {
+	if !strings.HasPrefix(r.out, `there is nothing to drop: topic "contact.crated" is not known: the nearest is contact.created`) {
 		t.Errorf("got %q", r.out)
 	}
 	a.answers["POST deliveries/erase"] = []string{`{"done":0,"total":0,"skipped":0,"note":"the file no longer has them"}`}

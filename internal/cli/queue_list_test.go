@@ -80,8 +80,8 @@ func TestQueueListNothing(t *testing.T) {
 	a := newFakeAdmin(t)
 	for topic, note := range map[string]string{
 		"contact.created": "no delivery fits",
-		"contact.crated":  "the topic contact.crated is not known; the nearest are contact.created,",
-		"conversaton.*":   "the pattern conversaton.* fits no known topic; the nearest is conversation.*",
+		"contact.crated":  `topic "contact.crated" is not known: the nearest is contact.created`,
+		"conversaton.*":   `topic pattern "conversaton.*" fits no known topic: the nearest is conversation.*`,
 	} {
 		if r := a.queue(t, "list", "--topic", topic); r.code != 0 || r.out != "" || !strings.HasPrefix(r.notes, note) {
 			t.Errorf("%s: got exit code %d, %q, %q, want the note %q", topic, r.code, r.out, r.notes, note)

@@ -151,8 +151,7 @@ func sendArgs(r *run, args []string) (topics []string, target string, err error)
 	case intercom.IsFin(topic) && r.Changed("workspace"):
 		return nil, "", usagef("an event of the Fin Agent API has no workspace: leave out --workspace")
 	case !intercom.IsKnown(topic) && !ownBody:
-		return nil, "", usagef("topic %q is not known: the nearest topics are %s; to send it anyway, give its body with --body",
-			topic, strings.Join(intercom.NearestTopics(topic, 3), ", "))
+		return nil, "", usagef("%s; to send it anyway, give its body with --body", unknownTopic(topic))
 	}
 	return []string{topic}, args[1], nil
 }

@@ -133,7 +133,7 @@ func TestSendRefusesWhatItCannotSend(t *testing.T) {
 		{"no arguments", nil, "expecting <topic> <url>"},
 		{"no url", []string{"ping"}, "expecting <topic> <url>"},
 		{"too many arguments", []string{"ping", hook, hook}, "expecting <topic> <url>"},
-		{"unknown topic names the nearest", []string{"conversation.user.create", hook}, `topic "conversation.user.create" is not known: the nearest topics are conversation.user.created, `},
+		{"unknown topic names the nearest", []string{"conversation.user.create", hook}, `topic "conversation.user.create" is not known: the nearest is conversation.user.created; to send it anyway, `},
 		{"url without scheme", []string{"ping", "localhost:8080"}, "must start with http:// or https://"},
 		{"url without host", []string{"ping", "http:///hook"}, "must start with http:// or https://"},
 		{"url of another scheme", []string{"ping", "ftp://localhost"}, "must start with http:// or https://"},

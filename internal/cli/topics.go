@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -48,8 +49,8 @@ func runTopics(ctx context.Context, r *run, args []string) error {
 		if err := topicpattern.Check(pattern); err != nil {
 			return usageError{err}
 		}
-		if !topicpattern.FitsKnownTopic(pattern) {
-			return fmt.Errorf("topic pattern %q fits no known topic: the nearest is %s", pattern, topicpattern.Nearest(pattern))
+		if why := topicpattern.Unknown(pattern); why != "" {
+			return errors.New(why)
 		}
 	}
 	var t table
@@ -119,4 +120,9 @@ func printRoutes(ctx context.Context, r *run) error {
 		err = fmt.Errorf("the Caddy at %s has no intercom_webhook: name another one with --address", admin.address)
 	}
 	return err
+}
+
+// unknownTopic says that a topic is not known, and which are near.
+func unknownTopic(topic string) string {
+	return cmp.Or(topicpattern.Unknown(topic), fmt.Sprintf("%q is not a topic that is known", topic))
 }

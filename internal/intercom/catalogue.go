@@ -1,13 +1,10 @@
 package intercom
 
 import (
-	"cmp"
 	_ "embed" // for catalogueFile
 	"encoding/json"
 	"slices"
 	"strings"
-
-	"github.com/agnivade/levenshtein"
 )
 
 // TopicPing is the topic of the notification that Intercom sends to test an endpoint.
@@ -72,23 +69,6 @@ func find(name string) (Topic, bool) {
 		return Topic{}, false
 	}
 	return catalogue[i], true
-}
-
-// NearestTopics returns the n known topics whose spelling is nearest to name.
-func NearestTopics(name string, n int) []string {
-	return Nearest(name, slices.Concat(Topics(), finTopics), n)
-}
-
-// Nearest returns the n candidates whose spelling is nearest to name, nearest first and
-// each once. It changes the order of candidates.
-func Nearest(name string, candidates []string, n int) []string {
-	slices.SortFunc(candidates, func(a, b string) int {
-		return cmp.Or(
-			cmp.Compare(levenshtein.ComputeDistance(name, a), levenshtein.ComputeDistance(name, b)),
-			strings.Compare(a, b))
-	})
-	candidates = slices.Compact(candidates)
-	return candidates[:min(n, len(candidates))]
 }
 
 // catalogue has every known topic, sorted by name.

@@ -13,8 +13,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 )
 
 // Year is the longest that most durations may be.
@@ -77,11 +75,19 @@ func UpTo(most time.Duration) func(name string, d time.Duration) error {
 // Choices lists the valid names for an error message about the name that was given. If
 // one of them has a similar spelling, Choices suggests it.
 func Choices(name string, valid []string) string {
-	nearest := intercom.Nearest(name, slices.Clone(valid), 1)[0]
-	if 2*levenshtein.ComputeDistance(name, nearest) > max(len(name), len(nearest)) {
+	nearest, distance := Nearest(name, valid)
+	if 2*distance > max(len(name), len(nearest)) {
 		return Enumerate(valid)
 	}
 	return fmt.Sprintf("%s; did you mean %s?", Enumerate(valid), nearest)
+}
+
+// Nearest returns the valid name with the nearest spelling, and in how many letters it differs.
+func Nearest(name string, valid []string) (nearest string, distance int) {
+	nearest = slices.MinFunc(valid, func(a, b string) int {
+		return levenshtein.ComputeDistance(name, a) - levenshtein.ComputeDistance(name, b)
+	})
+	return nearest, levenshtein.ComputeDistance(name, nearest)
 }
 
 // Enumerate joins names as in "a, b and c".

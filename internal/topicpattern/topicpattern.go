@@ -4,7 +4,6 @@ package topicpattern
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
@@ -78,34 +77,4 @@ func Covers(cover, pattern string) bool {
 		return cover == intercom.TopicPing
 	}
 	return Matches(cover, pattern)
-}
-
-// FitsKnownTopic reports whether a known topic fits a valid pattern.
-func FitsKnownTopic(pattern string) bool {
-	for _, topic := range slices.Concat(intercom.Topics(), intercom.FinTopics()) {
-		if Matches(pattern, topic) {
-			return true
-		}
-	}
-	return false
-}
-
-// Nearest returns a pattern that fits a known topic and has the nearest spelling. It
-// has a * where the given pattern has one.
-func Nearest(pattern string) string {
-	segments := strings.Split(pattern, ".")
-	var candidates []string
-	for _, topic := range slices.Concat(intercom.Topics(), intercom.FinTopics()) {
-		candidate := strings.Split(topic, ".")
-		if segments[len(segments)-1] == "*" && len(candidate) > len(segments) {
-			candidate = candidate[:len(segments)]
-		}
-		for i := range min(len(candidate), len(segments)) {
-			if segments[i] == "*" {
-				candidate[i] = "*"
-			}
-		}
-		candidates = append(candidates, strings.Join(candidate, "."))
-	}
-	return intercom.Nearest(pattern, candidates, 1)[0]
 }

@@ -4,8 +4,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 )
 
 func TestMatches(t *testing.T) {
@@ -103,23 +101,6 @@ func plainlyMatches(pattern, topic string) bool {
 		}
 	}
 	return true
-}
-
-func TestNearest(t *testing.T) {
-	for pattern, want := range map[string]string{
-		"conversations.*":           "conversation.*",
-		"conversation.user.replyed": "conversation.user.replied",
-		"contacts.*.created":        "contact.*.created",
-		"pong":                      "ping",
-		"ticket_created":            "ticket.created",
-	} {
-		if got := Nearest(pattern); got != want {
-			t.Errorf("pattern %s: got %s, want %s", pattern, got, want)
-		}
-	}
-	if got := intercom.NearestTopics("user.creatd", 2); len(got) != 2 || got[0] != "user.created" {
-		t.Errorf("topics nearest to user.creatd: %v", got)
-	}
 }
 
 // allOf returns everything of 1 to most segments, each of which is one of these.

@@ -140,7 +140,7 @@ func TestQueueCommands(t *testing.T) {
 		for _, id := range contacts {
 			takes(crm, id)
 		}
-		g.queueCommand("retry", unrouted, "--to", "support", "--yes").expect(t, 0, "retried 1 delivery")
+		g.queueCommand("retry", unrouted, "--to", "support", "--yes").expect(t, 0, "sent 1 delivery to lane support")
 		takes(support, unrouted)
 	})
 
@@ -148,7 +148,7 @@ func TestQueueCommands(t *testing.T) {
 		before := support.count(talk)
 		g.queueCommand("resend", talk, "--yes").expect(t, 0, "resent 1 delivery")
 		within(t, longPatience, "the backend gets it again", func() bool { return support.count(talk) == before+1 })
-		g.queueCommand("resend", "--lane", "support", "--topic", "conversation.*", "--to", "crm", "--yes").expect(t, 0, "resent 1 delivery")
+		g.queueCommand("resend", "--lane", "support", "--topic", "conversation.*", "--to", "crm", "--yes").expect(t, 0, "sent 1 delivery to lane crm")
 		takes(crm, talk)
 	})
 

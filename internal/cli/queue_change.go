@@ -179,7 +179,11 @@ func (c *change) preview(ctx context.Context, q *queueRun) (total int64, err err
 
 // carryOut changes the deliveries, and reports what was done.
 func (c *change) carryOut(ctx context.Context, q *queueRun, options url.Values) error {
-	bar := newProgress(q.notes.Writer, c.past)
+	past, where := c.past, ""
+	if to := options.Get("to"); to != "" {
+		past, where = "sent", " to lane "+escape(to)
+	}
+	bar := newProgress(q.notes.Writer, past)
 	var now adminapi.Progress
 	err := c.post(ctx, q, options, func(p adminapi.Progress, line json.RawMessage) {
 		now = p
@@ -199,15 +203,15 @@ func (c *change) carryOut(ctx context.Context, q *queueRun, options url.Values) 
 	}
 	switch {
 	case ctx.Err() != nil:
-		return fmt.Errorf("stopped: at least %s of %s are %s, the others are as they were", comma(now.Done), count(now.Total, "delivery"), c.past)
+		return fmt.Errorf("stopped: at least %s of %s are %s, the others are as they were", comma(now.Done), count(now.Total, "delivery"), past)
 	case err != nil && now.Total > 0:
-		return fmt.Errorf("%s of %s are %s, then: %w", comma(now.Done), count(now.Total, "delivery"), c.past, err)
+		return fmt.Errorf("%s of %s are %s, then: %w", comma(now.Done), count(now.Total, "delivery"), past, err)
 	case err != nil || q.Bool("json"):
 		return err
 	case now.Total == 0 && !q.Changed("cursor"): // with it, they may be those of the run before
 		return c.nothing(q)
 	}
-	fmt.Fprintf(q.out, "%s %s", c.past, count(now.Done, "delivery"))
+	fmt.Fprintf(q.out, "%s %s%s", past, count(now.Done, "delivery"), where)
 	if now.Skipped != nil && *now.Skipped > 0 {
 		why := "changed meanwhile"
 		if options.Has("to") {

@@ -24,8 +24,8 @@ func TestQueueChangeAsks(t *testing.T) {
 
 	onTerminal(t)
 	r := a.queueFrom(t, strings.NewReader("y\n"), "retry", "--since", "2h", "--rate", "2.5", "--to", "crm")
-	wantText(t, "yes", r.out, "3 deliveries to retry\nretried 3 deliveries\n")
-	if !strings.HasPrefix(r.notes, "Retry 3 deliveries to lane crm? [y/N] \r\x1b[Kretried 0 of 3 (0%)\r\x1b[Kretried 3 of 3 (100%)\r\x1b[K") {
+	wantText(t, "yes", r.out, "3 deliveries to retry\nsent 3 deliveries to lane crm\n")
+	if !strings.HasPrefix(r.notes, "Retry 3 deliveries to lane crm? [y/N] \r\x1b[Ksent 0 of 3 (0%)\r\x1b[Ksent 3 of 3 (100%)\r\x1b[K") {
 		t.Errorf("yes: notes %q", r.notes)
 	}
 	if got, want := a.asked(), []string{

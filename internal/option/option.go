@@ -3,6 +3,7 @@
 package option
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -85,7 +86,7 @@ func Choices(name string, valid []string) string {
 // Nearest returns the valid name with the nearest spelling, and in how many letters it differs.
 func Nearest(name string, valid []string) (nearest string, distance int) {
 	nearest = slices.MinFunc(valid, func(a, b string) int {
-		return levenshtein.ComputeDistance(name, a) - levenshtein.ComputeDistance(name, b)
+		return cmp.Or(levenshtein.ComputeDistance(name, a)-levenshtein.ComputeDistance(name, b), strings.Compare(a, b))
 	})
 	return nearest, levenshtein.ComputeDistance(name, nearest)
 }

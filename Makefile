@@ -1,6 +1,6 @@
 # What one needs while one works on it. `make ci` is what has to pass.
 .DEFAULT_GOAL := help
-.PHONY: help build test lint suite-sqlite suite-postgres fuzz bench ci
+.PHONY: help build test lint suite-sqlite suite-postgres fuzz load bench ci
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -27,6 +27,9 @@ TARGET ?= FuzzParseEnvelope
 PACKAGE ?= .
 fuzz: ## a minute of one fuzz target: make fuzz TARGET=FuzzName PACKAGE=./folder
 	go test -run '^$$' -fuzz '^$(TARGET)$$' -fuzztime 1m $(PACKAGE)
+
+load: ## the tests under load, with time limits: on a quiet machine, with PostgreSQL at 127.0.0.1:5432
+	go test -count=1 -timeout 40m -tags load,postgres -run "^($$(grep -ho '^func Test[A-Za-z]*' integration/*_load_test.go | cut -c6- | paste -sd '|'))$$" ./integration
 
 bench: ## measure the queue with SQLite beside a bare reverse_proxy, for some minutes
 	cd bench && go run ./endtoend

@@ -104,7 +104,7 @@ func addFilterFlags(cmd *cobra.Command) {
 	flags.String("until", "", "Only what was stored before this time")
 	flags.String("finished-since", "", "Only what was delivered or became dead at this time or later")
 	flags.String("finished-until", "", "Only what was delivered or became dead before this time")
-	flags.String("error", "", "Only what has this text in its last error")
+	flags.String("error", "", "Only what has this text in its last error, or in what the backend said then")
 	for flag, complete := range map[string]cobra.CompletionFunc{
 		"topic":  completeTopic,
 		"state":  cobra.FixedCompletions(deliveryStates, cobra.ShellCompDirectiveNoFileComp),

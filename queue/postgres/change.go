@@ -75,14 +75,15 @@ func (q *conditions) filter(filter db.Filter) {
 		{"d.finished_at >= %s::timestamptz", filter.FinishedSince, !filter.FinishedSince.IsZero()},
 		{"d.finished_at < %s::timestamptz", filter.FinishedUntil, !filter.FinishedUntil.IsZero()},
 		{"(d.finished_at IS NULL OR d.finished_at <= %s::timestamptz)", filter.AsOf, !filter.AsOf.IsZero()},
-		{
-			"(strpos(lower(d.error), lower(%s::text)) > 0 OR starts_with(d.error, 'base64:'))",
-			strings.ReplaceAll(strings.ToValidUTF8(filter.Error, "\ufffd"), "\x00", "\ufffd"), filter.Error != "",
-		},
 	} {
 		if one.wanted {
 			q.rest = append(q.rest, q.text(one.condition, one.arg))
 		}
+	}
+	if filter.Error != "" { // escaped, all bytes are text
+		q.rest = append(q.rest, q.text("(d.error = %[2]s::text OR d.error <> '' AND strpos(lower(encode(convert_to(d.error, 'UTF8')"+
+			" || coalesce((SELECT a.answer FROM {s}attempt AS a WHERE a.delivery = d.id ORDER BY a.at DESC LIMIT 1), ''), 'escape')),"+
+			" lower(encode(%[1]s::bytea, 'escape'))) > 0)", []byte(filter.Error), db.EncodeText(filter.Error)))
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"math"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 )
@@ -96,10 +95,6 @@ func (i inspector) List(ctx context.Context, filter db.Filter, page db.Page) (fo
 			next = bound[0]
 		}
 	}
-	// an error that was encoded can only be searched here
-	found = slices.DeleteFunc(found, func(d db.Delivery) bool {
-		return !strings.Contains(strings.ToLower(d.Error), strings.ToLower(filter.Error))
-	})
 	return found, max(next, 0), nil
 }
 

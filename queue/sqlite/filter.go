@@ -3,7 +3,6 @@ package sqlite
 import (
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
@@ -62,7 +61,7 @@ func filterCondition(f db.Filter) condition {
 		c.and("finished_at < ?", f.FinishedUntil.UnixMicro())
 	}
 	if f.Error != "" {
-		c.and("(instr(lower(error), lower(?)) OR error GLOB 'base64:*')", plainPart(f.Error))
+		c.and("(instr(lower(error), lower(?)) OR error = ? OR error <> '' AND instr(lower("+lastAnswer+"), lower(?)))", f.Error, db.EncodeText(f.Error), f.Error)
 	}
 	if !f.AsOf.IsZero() {
 		c.and("(finished_at IS NULL OR finished_at <= ?)", f.AsOf.UnixMicro())
@@ -96,21 +95,12 @@ func numberOf(text string) int64 {
 	return number
 }
 
-// plainPart returns the longest part of a text that is ASCII, as SQLite knows only its capital
-// letters.
-func plainPart(text string) (longest string) {
-	for _, part := range strings.FieldsFunc(text, func(r rune) bool { return r >= utf8.RuneSelf }) {
-		if len(part) > len(longest) {
-			longest = part
-		}
-	}
-	return longest
-}
+// lastAnswer is what the backend said in the last failed attempt of delivery d.
+const lastAnswer = "(SELECT answer FROM attempt WHERE delivery = d.id ORDER BY at DESC LIMIT 1)"
 
 // fits reports whether a delivery that fits the filter's condition fits the filter.
 func fits(f db.Filter, d *db.Delivery) bool {
-	return (f.Topic == "" || topicpattern.Matches(f.Topic, d.Topic)) &&
-		(f.Error == "" || strings.Contains(strings.ToLower(d.Error), strings.ToLower(f.Error)))
+	return f.Topic == "" || topicpattern.Matches(f.Topic, d.Topic)
 }
 
 // byState have the ids of deliveries of a state, from indexes alone.

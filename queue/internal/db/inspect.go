@@ -63,7 +63,7 @@ type Filter struct {
 	Notification string    // Intercom's id or, if it is a number, that in the database
 	Object       string    // an object, or its id alone
 	Since, Until time.Time // stored at or after, and before
-	Error        string    // text in the last error, in upper or lower case
+	Error        string    // text in the last error or in the answer to that attempt; ASCII in upper or lower case
 	AsOf         time.Time // not finished after this time
 
 	FinishedSince, FinishedUntil time.Time // delivered or dead at or after, and before

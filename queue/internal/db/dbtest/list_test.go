@@ -24,6 +24,11 @@ func TestAListHasWhatIsSelectedInBothDirections(t *testing.T) {
 		}
 		refused := of(4, "contact.created", "w-2", "n-4", "support", db.Dead)
 		refused.Deliveries[0].Reason, refused.Deliveries[0].Status, refused.Deliveries[0].Error = db.Refused, 404, `status 404: 50% "off"_\`
+		refused.Deliveries[0].Upstream = "127.0.0.1:20500"
+		answer := failure(3)
+		answer.Upstream = refused.Deliveries[0].Upstream
+		answer.Answer = []byte("no Tenant \\ Grüße\xff\x00end")
+		refused.Deliveries[0].History = []db.Attempt{*answer}
 		successful := of(2, "conversation.user.created", "w-1", "n-2", "crm", db.Delivered)
 		successful.Deliveries[0].Attempts, successful.Deliveries[0].History = 2, []db.Attempt{*failure(3)} // not the last error
 		successful.Object, refused.Object = "conversation:123", "contact:12:3"                             // an id may be anything
@@ -93,6 +98,12 @@ func TestAListHasWhatIsSelectedInBothDirections(t *testing.T) {
 			"an error with patterns":             {db.Filter{Error: `50% "off"_\`}, []int{4}},
 			"patterns that are none":             {db.Filter{Error: "s%0"}, nil},
 			"a character that is no pattern":     {db.Filter{Error: "status_500"}, nil},
+			"an answer":                          {db.Filter{Error: `NO tenant \ `}, []int{4}},
+			"an answer that is no ASCII":         {db.Filter{Error: "Grüße"}, []int{4}},
+			"an answer that is no text":          {db.Filter{Error: "\xff"}, []int{4}},
+			"an answer with patterns":            {db.Filter{Error: "no%Tenant"}, nil},
+			"an upstream":                        {db.Filter{Error: "20500"}, nil},
+			"an answer that was not the last":    {db.Filter{Error: "sorry 3"}, nil},
 			"an error that was not the last one": {db.Filter{Error: "status 503"}, nil},
 			"not finished after":                 {db.Filter{AsOf: time.Now().Add(-2 * time.Hour)}, []int{0, 1, 5}},
 			"not finished after now":             {db.Filter{AsOf: time.Now()}, []int{0, 1, 2, 3, 4, 5}},

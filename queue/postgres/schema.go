@@ -105,6 +105,13 @@ CREATE TABLE {s}attempt (
 	PRIMARY KEY (delivery, at)
 );
 
+-- which notifications have twins, by a hash
+CREATE TABLE {s}once (
+	key   text PRIMARY KEY,
+	until timestamptz NOT NULL
+);
+CREATE INDEX once_until ON {s}once (until);
+
 CREATE TABLE {s}lane (
 	endpoint  text NOT NULL,
 	name      text NOT NULL,

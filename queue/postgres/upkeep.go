@@ -72,6 +72,8 @@ const (
 
 	isExpired = `d.finished_at < now() - CASE d.state WHEN 'dead' THEN $2::bigint ELSE $1::bigint END * interval '1 microsecond'`
 
+	expireOnceSQL = `DELETE FROM {s}once WHERE until < now() AND key IN (SELECT key FROM {s}once WHERE until < now() ORDER BY until LIMIT $1::bigint)`
+
 	pauseSQL  = `INSERT INTO {s}lane (endpoint, name, paused_at) VALUES ($1::text, $2::text, now()) ON CONFLICT DO NOTHING`
 	resumeSQL = `DELETE FROM {s}lane WHERE endpoint = $1::text AND name = $2::text`
 )
@@ -147,6 +149,11 @@ func (u upkeep) Backlog(ctx context.Context) (counts []db.LaneCount, held []db.H
 // too lately. Imported ones, which have older times than their neighbours, may have to wait for
 // these.
 func (u upkeep) Expire(ctx context.Context, expiry db.Expiry) (deleted, cursor int64, err error) {
+	if expiry.Cursor == 0 {
+		if err := u.run(ctx, "deleting old keys", plainly, statement{sql: expireOnceSQL, args: []any{expiry.Limit}}); err != nil {
+			return 0, 0, err
+		}
+	}
 	type row struct {
 		next int64
 		old  []int64

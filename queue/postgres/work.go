@@ -20,10 +20,10 @@ const insertSQL = `
 		SELECT nextval('{s}notification_id_seq'::regclass) AS id, n.*
 		FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::bytea[], $8::text[])
 			WITH ORDINALITY AS n(endpoint, workspace, topic, notification_id, received_at, request, body, object, place)
-	), stored AS (
+	){once}, stored AS (
 		INSERT INTO {s}notification (id, endpoint, workspace, topic, notification_id, object, received_at, request, body)
 		SELECT id, endpoint, workspace, topic, nullif(notification_id, ''), nullif(object, ''), received_at, request, body FROM input
-		WHERE {is new}
+		WHERE {is new}{not a twin}
 		ORDER BY notification_id COLLATE "C", workspace COLLATE "C", endpoint COLLATE "C", id
 		{on conflict} RETURNING id
 	)`
@@ -36,9 +36,8 @@ const insertSQL = `
 //
 // If there is a duplicate, the transaction writes a row all the same, so that its commit
 // waits for the disk and the standby like the first one's.
-var storeSQL = strings.Replace(insertSQL, "{is new}", `(SELECT n.id FROM {s}notification AS n
-		WHERE {key n.endpoint n.notification_id} = {key input.endpoint input.notification_id}
-			AND {indexed n.workspace} = {indexed input.workspace} AND n.notification_id IS NOT NULL LIMIT 1) IS NULL`, 1) + `, deliveries AS (
+const (
+	storeAnySQL = insertSQL + `, deliveries AS (
 		INSERT INTO {s}delivery (id, notification, endpoint, lane, workspace, topic, fixed, state, claim, instance, order_key, created_at, held, place_at)
 		SELECT input.id * 100 + d.number, input.id, input.endpoint, d.lane, {indexed input.workspace}, input.topic, d.fixed,
 			CASE WHEN d.claim = 0 THEN 'waiting' ELSE 'delivering' END, nullif(d.claim, 0), CASE WHEN d.claim <> 0 THEN $14::text END,
@@ -46,16 +45,44 @@ var storeSQL = strings.Replace(insertSQL, "{is new}", `(SELECT n.id FROM {s}noti
 			CASE WHEN d.order_key <> '' THEN now() + d.hold * interval '1 microsecond' END
 		FROM unnest($9::bigint[], $10::bigint[], $11::text[], $12::boolean[], $13::bigint[], $16::text[], $17::timestamptz[], $18::bigint[])
 			AS d(place, number, lane, fixed, claim, order_key, created_at, hold)
-		JOIN input ON input.place = d.place JOIN stored ON stored.id = input.id
+		JOIN input ON input.place = d.place JOIN stored ON stored.id = input.id{not to a twin}
 	), touched AS (
 		INSERT INTO {s}instance AS i (id) SELECT $14::text WHERE (SELECT count(*) FROM stored) < $15::bigint
 		ON CONFLICT (id) DO UPDATE SET version = i.version
 	)
-	SELECT input.place, stored.id FROM input JOIN stored ON stored.id = input.id`
+	SELECT input.place, coalesce(stored.id, 0), {is a twin} FROM input LEFT JOIN stored ON stored.id = input.id WHERE stored.id IS NOT NULL OR {is a twin}`
+
+	isNew = `(SELECT n.id FROM {s}notification AS n
+		WHERE {key n.endpoint n.notification_id} = {key input.endpoint input.notification_id}
+			AND {indexed n.workspace} = {indexed input.workspace} AND n.notification_id IS NOT NULL LIMIT 1) IS NULL`
+
+	// onceSQL takes the keys of notifications that are new, in their order, so that no two transactions
+	// wait for each other. It waits for those that take the same key.
+	onceSQL = `, candidate AS MATERIALIZED (
+		SELECT place, k.key, k.within FROM input JOIN unnest($19::text[], $20::bigint[]) WITH ORDINALITY AS k(key, within, place) USING (place)
+		WHERE k.key <> '' AND {is new}
+	), taken AS (
+		INSERT INTO {s}once AS o (key, until)
+		SELECT DISTINCT ON (key) key, now() + within * interval '1 microsecond' FROM candidate ORDER BY key, place
+		ON CONFLICT (key) DO UPDATE SET until = EXCLUDED.until WHERE o.until <= now() RETURNING key
+	), twin AS MATERIALIZED (
+		SELECT place FROM candidate AS c WHERE key NOT IN (SELECT key FROM taken) OR place > (SELECT min(place) FROM candidate WHERE key = c.key)
+	)`
+)
+
+var (
+	storeSQL = strings.NewReplacer("{once}", "", "{is new}", isNew, "{not a twin}", "", "{not to a twin}", "", "{is a twin}", "false").Replace(storeAnySQL)
+
+	// storeOnceSQL is storeSQL for a batch in which there may be twins.
+	storeOnceSQL = strings.NewReplacer("{once}", strings.Replace(onceSQL, "{is new}", isNew, 1), "{is new}", isNew,
+		"{not a twin}", ` AND (place NOT IN (SELECT place FROM twin) OR place IN (SELECT d.place FROM unnest($9::bigint[], $10::bigint[]) AS d(place, number) WHERE d.number > 0))`,
+		"{not to a twin}", ` WHERE d.number > 0 OR d.place NOT IN (SELECT place FROM twin)`,
+		"{is a twin}", `input.place IN (SELECT place FROM twin)`).Replace(storeAnySQL)
+)
 
 // importSQL stores notifications with deliveries in any state, and with attempts. Those
 // without an id are compared with what was there before.
-var importSQL = strings.NewReplacer("{on conflict}", "ON CONFLICT DO NOTHING", "{is new}", `notification_id <> '' OR NOT EXISTS (
+var importSQL = strings.NewReplacer("{once}", "", "{not a twin}", "", "{on conflict}", "ON CONFLICT DO NOTHING", "{is new}", `notification_id <> '' OR NOT EXISTS (
 			SELECT FROM {s}notification AS n WHERE n.notification_id IS NULL AND n.received_at = input.received_at
 				AND n.endpoint = input.endpoint AND n.workspace = input.workspace AND n.topic = input.topic AND n.body = input.body)`).Replace(insertSQL) + `, deliveries AS (
 		INSERT INTO {s}delivery (id, notification, endpoint, lane, workspace, topic, fixed, state, reason, attempts, stored_at, age_from, due_at,
@@ -124,22 +151,32 @@ type work struct{ *client }
 
 // Store implements db.DB.
 func (w work) Store(ctx context.Context, collect func() []*db.NewNotification) (stored []db.Stored, err error) {
-	type row struct{ place, id int64 }
+	type row struct {
+		place, id int64
+		twin      bool
+	}
 	var inserted []row
 	var args []any
+	sql := storeSQL
 	err = w.use(ctx, w.storing, func(conn *pgx.Conn) error {
 		if collect != nil {
 			batch := collect()
 			collect, args, stored = nil, w.storeArgs(batch), slices.Repeat([]db.Stored{{Duplicate: true}}, len(batch))
+			if slices.ContainsFunc(batch, func(n *db.NewNotification) bool { return n.Once.Key != "" }) {
+				sql = storeOnceSQL
+				args = append(args,
+					column(batch, func(n *db.NewNotification) string { return n.Once.Key }),
+					column(batch, func(n *db.NewNotification) int64 { return n.Once.Within.Microseconds() }))
+			}
 		}
 		if len(stored) == 0 {
 			return nil
 		}
-		insert := statement{hot: true, args: args, scan: each(&inserted, func(n *row) []any { return []any{&n.place, &n.id} })}
-		insert.sql = strings.Replace(storeSQL, "{on conflict}", "", 1)
+		insert := statement{hot: true, args: args, scan: each(&inserted, func(n *row) []any { return []any{&n.place, &n.id, &n.twin} })}
+		insert.sql = strings.Replace(sql, "{on conflict}", "", 1)
 		err := w.send(ctx, conn, durably, insert)
 		if sqlState(err) == "23505" { // unique_violation
-			insert.sql, insert.hot = strings.Replace(storeSQL, "{on conflict}", "ON CONFLICT DO NOTHING", 1), false
+			insert.sql, insert.hot = strings.Replace(sql, "{on conflict}", "ON CONFLICT DO NOTHING", 1), false
 			err = w.send(ctx, conn, durably, insert)
 		}
 		return err
@@ -148,7 +185,7 @@ func (w work) Store(ctx context.Context, collect func() []*db.NewNotification) (
 		return nil, fmt.Errorf("storing: %w", err)
 	}
 	for _, n := range inserted {
-		stored[n.place-1] = db.Stored{ID: n.id}
+		stored[n.place-1] = db.Stored{ID: n.id, Twin: n.twin}
 	}
 	return stored, nil
 }

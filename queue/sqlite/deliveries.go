@@ -196,7 +196,10 @@ func (d deliveries) Expire(ctx context.Context, expiry db.Expiry) (deleted int64
 			return deleted, 0, err
 		}
 	}
-	return deleted, cursor, nil
+	if expiry.Cursor == 0 {
+		_, err = d.write.exec(ctx, `DELETE FROM once WHERE key IN (SELECT key FROM once WHERE until < ? ORDER BY until LIMIT ?)`, now(), maxRows)
+	}
+	return deleted, cursor, err
 }
 
 // Paused implements db.DB.

@@ -97,6 +97,13 @@ var schema = []string{
 		PRIMARY KEY (delivery, at)
 	) STRICT, WITHOUT ROWID`,
 
+	// Which notifications have twins, by a hash.
+	`CREATE TABLE once (
+		key   TEXT PRIMARY KEY,
+		until INTEGER NOT NULL
+	) STRICT, WITHOUT ROWID`,
+	`CREATE INDEX once_until ON once (until)`,
+
 	`CREATE TABLE lane (
 		endpoint  TEXT NOT NULL,
 		name      TEXT NOT NULL,

@@ -167,6 +167,8 @@ func TestSchema(t *testing.T) {
 		"CREATE INDEX notification_object ON notification (substr(object, instr(object, ':') + 1)) WHERE object IS NOT NULL",
 		"CREATE UNIQUE INDEX notification_once ON notification (notification_id, workspace, endpoint) WHERE notification_id IS NOT NULL",
 		"CREATE INDEX notification_without_id ON notification (received_at) WHERE notification_id IS NULL",
+		"CREATE TABLE once ( key TEXT PRIMARY KEY, until INTEGER NOT NULL ) STRICT, WITHOUT ROWID",
+		"CREATE INDEX once_until ON once (until)",
 		"CREATE TABLE schema_version (version INTEGER NOT NULL) STRICT",
 	}
 	if !slices.Equal(got, want) {

@@ -37,12 +37,19 @@ func insert(run *statements, n *db.Notification) (id int64, err error) {
 
 // store stores a notification with its deliveries. It needs the write lock.
 func store(run *statements, n *db.NewNotification, instance string) (db.Stored, error) {
+	twin, err := isTwin(run, n)
+	if err != nil || twin && len(n.Deliveries) == 1 {
+		return db.Stored{Twin: twin}, err
+	}
 	id, err := insert(run, n.Notification)
 	if err != nil || id == 0 {
 		return db.Stored{Duplicate: err == nil}, err
 	}
 	at := now()
 	for place, delivery := range n.Deliveries {
+		if twin && place == 0 {
+			continue
+		}
 		key, createdAt := orderOf(delivery.Order)
 		if key != nil {
 			delivery.Token = 0
@@ -53,7 +60,28 @@ func store(run *statements, n *db.NewNotification, instance string) (db.Stored, 
 			return db.Stored{}, err
 		}
 	}
-	return db.Stored{ID: id}, nil
+	return db.Stored{ID: id, Twin: twin}, nil
+}
+
+const (
+	isThere = `SELECT count(*) FROM notification WHERE notification_id = ? AND workspace = ? AND endpoint = ?`
+
+	insertOnce = `INSERT INTO once (key, until) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET until = excluded.until WHERE until <= ?3`
+)
+
+// isTwin reports whether a notification that is no duplicate has a twin before it. It needs the write lock.
+func isTwin(run *statements, n *db.NewNotification) (bool, error) {
+	if n.Once.Key == "" {
+		return false, nil
+	}
+	var there int
+	err := run.queryRow(context.Background(), isThere, []any{orNull(db.EncodeText(n.NotificationID)), db.EncodeText(n.Workspace), n.Endpoint}, &there)
+	if err != nil || there > 0 {
+		return false, err
+	}
+	at := now()
+	first, err := run.exec(context.Background(), insertOnce, n.Once.Key, at+n.Once.Within.Microseconds(), at)
+	return first == 0, err
 }
 
 // orderOf returns the columns order_key and created_at.

@@ -132,6 +132,15 @@ type Notification struct {
 type NewNotification struct {
 	*Notification
 	Deliveries []NewDelivery
+	Once       Once
+}
+
+// Once is for notifications that are one thing to the first of their deliveries. Only the first of those
+// with the same key within the time is new. The others are twins: their first delivery is not stored,
+// and nothing of one that has no other.
+type Once struct {
+	Key    string // at most 64 bytes; empty: it has no twins
+	Within time.Duration
 }
 
 // NewDelivery is a delivery to be stored with its notification.
@@ -166,8 +175,9 @@ func NotificationOf(delivery int64) int64 { return delivery / MaxDeliveries }
 
 // Stored is what came of a notification to be stored.
 type Stored struct {
-	ID        int64 // of the notification; 0 for a duplicate
+	ID        int64 // of the notification; 0 for a duplicate, and for a twin of which nothing is stored
 	Duplicate bool
+	Twin      bool // see Once
 }
 
 // Token names one claim. Tokens of one instance are never used twice, and not 0. Who holds

@@ -28,6 +28,7 @@ type fakeRows struct {
 	notifications map[int64]*db.Notification
 	deliveries    map[int64]*fakeRow
 	paused        map[db.Lane]bool
+	once          map[string]time.Time
 	batches       [][]string // ids of the notifications that Store got
 }
 
@@ -46,7 +47,7 @@ type fakeRow struct {
 }
 
 func newFakeDB() *fakeDB {
-	return (&fakeRows{notifications: map[int64]*db.Notification{}, deliveries: map[int64]*fakeRow{}, paused: map[db.Lane]bool{}}).open("host-1")
+	return (&fakeRows{notifications: map[int64]*db.Notification{}, deliveries: map[int64]*fakeRow{}, paused: map[db.Lane]bool{}, once: map[string]time.Time{}}).open("host-1")
 }
 
 func (f *fakeRows) open(instance string) *fakeDB {
@@ -79,10 +80,21 @@ func (f *fakeDB) Store(_ context.Context, collect func() []*db.NewNotification) 
 		if results[i].Duplicate = f.has(n.Notification); results[i].Duplicate {
 			continue
 		}
+		if key := n.Once.Key; key != "" {
+			results[i].Twin = time.Now().Before(f.once[key])
+			if !results[i].Twin {
+				f.once[key] = time.Now().Add(n.Once.Within)
+			} else if len(n.Deliveries) == 1 {
+				continue
+			}
+		}
 		f.last++
 		results[i].ID = f.last
 		f.notifications[f.last] = n.Notification
 		for place, d := range n.Deliveries {
+			if results[i].Twin && place == 0 {
+				continue
+			}
 			row := &fakeRow{lane: db.Lane{Endpoint: n.Endpoint, Name: d.Lane}, fixed: d.Fixed, state: db.Waiting, stored: time.Now()}
 			if d.Token != 0 {
 				row.state, row.token, row.instance = db.Delivering, d.Token, f.instance

@@ -29,9 +29,9 @@ type insert struct {
 	*db.NewNotification
 	claimed []*delivery // those for which their lanes have room; the id is their place until they are stored
 
-	stored    chan struct{} // closed when the result is known
-	duplicate bool
-	err       error
+	stored chan struct{} // closed when the result is known
+	result db.Stored
+	err    error
 }
 
 const (
@@ -78,22 +78,22 @@ func (s *store) stop() {
 
 // insert returns when the notification is durable. If the context ends before, insert
 // returns an error, but the notification may still be stored.
-func (s *store) insert(ctx context.Context, n *db.NewNotification) (duplicate bool, err error) {
+func (s *store) insert(ctx context.Context, n *db.NewNotification) (db.Stored, error) {
 	answered := s.pacer.storing()
 	defer answered()
 	p := &insert{NewNotification: n, stored: make(chan struct{})}
 	select {
 	case s.incoming <- p:
 	case <-s.stopped:
-		return false, errClosed
+		return db.Stored{}, errClosed
 	case <-ctx.Done():
-		return false, fmt.Errorf("waiting to be stored: %w", ctx.Err())
+		return db.Stored{}, fmt.Errorf("waiting to be stored: %w", ctx.Err())
 	}
 	select {
 	case <-p.stored:
-		return p.duplicate, p.err
+		return p.result, p.err
 	case <-ctx.Done():
-		return false, fmt.Errorf("being stored: %w", ctx.Err())
+		return db.Stored{}, fmt.Errorf("being stored: %w", ctx.Err())
 	}
 }
 
@@ -116,14 +116,14 @@ func (s *store) commit(first *insert) {
 	if err == nil && len(results) != len(batch) {
 		err = fmt.Errorf("the database answered %d of %d inserts", len(results), len(batch))
 	}
-	for i, p := range batch {
-		p.duplicate, p.err = err == nil && results[i].Duplicate, err
-		close(p.stored)
-	}
-	s.committed(err)
 	if err != nil {
 		results = make([]db.Stored, len(batch)) // nothing is known to be stored
 	}
+	for i, p := range batch {
+		p.result, p.err = results[i], err
+		close(p.stored)
+	}
+	s.committed(err)
 	s.handOver(batch, results, token)
 }
 
@@ -162,7 +162,7 @@ func (s *store) handOver(batch []*insert, results []db.Stored, token db.Token) {
 	for i, p := range batch {
 		id := results[i].ID
 		for _, d := range p.claimed {
-			if id != 0 {
+			if id != 0 && !(results[i].Twin && d.id == 0) {
 				d.id, d.claimed = db.DeliveryID(id, int(d.id)), now
 				stored = append(stored, d)
 			} else {

@@ -44,8 +44,8 @@ func TestStoreSharesCommits(t *testing.T) {
 		}
 		for i, id := range []string{"a", "b", "c", "b", "", "", "e", "b"} {
 			go func() {
-				duplicate, err := s.insert(t.Context(), notificationOf(id))
-				answers[i] = &result{duplicate, err}
+				stored, err := s.insert(t.Context(), notificationOf(id))
+				answers[i] = &result{stored.Duplicate, err}
 			}()
 			synctest.Wait()
 		}

@@ -5,6 +5,7 @@ package worker
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"maps"
@@ -184,15 +185,31 @@ func (w *Worker) Store(r *http.Request, e *Endpoint, n intercomwebhook.Notificat
 		},
 		Deliveries: deliveries,
 	}
+	if n.Once != "" && !n.CopiesOnly {
+		stored.Once = newOnce(e.Name, n)
+	}
 	e.describe(stored)
-	duplicate, err := a.store.insert(r.Context(), stored)
-	if err != nil || duplicate {
+	result, err := a.store.insert(r.Context(), stored)
+	switch {
+	case err != nil || result.Duplicate:
 		return intercomwebhook.StoredDuplicate, err
+	case result.Twin:
+		deliveries = deliveries[1:]
 	}
 	for _, d := range deliveries {
 		history.Lane(Label(db.Lane{Endpoint: e.Name, Name: d.Lane})).Count(history.Accepted)
 	}
+	if result.Twin {
+		return intercomwebhook.StoredTwin, nil
+	}
 	return intercomwebhook.StoredNew, nil
+}
+
+// newOnce returns what makes twins of a notification. The key is a hash, so that nothing of a body stays in
+// the database when it is erased.
+func newOnce(endpoint string, n intercomwebhook.Notification) db.Once {
+	of := fmt.Appendf(nil, "%q %q %q %q", endpoint, n.Lane, n.Workspace, n.Once)
+	return db.Once{Key: fmt.Sprintf("%x", sha256.Sum256(of)), Within: n.OnceWithin}
 }
 
 // newDeliveries returns the deliveries of a notification. One that fits no route goes to

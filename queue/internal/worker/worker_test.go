@@ -186,6 +186,59 @@ func TestWhereANotificationThatFitsNoRouteGoes(t *testing.T) {
 	}
 }
 
+func TestTwinsAreDeliveredOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		handler := &fakeHandler{lane: "support"}
+		w := openWorker(t, newFakeDB(), handler.endpoint("intercom", testOptions, "support", "sales", "copy-a"))
+		defer w.close()
+		put := func(id, lane, workspace, once string, copies ...string) intercomwebhook.Stored {
+			t.Helper()
+			n := intercomwebhook.Notification{
+				Topic: "a.b", Workspace: workspace, ID: id, Lane: lane, Copies: copies, Body: []byte(id), Once: once, OnceWithin: time.Hour,
+			}
+			stored, err := w.Store(httptest.NewRequest(http.MethodPost, "/", nil), w.endpoint, n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return stored
+		}
+		for _, c := range []struct {
+			id, lane, workspace, once string
+			copies                    []string
+			want                      intercomwebhook.Stored
+		}{
+			{"first", "support", "tulip4", "part-1", nil, intercomwebhook.StoredNew},
+			{"second", "support", "tulip4", "part-1", nil, intercomwebhook.StoredTwin},
+			{"with a copy", "support", "tulip4", "part-1", []string{"copy-a"}, intercomwebhook.StoredTwin},
+			{"first", "support", "tulip4", "part-1", nil, intercomwebhook.StoredDuplicate},
+			{"of another lane", "sales", "tulip4", "part-1", nil, intercomwebhook.StoredNew},
+			{"of another workspace", "support", "rose5", "part-1", nil, intercomwebhook.StoredNew},
+			{"another", "support", "tulip4", "part-2", nil, intercomwebhook.StoredNew},
+			{"without the field", "support", "tulip4", "", nil, intercomwebhook.StoredNew},
+			{"also without", "support", "tulip4", "", nil, intercomwebhook.StoredNew},
+			{"names that run together", "support", "tulip4 part", "1", nil, intercomwebhook.StoredNew},
+		} {
+			if got := put(c.id, c.lane, c.workspace, c.once, c.copies...); got != c.want {
+				t.Errorf("%s: %v, want %v", c.id, got, c.want)
+			}
+		}
+		w.eventually("copy-a delivered", 1)
+		w.eventually("support delivered", 6)
+		time.Sleep(time.Hour)
+		if got := put("an hour later", "support", "tulip4", "part-1"); got != intercomwebhook.StoredNew {
+			t.Errorf("after the time: %v", got)
+		}
+		w.eventually("support delivered", 7)
+		if got := handler.bodies(); slices.Contains(got, "second") || len(got) != 9 {
+			t.Errorf("delivered %q", got)
+		}
+		a, _ := w.opened()
+		if len(a.book.deliveries) != 0 || a.book.bytes != 0 {
+			t.Errorf("the book still has %d deliveries, and %d bytes", len(a.book.deliveries), a.book.bytes)
+		}
+	})
+}
+
 func TestFailedDeliveriesAreTriedAgain(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		handler := &fakeHandler{lane: "support", answer: func(_ *http.Request, attempt int) intercomwebhook.Delivery {

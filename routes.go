@@ -86,7 +86,7 @@ func provisionRoutes(ctx caddy.Context, configured []Route, lanes laneSet) ([]ro
 		covered = append(covered, certain...)
 		byDefault := lanename.Default("", patternsOf(c.MatcherSets))
 		if lanes[byDefault] {
-			byDefault = fmt.Sprintf("%s-%d", byDefault, i)
+			byDefault = lanename.Numbered(byDefault, i)
 		}
 		one, err := newRoute(*c, byDefault, lanes)
 		if err != nil {
@@ -154,7 +154,11 @@ type laneSet map[string]bool
 
 func (l laneSet) add(name string) error {
 	if l[name] {
-		return fmt.Errorf("another route or copy already has the lane %q: give this one another lane with `as <lane>`", name)
+		free := name
+		for n := 2; l[free]; n++ {
+			free = lanename.Numbered(name, n)
+		}
+		return fmt.Errorf("another route or copy already has the lane %q: give this one another lane, for example with `as %s` before its `to` or its block", name, free)
 	}
 	l[name] = true
 	return lanename.Check(name)

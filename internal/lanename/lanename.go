@@ -40,6 +40,15 @@ func Default(prefix string, patterns []string) string {
 	name := strings.ToLower(strings.TrimSuffix(patterns[0], ".*"))
 	name = strings.NewReplacer(".", "-", "*", "any").Replace(name)
 	name = strings.Trim(repeatedSeparators.ReplaceAllString(name, "-"), "_-")
-	name = prefix + cmp.Or(name, fallback)
-	return strings.TrimRight(name[:min(len(name), maxLength)], "_-")
+	return cut(prefix+cmp.Or(name, fallback), maxLength)
+}
+
+// Numbered makes a valid name from one and a number, which is at its end.
+func Numbered(name string, n int) string {
+	suffix := fmt.Sprint("-", n)
+	return cut(name, maxLength-len(suffix)) + suffix
+}
+
+func cut(name string, most int) string {
+	return strings.TrimRight(name[:min(len(name), most)], "_-")
 }

@@ -35,6 +35,22 @@ func TestDefault(t *testing.T) {
 	}
 }
 
+func TestNumbered(t *testing.T) {
+	for name, want := range map[string]string{
+		"a":                             "a-2",
+		strings.Repeat("a", maxLength):  strings.Repeat("a", maxLength-2) + "-2",
+		strings.Repeat("a-", 31) + "ab": strings.Repeat("a-", 30) + "a-2",
+	} {
+		got := Numbered(name, 2)
+		if got != want {
+			t.Errorf("%s: got %s, want %s", name, got, want)
+		}
+		if err := Check(got); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestCheck(t *testing.T) {
 	for _, name := range []string{"", "Support", "a b", "-a", "a-", "a--b", "a.b", "*", "größe",
 		"a123456789a123456789a123456789a123456789a123456789a123456789a1234"} {

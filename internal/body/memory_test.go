@@ -33,7 +33,7 @@ func newSender(burst int, trickles bool) *sender {
 }
 
 func (s *sender) SetReadDeadline(at time.Time) error {
-	if at == past {
+	if at.Equal(past) {
 		s.end()
 	}
 	return nil

@@ -68,7 +68,7 @@ func TestNew(t *testing.T) {
 		"fail/none":                    {err: "client_secret is missing"},
 		"fail/empty":                   {configured: []string{"a", ""}, err: "client_secret 2 is empty"},
 		"fail/blank":                   {configured: []string{"{env.BLANK}"}, err: "client_secret 1 is empty"},
-		"fail/blank inside":            {configured: []string{"a", "private private"}, err: "client_secret 2: a blank or an invisible character"},
+		"fail/blank inside":            {configured: []string{"a", "private and more"}, err: "client_secret 2: a blank or an invisible character"},
 		"fail/invisible inside":        {configured: []string{"{env.INSIDE}"}, err: "client_secret 1: a blank or an invisible character"},
 		"fail/blank inside of a line":  {configured: []string{"{file." + dir + "/blank}"}, err: "client_secret 1: line 3: a blank or an invisible character"},
 		"fail/unset variable":          {configured: []string{"{env.NO_SUCH_VARIABLE}"}, err: "no value for {env.NO_SUCH_VARIABLE}: "},

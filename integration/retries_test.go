@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -106,6 +107,23 @@ func severing(t *testing.T, instead string) *backend {
 
 // noAnswers are what a backend says that may have taken a notification, but does not answer.
 var noAnswers = map[string]string{"nothing": "", "no HTTP": "SSH-2.0-OpenSSH_9.9\r\n\r\n", "half a header": "HTTP/1.1 200 OK\r\nContent-"}
+
+// net/http sends some requests again by itself when a connection that it reuses breaks.
+func TestABrokenConnectionThatIsReusedIsOneTry(t *testing.T) {
+	var breaking atomic.Bool
+	b := newBackend(t, func(w http.ResponseWriter, _ *http.Request) {
+		if breaking.Load() {
+			panic(http.ErrAbortHandler)
+		}
+	})
+	g := start(t, setup{webhook: "route * to " + b.address})
+	for range 3 {
+		g.expect(200, good)
+	}
+	breaking.Store(true)
+	g.expect(502, good)
+	b.wantCount(t, 3+3)
+}
 
 func TestWithoutAQueueANotificationIsSentThreeTimes(t *testing.T) {
 	for name, says := range noAnswers {

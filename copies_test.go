@@ -117,7 +117,7 @@ func TestACopyIsSignedAnew(t *testing.T) {
 	for lane, want := range map[string]string{"staging": "sha1=" + hex.EncodeToString(mac.Sum(nil)), "plain": "sha1=0123"} {
 		r := httptest.NewRequest(http.MethodPost, "/", nil)
 		r.Header = http.Header{"X-Hub-Signature": {"sha1=0123"}, "X-Body-Signature": {"4567"}}
-		found, deliver := withQueue(h, nil).prepareDelivery(r, body, 1, lane)
+		found, deliver := withQueue(h, nil).prepareDelivery(r, body, Attempt{Number: 1}, lane)
 		if d := deliver(); found != lane || d.Err != nil {
 			t.Errorf("%s: lane %q, %+v", lane, found, d)
 		}
@@ -156,7 +156,7 @@ func TestAPingThatNoRouteTakesIsStoredForItsCopiesAlone(t *testing.T) {
 	if len(queue.stored) != 1 || !queue.stored[0].CopiesOnly || !slices.Equal(queue.stored[0].Copies, []string{"copy-ping"}) {
 		t.Errorf("stored %+v", queue.stored)
 	}
-	_, deliver := s.prepareDelivery(httptest.NewRequest(http.MethodPost, "/", nil), []byte(`{"topic":"ping"}`), 1, "gone")
+	_, deliver := s.prepareDelivery(httptest.NewRequest(http.MethodPost, "/", nil), []byte(`{"topic":"ping"}`), Attempt{Number: 1}, "gone")
 	if d := deliver(); !errors.Is(d.Err, ErrUnrouted) {
 		t.Errorf("its copy, whose lane is gone, became %+v", d)
 	}

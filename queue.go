@@ -72,9 +72,14 @@ type Endpoint struct {
 	//
 	// The request needs everything that a server sets, except the body. If it was
 	// rewritten before it came to the handler, its context must have the original request
-	// as the value of caddyhttp.OriginalRequestCtxKey. The backend gets the number of the
-	// attempt, which starts at 1.
-	Route func(r *http.Request, body []byte, attempt int, to string) (lane string, deliver func() Delivery)
+	// as the value of caddyhttp.OriginalRequestCtxKey. The backend gets what the attempt has.
+	Route func(r *http.Request, body []byte, attempt Attempt, to string) (lane string, deliver func() Delivery)
+}
+
+// Attempt is what a backend is told about an attempt to deliver a notification.
+type Attempt struct {
+	Number int  // of the attempt, from 1
+	Stale  bool // a newer notification about the same object has been delivered
 }
 
 // Delivery is what came of an attempt to deliver a notification.

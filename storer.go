@@ -75,7 +75,7 @@ func (s *storer) store(r *http.Request, t *tag, content []byte) (outcome string,
 }
 
 // prepareDelivery is Endpoint.Route.
-func (s *storer) prepareDelivery(r *http.Request, content []byte, attempt int, to string) (lane string, deliver func() Delivery) {
+func (s *storer) prepareDelivery(r *http.Request, content []byte, attempt Attempt, to string) (lane string, deliver func() Delivery) {
 	r = s.prepare(r)
 	t := newTag(r)
 	body.Restore(r, content)
@@ -83,7 +83,7 @@ func (s *storer) prepareDelivery(r *http.Request, content []byte, attempt int, t
 	if err != nil {
 		return "", func() Delivery { return Delivery{Err: err} }
 	}
-	t.attempt = strconv.Itoa(attempt)
+	t.attempt, t.stale = strconv.Itoa(attempt.Number), attempt.Stale
 	t.setNotification(r.Header, parsed)
 	var found *route
 	if to == "" {

@@ -49,6 +49,9 @@ func TestDeliveryTellsWhatCameOfIt(t *testing.T) {
 		if r.Header.Get("X-Intercom-Attempt") != "3" {
 			t.Errorf("attempt %q", r.Header.Get("X-Intercom-Attempt"))
 		}
+		if r.Header.Get("X-Intercom-Stale") != "true" {
+			t.Errorf("it is not tagged as stale")
+		}
 		switch r.Header.Get("X-Intercom-Topic") {
 		case "crm.good":
 			w.WriteHeader(http.StatusAccepted)
@@ -96,7 +99,7 @@ func TestDeliveryTellsWhatCameOfIt(t *testing.T) {
 	} {
 		t.Run(tc.topic+" "+tc.to, func(t *testing.T) {
 			r := httptest.NewRequest(http.MethodPost, "/", nil)
-			lane, deliver := withQueue(h, nil).prepareDelivery(r, []byte(`{"topic":"`+tc.topic+`"}`), 3, tc.to)
+			lane, deliver := withQueue(h, nil).prepareDelivery(r, []byte(`{"topic":"`+tc.topic+`"}`), Attempt{3, true}, tc.to)
 			if lane != tc.lane {
 				t.Errorf("lane %q, want %q", lane, tc.lane)
 			}
@@ -116,7 +119,7 @@ func TestDeliveryTellsWhatCameOfIt(t *testing.T) {
 
 func TestDeliveryOfABrokenBodyHasNoLane(t *testing.T) {
 	h := provisioned(t, `[{"handle":[{"handler":"static_response"}]}]`)
-	lane, deliver := withQueue(h, nil).prepareDelivery(httptest.NewRequest(http.MethodPost, "/", nil), []byte("{"), 1, "")
+	lane, deliver := withQueue(h, nil).prepareDelivery(httptest.NewRequest(http.MethodPost, "/", nil), []byte("{"), Attempt{Number: 1}, "")
 	if got := deliver(); lane != "" || got.Err == nil || errors.Is(got.Err, ErrUnrouted) {
 		t.Errorf("lane %q, %+v", lane, got)
 	}

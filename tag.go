@@ -42,6 +42,7 @@ type tag struct {
 	envelope.Envelope
 
 	attempt string          // number of the delivery attempt of a queue; empty without a queue
+	stale   bool            // a newer one about the same object has been delivered
 	result  result          // for the access log, once the route has run
 	request *stream.Request // for those who listen; nil if nobody wants it
 
@@ -120,6 +121,9 @@ func (t *tag) setHeaders(header http.Header) {
 	if t.attempt != "" {
 		header["X-Intercom-Attempt"] = t.headerValues[3:4:4]
 	}
+	if t.stale {
+		header["X-Intercom-Stale"] = []string{"true"}
+	}
 }
 
 // placeholder returns the value of a placeholder. It is a caddy.ReplacerFunc.
@@ -143,6 +147,11 @@ func (t *tag) placeholder(key string) (any, bool) {
 		return t.number(t.DeliveryAttempts), true
 	case "reason":
 		return t.reason, true
+	case "stale":
+		if t.stale {
+			return "true", true
+		}
+		return "", true
 	}
 	return nil, false
 }

@@ -68,7 +68,7 @@ func TestTagHasPlaceholders(t *testing.T) {
 
 	read := func() map[string]string {
 		values := make(map[string]string)
-		for _, name := range []string{"kind", "topic", "app_id", "id", "created_at", "delivery_attempts", "reason"} {
+		for _, name := range []string{"kind", "topic", "app_id", "id", "created_at", "delivery_attempts", "reason", "stale"} {
 			value, known := repl.GetString("http.intercom_webhook." + name)
 			if !known {
 				t.Errorf("%s is not known", name)

@@ -30,6 +30,7 @@ type Lane struct {
 	Workers       int              `json:"workers"`             // of this instance; 0 if it does not work on the lane
 	Deliveries    map[string]int64 `json:"deliveries"`
 	OldestSeconds float64          `json:"oldest_seconds"` // of those that are neither delivered nor dead
+	HeldBack      *HeldBack        `json:"held_back,omitempty"`
 	DeadLetters   []DeadLetters    `json:"dead_letters,omitempty"`
 }
 
@@ -41,6 +42,13 @@ type DeadLetters struct {
 	Oldest time.Time `json:"oldest"` // when the first of them became dead
 	Newest time.Time `json:"newest"`
 	Error  string    `json:"error"` // of the newest one
+}
+
+// HeldBack is what waits in an ordered lane for an earlier delivery about the same object.
+type HeldBack struct {
+	Objects       int64   `json:"objects"`
+	OldestSeconds float64 `json:"oldest_seconds"`
+	By            string  `json:"by"` // the notification that the oldest one waits for: its id or, without one, its number
 }
 
 // Delivery is a delivery in a list.

@@ -41,7 +41,7 @@ func runQueueStatus(ctx context.Context, q *queueRun, _ []string) error {
 		return nil
 	})
 	if !q.Bool("json") && (len(lanes) > 0 || failed == nil) {
-		failed = errors.Join(printLanes(q.out, lanes), printDeadLetters(q.out, lanes), failed)
+		failed = errors.Join(printLanes(q.out, lanes), printHeldBack(q.out, lanes), printDeadLetters(q.out, lanes), failed)
 	}
 	if q.Bool("check") {
 		failed = errors.Join(failed, checkLanes(lanes))
@@ -90,6 +90,17 @@ func printOfLanes(out io.Writer, lanes []adminapi.Lane, rows [][]string) error {
 	return t.flush()
 }
 
+// printHeldBack prints a table with a line for each lane in which objects are held back, if there are any.
+func printHeldBack(out io.Writer, lanes []adminapi.Lane) error {
+	rows := [][]string{{"ENDPOINT", "LANE", "OBJECTS HELD BACK", "OLDEST", "BY"}}
+	for _, l := range lanes {
+		if held := l.HeldBack; held != nil {
+			rows = append(rows, []string{l.Endpoint, l.Lane, comma(held.Objects), age(held.OldestSeconds), held.By})
+		}
+	}
+	return printPart(out, lanes, rows)
+}
+
 // printDeadLetters prints a table with a line for each group of dead letters, if there are any.
 func printDeadLetters(out io.Writer, lanes []adminapi.Lane) error {
 	rows := [][]string{{"ENDPOINT", "LANE", "TOPIC", "REASON", "DEAD", "NEWEST", "ITS ERROR"}}
@@ -98,6 +109,11 @@ func printDeadLetters(out io.Writer, lanes []adminapi.Lane) error {
 			rows = append(rows, []string{l.Endpoint, l.Lane, g.Topic, g.Reason, comma(g.Count), localTime(g.Newest), shorten(g.Error, maxError)})
 		}
 	}
+	return printPart(out, lanes, rows)
+}
+
+// printPart is printOfLanes behind another table, unless there is no row.
+func printPart(out io.Writer, lanes []adminapi.Lane, rows [][]string) error {
 	if len(rows) == 1 {
 		return nil
 	}

@@ -206,6 +206,13 @@ total    -      -       -        1,200    1           7         3     2h0m0s
 		wantError(t, a.queue(t, "status", "--check"), 1, "lane "+state+": crm; 3 dead letters: see 'caddy intercom-webhook queue list --state dead'")
 	}
 
+	a.answers["GET lanes"] = []string{strings.TrimSuffix(a.lanes[0], "}") + `,"held_back":{"objects":12,"oldest_seconds":240,"by":"notif_1\u001b"}}`, a.lanes[1]}
+	_, heldBack, _ := strings.Cut(a.queue(t, "status").out, "\n\n")
+	wantText(t, "what is held back", heldBack, `
+LANE     OBJECTS HELD BACK  OLDEST  BY
+support  12                 4m0s    notif_1\x1b
+`[1:])
+
 	groups := `"dead_letters":[{"topic":"contact.created","reason":"attempts","count":1002,"oldest":"2026-11-25T08:00:00Z","newest":"2026-11-25T09:00:00Z",` +
 		`"error":"` + strings.Repeat("e", 90) + `"},{"topic":"a\n","reason":"age","count":1,"newest":"2026-11-25T10:00:00Z","error":""}]}`
 	inUTC(t)

@@ -72,6 +72,7 @@ var errMissingURL = errors.New("queue postgres: the URL is missing, as in postgr
 //			max_attempts     <n>
 //			dead_on          <statuses...>
 //			rate             <n>/s
+//			ordered          [by <field>] [hold <duration>]
 //		}
 //		keep_delivered   <duration>
 //		keep_dead        <duration>

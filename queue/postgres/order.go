@@ -37,9 +37,9 @@ const (
 		)
 		SELECT count(*) FROM changed`
 
-	// placeAgainSQL makes the objects of deliveries that are about to be deleted be looked at,
-	// through the next delivery of each.
-	placeAgainSQL = `UPDATE {s}delivery SET place_at = now() WHERE place_at IS NULL AND id = ANY (ARRAY(
+	// placeAgainSQL makes the objects of deliveries be looked at some of which are about to be
+	// deleted, through these themselves and the next one of each object.
+	placeAgainSQL = `UPDATE {s}delivery SET place_at = now() WHERE place_at IS NULL AND held AND id = ANY ($1::bigint[] || ARRAY(
 		SELECT next.id FROM {s}delivery AS gone CROSS JOIN (VALUES ('waiting'), ('retrying')) AS kind(state) CROSS JOIN LATERAL (
 			SELECT id FROM {s}delivery WHERE endpoint = gone.endpoint AND lane = gone.lane AND order_key = gone.order_key AND state = kind.state AND held
 				AND id <> ALL ($1::bigint[]) ORDER BY created_at, id LIMIT 1

@@ -62,6 +62,7 @@ func (*Queue) CaddyModule() caddy.ModuleInfo {
 //			max_attempts     <n>
 //			dead_on          <statuses...>
 //			rate             <n>/s
+//			ordered          [by <field>] [hold <duration>]
 //		}
 //		keep_delivered   <duration>
 //		keep_dead        <duration>

@@ -30,14 +30,15 @@ const place = `WITH changed AS MATERIALIZED (
 	FROM (SELECT * FROM first UNION ALL SELECT id, FALSE, FALSE FROM changed WHERE id NOT IN (SELECT id FROM first)) AS seen
 	WHERE delivery.id = seen.id`
 
-// placeAgain makes the objects of deliveries that are about to be deleted be looked at, through
-// the next delivery of each. The ids are in ?1, and it is ?2.
+// placeAgain makes the objects of deliveries be looked at some of which are about to be deleted,
+// through these themselves and the next one of each object. The ids are in ?1, and it is ?2.
 const placeAgain = `UPDATE delivery SET place_at = ?2 WHERE id IN (
 	SELECT (SELECT next.id FROM delivery AS next INDEXED BY delivery_order WHERE next.endpoint = gone.endpoint AND next.lane = gone.lane
 		AND next.order_key = gone.order_key AND next.state = kind.column1 AND next.held AND next.id NOT IN (SELECT value FROM json_each(?1))
 		ORDER BY next.created_at, next.id LIMIT 1)
 	FROM json_each(?1) AS wanted CROSS JOIN delivery AS gone ON gone.id = wanted.value CROSS JOIN (VALUES ('waiting'), ('retrying')) AS kind
-	WHERE gone.order_key IS NOT NULL) AND place_at IS NULL`
+	WHERE gone.order_key IS NOT NULL
+	UNION ALL SELECT value FROM json_each(?1)) AND held AND place_at IS NULL`
 
 // isAwaited is the condition that another delivery of the object is held.
 const isAwaited = `order_key IS NOT NULL AND EXISTS (SELECT 1 FROM delivery AS next INDEXED BY delivery_order

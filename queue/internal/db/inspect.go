@@ -151,7 +151,8 @@ const (
 
 	// Send makes for each delivery another one of its notification, fixed to the lane
 	// Change.To and waiting; if the notification has one in that lane, it is retried instead.
-	// A dead delivery that was sent is then dead as cancelled, with the error "sent to <lane>".
+	// A dead delivery that was sent, or one with an order that was not delivered, is then dead as
+	// cancelled, with the error "sent to <lane>".
 	Send Action = "send"
 
 	// Drop deletes deliveries, and notifications with their last delivery.

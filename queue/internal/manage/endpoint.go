@@ -270,6 +270,9 @@ func (e Endpoint) Lanes(ctx context.Context) (lanes []adminapi.Lane, err error) 
 		for _, state := range BacklogStates {
 			lane.Deliveries[string(state)] = status.Counts[state]
 		}
+		if held := status.Held; held.Objects > 0 {
+			lane.HeldBack = &adminapi.HeldBack{Objects: held.Objects, OldestSeconds: held.Oldest.Seconds(), By: held.By}
+		}
 		lanes = append(lanes, lane)
 	}
 	return lanes, err

@@ -54,7 +54,7 @@ func (b *backends) handler(lanes ...string) intercomwebhook.Endpoint {
 	for _, lane := range lanes {
 		e.Lanes = append(e.Lanes, intercomwebhook.Lane{Name: lane})
 	}
-	e.Route = func(_ *http.Request, body []byte, _ int, to string) (string, func() intercomwebhook.Delivery) {
+	e.Route = func(_ *http.Request, body []byte, _ intercomwebhook.Attempt, to string) (string, func() intercomwebhook.Delivery) {
 		if to == "" {
 			to = lanes[0]
 		}

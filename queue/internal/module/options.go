@@ -65,6 +65,9 @@ type Lane struct {
 	// How many attempts are begun in a second at most, by all Caddys that share the database: more than 0, up to
 	// 10000, as in 5 or 0.5. Each of them gets the same part of it. Default: 0, which is no limit.
 	Rate float64 `json:"rate,omitempty"`
+
+	// Delivers what is about the same object one after the other. Default: in no order.
+	Ordered *Ordered `json:"ordered,omitempty"`
 }
 
 const (
@@ -150,6 +153,9 @@ func (o *Options) complete() error {
 		if err == nil && lane.Rate != 0 {
 			err = checkRate(lane.Rate)
 		}
+		if err == nil {
+			err = lane.Ordered.check()
+		}
 		if err != nil {
 			return fmt.Errorf("lane %s: %w", name, err)
 		}
@@ -207,18 +213,23 @@ func (o *Options) CheckLanes(lanes []string) error {
 func (o *Options) forWorker() worker.Options {
 	lanes := make(map[string]worker.LaneOptions)
 	for name, lane := range o.Lanes {
-		lanes[name] = lane.forWorker(lane.Rate)
+		options := lane.forWorker()
+		options.Rate = lane.Rate
+		if lane.Ordered != nil {
+			options.Ordered, options.OrderBy, options.Hold = true, lane.Ordered.By, time.Duration(lane.Ordered.Hold)
+		}
+		lanes[name] = options
 	}
 	return worker.Options{
-		LaneOptions: o.LaneOptions.forWorker(0), Lanes: lanes,
+		LaneOptions: o.LaneOptions.forWorker(), Lanes: lanes,
 		KeepDelivered: time.Duration(o.KeepDelivered), KeepDead: time.Duration(o.KeepDead),
 	}
 }
 
-func (o *LaneOptions) forWorker(rate float64) worker.LaneOptions {
+func (o *LaneOptions) forWorker() worker.LaneOptions {
 	return worker.LaneOptions{
 		Workers: o.Workers, DeliveryTimeout: time.Duration(o.DeliveryTimeout), MaxAge: time.Duration(o.MaxAge),
-		MaxAttempts: o.MaxAttempts, DeadOn: o.DeadOn, Rate: rate,
+		MaxAttempts: o.MaxAttempts, DeadOn: o.DeadOn,
 	}
 }
 
@@ -302,7 +313,7 @@ func (o *Options) unmarshalLane(d *caddyfile.Dispenser) error {
 		return d.Errf("lane %s is given twice", name)
 	}
 	var lane Lane
-	options := append(blockOptions(lane.settings(LaneOptions{}), &lane.DeadOn), blockOption{"rate", lane.unmarshalRate})
+	options := append(blockOptions(lane.settings(LaneOptions{}), &lane.DeadOn), blockOption{"rate", lane.unmarshalRate}, blockOption{"ordered", lane.unmarshalOrdered})
 	if err := unmarshalBlock(d, "a lane", options); err != nil {
 		return err
 	}

@@ -28,7 +28,7 @@ func unmarshal(block string) (o Options, path string, err error) {
 
 func TestOptionsOfACaddyfile(t *testing.T) {
 	got, path, err := unmarshal("path q.db\nname crm\nworkers 4\nlane a {\nworkers 2\ndead_on 4xx 500\n}\n" +
-		"lane b {\nrate 0.5/s\ndelivery_timeout 1s\nmax_age 1h\nmax_attempts 3\n}\ndead_on 410 5xx\ndelivery_timeout 5s\nmax_attempts 7\nmax_age 1d\nkeep_delivered 2h\nkeep_dead 3d")
+		"lane b {\nrate 0.5/s\ndelivery_timeout 1s\nmax_age 1h\nmax_attempts 3\n}\nlane c {\nordered by data.item.id hold 2s\n}\ndead_on 410 5xx\ndelivery_timeout 5s\nmax_attempts 7\nmax_age 1d\nkeep_delivered 2h\nkeep_dead 3d")
 	want := Options{
 		Name:        "crm",
 		LaneOptions: LaneOptions{Workers: 4, DeliveryTimeout: hour / 720, MaxAge: 24 * hour, MaxAttempts: 7, DeadOn: []int{410, 5}},
@@ -38,6 +38,10 @@ func TestOptionsOfACaddyfile(t *testing.T) {
 		},
 		KeepDelivered: 2 * hour, KeepDead: 72 * hour,
 	}
+	if o := got.Lanes["c"].Ordered; o == nil || *o != (Ordered{"data.item.id", hour / 1800}) {
+		t.Errorf("the order is %+v", o)
+	}
+	want.Lanes["c"] = got.Lanes["c"] // a pointer
 	if err != nil || path != "q.db" || fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("got %+v, %q, %v", got, path, err)
 	}
@@ -48,6 +52,7 @@ func TestOptionsOfACaddyfile(t *testing.T) {
 	for name, want := range map[string]worker.LaneOptions{ // what is not given is as in the queue
 		"a": {Workers: 2, DeliveryTimeout: 5 * time.Second, MaxAge: 24 * time.Hour, MaxAttempts: 7, DeadOn: []int{4, 500}},
 		"b": {Workers: 4, DeliveryTimeout: time.Second, MaxAge: time.Hour, MaxAttempts: 3, DeadOn: []int{410, 5}, Rate: 0.5},
+		"c": {Workers: 4, DeliveryTimeout: 5 * time.Second, MaxAge: 24 * time.Hour, MaxAttempts: 7, DeadOn: []int{410, 5}, Ordered: true, OrderBy: "data.item.id", Hold: 2 * time.Second},
 	} {
 		if fmt.Sprint(lanes[name]) != fmt.Sprint(want) {
 			t.Errorf("lane %s: %+v, want %+v", name, lanes[name], want)
@@ -70,7 +75,7 @@ func TestOptionsOfACaddyfileThatAreRefused(t *testing.T) {
 		"delivery_timeout 2h":                      "delivery_timeout must be from 1ms to 1h0m0s",
 		"keep_dead 11y":                            `keep_dead "11y" is not a duration`,
 		"lane a {\nworkers 1\n}\nlane a {\n}":      "lane a is given twice, at Testfile:5",
-		"lane a {\nadopt x\n}":                     "unknown option adopt of a lane: it has workers, delivery_timeout, max_age, max_attempts, dead_on and rate",
+		"lane a {\nadopt x\n}":                     "unknown option adopt of a lane: it has workers, delivery_timeout, max_age, max_attempts, dead_on, rate and ordered",
 		"lane a {\nkeep_dead 1h\n}":                "unknown option keep_dead of a lane",
 		"lane a {\nrate 5\n}":                      `rate "5": give how many attempts a second, as in 5/s or 0.5/s, at Testfile:3`,
 		"lane a {\nrate 5/m\n}":                    `rate "5/m": give how many`,
@@ -132,6 +137,9 @@ func TestOptionsOfJSON(t *testing.T) {
 		"lane a: workers must be from 1":     {Lanes: map[string]Lane{"a": {LaneOptions: LaneOptions{Workers: -1}}}},
 		"lane a: rate must be more than 0":   {Lanes: map[string]Lane{"a": {Rate: -1}}},
 		"lane a: dead_on: 4xx is given":      {Lanes: map[string]Lane{"a": {LaneOptions: LaneOptions{DeadOn: []int{4, 4}}}}},
+		"lane a: ordered: hold must be 0s":   {Lanes: map[string]Lane{"a": {Ordered: &Ordered{Hold: 11 * hour / 3600}}}},
+		"lane a: ordered: hold must be 0s,":  {Lanes: map[string]Lane{"a": {Ordered: &Ordered{Hold: 2}}}},
+		"lane a: ordered by: field":          {Lanes: map[string]Lane{"a": {Ordered: &Ordered{By: "a..b"}}}},
 		"dead_on: 99 is no status":           {LaneOptions: LaneOptions{DeadOn: []int{99}}},
 		"max_age must be from 1ms":           {LaneOptions: LaneOptions{MaxAge: 72}},
 		"keep_delivered must be from 1ms":    {KeepDelivered: -1},

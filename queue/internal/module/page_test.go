@@ -207,7 +207,7 @@ func TestPageShowsForeignTextAsText(t *testing.T) {
 	const script, hidden = "<script>alert(1)</script>", "a\x1b[31m\u202eb"
 	p, b := newPageTest(t, "/queue")
 	handler := b.handler("support", script)
-	handler.Route = func(*http.Request, []byte, int, string) (string, func() intercomwebhook.Delivery) {
+	handler.Route = func(*http.Request, []byte, intercomwebhook.Attempt, string) (string, func() intercomwebhook.Delivery) {
 		return "support", func() intercomwebhook.Delivery {
 			return intercomwebhook.Delivery{Err: errors.New(script + "\x1b"), Upstream: script, Status: 502, Answer: []byte(script + "\x00\x1b</pre>")}
 		}

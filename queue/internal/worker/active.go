@@ -17,18 +17,19 @@ import (
 
 // active is a worker whose database is open. It has the parts, and runs their tasks.
 type active struct {
-	db       db.DB
-	log      *zap.Logger
-	config   func() Config // the current one
-	book     *book
-	pacer    *pacer
-	store    *store
-	lanes    *lanes
-	finisher *finisher
-	peers    *peers
-	counter  *counter
-	contact  atomic.Pointer[contact]
-	tracing  tracing
+	db        db.DB
+	log       *zap.Logger
+	config    func() Config // the current one
+	book      *book
+	pacer     *pacer
+	store     *store
+	lanes     *lanes
+	finisher  *finisher
+	deliverer *deliverer
+	peers     *peers
+	counter   *counter
+	contact   atomic.Pointer[contact]
+	tracing   tracing
 
 	interrupt context.CancelCauseFunc // ends the context of all running deliveries
 
@@ -67,9 +68,10 @@ func newActive(database db.DB, log *zap.Logger, config func() Config, endpoint f
 	a.interrupt = interrupt
 	a.peers = &peers{db: database, config: config}
 	a.finisher = &finisher{db: database, log: log, written: a.written}
-	deliverer := &deliverer{ctx: deliverCtx, instance: database.Instance(), endpoint: endpoint, peers: a.peers, tracing: &a.tracing}
+	a.deliverer = &deliverer{ctx: deliverCtx, instance: database.Instance(), endpoint: endpoint, peers: a.peers, tracing: &a.tracing}
+	a.deliverer.interruptOrdered()
 	a.lanes = &lanes{byName: make(map[db.Lane]*lane), shared: &laneParts{
-		db: database, log: log, book: a.book, pacer: a.pacer, deliver: deliverer.deliver, finish: a.finisher.finish, mayDeliver: a.mayDeliver, sharing: a.peers.sharing,
+		db: database, log: log, book: a.book, pacer: a.pacer, deliver: a.deliverer.deliver, finish: a.finisher.finish, mayDeliver: a.mayDeliver, sharing: a.peers.sharing,
 	}}
 	a.store = newStore(database, a.book, a.pacer, a.lanes.get, a.noteContact)
 	a.counter = &counter{db: database, busy: semaphore.NewWeighted(1)}
@@ -187,6 +189,9 @@ func (a *active) heartbeat(ctx context.Context) {
 	a.failing = err != nil
 	a.noteContact(err)
 	if err != nil {
+		if a.peers.late() {
+			a.deliverer.interruptOrdered()
+		}
 		return
 	}
 	a.peers.onTime.Store(&sent)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -34,10 +35,26 @@ var errStopping = errors.New("stopping")
 // deliverer makes attempts to deliver.
 type deliverer struct {
 	ctx      context.Context // ends, with errStopping as its cause, when running deliveries are interrupted
+	ordered  atomic.Pointer[interruptible]
 	instance string
 	endpoint func(name string) *Endpoint
 	peers    *peers
 	tracing  *tracing
+}
+
+// interruptible is the context of those deliveries that have an order.
+type interruptible struct {
+	context.Context
+	interrupt context.CancelCauseFunc
+}
+
+// interruptOrdered ends the running deliveries that have an order, before others take them over
+// and deliver what is about the same object.
+func (v *deliverer) interruptOrdered() {
+	ctx, interrupt := context.WithCancelCause(v.ctx)
+	if before := v.ordered.Swap(&interruptible{ctx, interrupt}); before != nil {
+		before.interrupt(errStopping)
+	}
 }
 
 // deliver makes one attempt, and returns the outcome to write. It returns false if this
@@ -51,7 +68,11 @@ func (v *deliverer) deliver(d *delivery) (outcome db.Outcome, ok bool) {
 		return released, true
 	}
 	waited, options := d.ageNow(), e.lane(d.lane.Name)
-	ctx, cancel := context.WithTimeout(v.ctx, options.DeliveryTimeout)
+	ctx := v.ctx
+	if d.ordered {
+		ctx = v.ordered.Load()
+	}
+	ctx, cancel := context.WithTimeout(ctx, options.DeliveryTimeout)
 	defer cancel()
 	a := &attempt{delivery: d, endpoint: e, options: options, label: Label(d.lane.Lane), started: time.Now()}
 	if !v.run(ctx, a) || a.result.Err != nil && errors.Is(context.Cause(ctx), errStopping) {
@@ -85,7 +106,7 @@ func (v *deliverer) run(ctx context.Context, a *attempt) bool {
 	if a.fixed {
 		to = a.lane.Name
 	}
-	routed, run := a.endpoint.Handler.Route(r, a.note.Body, a.attempts+1, to)
+	routed, run := a.endpoint.Handler.Route(r, a.note.Body, intercomwebhook.Attempt{Number: a.attempts + 1, Stale: a.stale}, to)
 	if routed != a.lane.Name {
 		if v.peers.refresh(ctx, a.claimed) != nil {
 			return false

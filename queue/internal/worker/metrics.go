@@ -36,6 +36,7 @@ var (
 		paused:     laneDesc("lane_paused", "Whether a person has paused the lane.", "lane"),
 		deliveries: laneDesc("queue_deliveries", "Deliveries in the queue's database, by lane and state; delivered ones are not counted.", "lane", "state"),
 		oldest:     laneDesc("queue_oldest_seconds", "Age of the oldest delivery that is neither delivered nor dead, by lane; 0 if there is none.", "lane"),
+		heldBack:   laneDesc("queue_held_back", "Objects of which deliveries wait for an earlier one that is not finished, by lane; 0 unless the lane is ordered.", "lane"),
 	}
 )
 
@@ -71,13 +72,14 @@ func (c Config) startCounters() {
 var sources sync.Map // of any to func() []LaneStatus
 
 // laneCollector counts the deliveries when the metrics are read.
-type laneCollector struct{ paused, deliveries, oldest *prometheus.Desc }
+type laneCollector struct{ paused, deliveries, oldest, heldBack *prometheus.Desc }
 
 // Describe sends the descriptions of all metrics.
 func (c laneCollector) Describe(descs chan<- *prometheus.Desc) {
 	descs <- c.paused
 	descs <- c.deliveries
 	descs <- c.oldest
+	descs <- c.heldBack
 }
 
 // Collect sends the metrics of all lanes. For a lane that is in several databases, it sends
@@ -96,6 +98,7 @@ func (c laneCollector) Collect(metrics chan<- prometheus.Metric) {
 				sum.Counts[state] += n
 			}
 			sum.Oldest = max(sum.Oldest, status.Oldest)
+			sum.Held.Objects += status.Held.Objects
 			if status.State == LanePaused {
 				sum.State = LanePaused
 			}
@@ -112,6 +115,7 @@ func (c laneCollector) Collect(metrics chan<- prometheus.Metric) {
 		}
 		gauge(c.paused, paused, label)
 		gauge(c.oldest, lane.Oldest.Seconds(), label)
+		gauge(c.heldBack, float64(lane.Held.Objects), label)
 		for state, n := range lane.Counts {
 			gauge(c.deliveries, float64(n), label, string(state))
 		}

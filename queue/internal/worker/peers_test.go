@@ -51,7 +51,7 @@ func TestDeliveriesThatAnotherConfigMakes(t *testing.T) {
 // Two Caddys with different configs left it to each other for ever.
 func TestWhatFitsNoRouteOfAnyConfigIsADeadLetterInTheEnd(t *testing.T) {
 	e := new(fakeHandler).endpoint("intercom", testOptions, "support")
-	e.Handler.Route = func(*http.Request, []byte, int, string) (string, func() intercomwebhook.Delivery) {
+	e.Handler.Route = func(*http.Request, []byte, intercomwebhook.Attempt, string) (string, func() intercomwebhook.Delivery) {
 		return "", func() intercomwebhook.Delivery { return intercomwebhook.Delivery{Err: intercomwebhook.ErrUnrouted} }
 	}
 	other := db.Presence{Configs: map[string]string{"intercom": "another"}, Lanes: []db.Lane{named("support"), named("staging")}}

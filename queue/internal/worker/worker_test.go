@@ -30,7 +30,7 @@ type fakeHandler struct {
 	got []string // bodies
 }
 
-func (f *fakeHandler) route(r *http.Request, body []byte, attempt int, to string) (lane string, deliver func() intercomwebhook.Delivery) {
+func (f *fakeHandler) route(r *http.Request, body []byte, attempt intercomwebhook.Attempt, to string) (lane string, deliver func() intercomwebhook.Delivery) {
 	lane = f.lane
 	if to != "" {
 		lane = to
@@ -42,7 +42,7 @@ func (f *fakeHandler) route(r *http.Request, body []byte, attempt int, to string
 		if f.answer == nil {
 			return intercomwebhook.Delivery{Status: 200}
 		}
-		return f.answer(r, attempt)
+		return f.answer(r, attempt.Number)
 	}
 }
 
@@ -600,7 +600,7 @@ func TestABackendThatHangsWithLargeBodiesStopsNoOtherLane(t *testing.T) {
 		hang := make(chan struct{})
 		handler := &fakeHandler{}
 		e := handler.endpoint("intercom", testOptions, "support", "sales")
-		e.Handler.Route = func(_ *http.Request, body []byte, _ int, _ string) (string, func() intercomwebhook.Delivery) {
+		e.Handler.Route = func(_ *http.Request, body []byte, _ intercomwebhook.Attempt, _ string) (string, func() intercomwebhook.Delivery) {
 			lane, _, _ := strings.Cut(string(body), " ")
 			return lane, func() intercomwebhook.Delivery {
 				if lane == "support" {

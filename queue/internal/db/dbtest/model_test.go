@@ -298,6 +298,9 @@ func (m *model) claim(w *modelWorker) {
 		for _, id := range slices.Concat(waiting, due) {
 			if d := m.deliveries[id]; d.state != db.Delivering {
 				m.errorf(d, "it was left")
+				for _, other := range m.ofObject(d) {
+					m.errorf(other, "of its object, %s", other.order.CreatedAt)
+				}
 			}
 		}
 	}
@@ -469,8 +472,8 @@ func (m *model) send(d *modelDelivery, to string) {
 		added.note(m, "sent from %s", d.lane)
 		m.deliveries[added.id] = added
 	}
-	if d.state == db.Dead {
-		d.reason = db.Cancelled
+	if d.state == db.Dead || d.order.Key != "" && d.state != db.Delivered {
+		d.state, d.reason = db.Dead, db.Cancelled
 	}
 }
 

@@ -121,6 +121,22 @@ func TestTheOrderOfAnObject(t *testing.T) {
 			i.wantChanged(t, db.Change{Action: db.Erase, IDs: ids[1:2]}, ids[1])
 			i.turn(t, ids[2])
 		},
+		"dropping one lets the next one go that was selected, too, but does not fit": func(t *testing.T, i *instance) {
+			ids := i.mustStore(t, ordered("a", 1), ordered("a", 2))
+			i.mustFinish(t, i.turn(t, ids[0]).outcome(db.Retrying))
+			i.wantChanged(t, db.Change{Action: db.Drop, IDs: ids, Filter: db.Filter{States: []db.State{db.Retrying}}}, ids[0])
+			i.turn(t, ids[1])
+		},
+		"sending it to another lane lets the next one go": func(t *testing.T, i *instance) {
+			ids := i.mustStore(t, ordered("a", 1), ordered("a", 2))
+			i.mustFinish(t, i.turn(t, ids[0]).outcome(db.Retrying))
+			i.wantChanged(t, db.Change{Action: db.Send, To: "other", IDs: ids[:1]}, ids[0])
+			if d := i.details(t, ids[0]); d.State != db.Dead || d.Reason != db.Cancelled || d.Error != "sent to other" {
+				t.Errorf("it is %+v", d.Delivery)
+			}
+			i.turn(t, ids[1])
+			i.take(t, "other", 1)
+		},
 		"one that is no longer kept lets the next one go": func(t *testing.T, i *instance) {
 			ids := i.mustStore(t, ordered("a", 1), ordered("a", 2))
 			i.mustFinish(t, i.turn(t, ids[0]).outcome(db.Delivered))

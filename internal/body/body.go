@@ -44,7 +44,7 @@ func Read(w http.ResponseWriter, r *http.Request, maxSize int64, deadline time.T
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(deadline)
 	limited := http.MaxBytesReader(w, r.Body, maxSize)
-	reserved := &Reservation{control: control}
+	reserved := &Reservation{control: control, deadline: deadline}
 	fits := maxSize + 1 // with room to read the EOF
 	if r.ContentLength >= 0 {
 		fits = min(fits, r.ContentLength+1)
@@ -112,11 +112,13 @@ func failure(err error) error {
 	}
 }
 
-// Discard reads what still comes of a body, for up to a second, but not beyond the deadline, and
+const discardTime = time.Second
+
+// Discard reads what still comes of a body, for up to discardTime, but not beyond the deadline, and
 // drops it. Many senders read an answer only after they have sent the whole body; without this,
 // they would find the connection reset. If more is left then, it does what Abandon does.
 func Discard(w http.ResponseWriter, r *http.Request, deadline time.Time) {
-	if latest := time.Now().Add(time.Second); deadline.IsZero() || latest.Before(deadline) {
+	if latest := time.Now().Add(discardTime); deadline.IsZero() || latest.Before(deadline) {
 		deadline = latest
 	}
 	control := http.NewResponseController(w)

@@ -41,18 +41,24 @@ var memory = budget{coming: make(map[*Reservation]bool)}
 // Reservation is the memory of one body. It grows with what has come, and not with what the
 // sender has announced.
 type Reservation struct {
-	control *http.ResponseController
-	bytes   int64
-	moved   time.Time // when its last piece came
-	waits   bool      // for memory
-	stopped bool      // because it is slow
+	control  *http.ResponseController
+	deadline time.Time // for the body; zero if there is none
+	bytes    int64
+	moved    time.Time // when its last piece came
+	waits    bool      // for memory
+	stopped  bool      // because it is slow
 }
 
-// grow reserves memory up to a size. It waits for it, and reports whether there is enough.
+// grow reserves memory up to a size. It waits for it, but leaves Discard its time, and reports
+// whether there is enough.
 func (r *Reservation) grow(ctx context.Context, size int64) bool {
-	for began := time.Now(); ; {
+	end := time.Now().Add(patience)
+	if latest := r.deadline.Add(-discardTime); !r.deadline.IsZero() && latest.Before(end) {
+		end = latest
+	}
+	for {
 		enough, givesUp := r.tryToGrow(size)
-		if enough || givesUp || time.Since(began) > patience {
+		if enough || givesUp || time.Now().After(end) {
 			return enough
 		}
 		select {

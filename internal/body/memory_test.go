@@ -170,6 +170,11 @@ func TestBodiesInUseGiveWayToNone(t *testing.T) {
 		if got := receive(t, 1, MaxSize, 0); got != 0 || time.Since(began) < patience {
 			t.Errorf("%d bodies were read beside those that need the memory, in %s", got, time.Since(began))
 		}
+		deadline := time.Now().Add(discardTime + patience/2)
+		_, _, err := Read(httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/", bytes.NewReader(make([]byte, MaxSize))), MaxSize, deadline)
+		if left := time.Until(deadline); !errors.Is(err, ErrNoMemory) || left > discardTime || left < discardTime-2*lookAgain {
+			t.Errorf("%v, %s before the deadline", err, left)
+		}
 		for _, one := range held {
 			one.Release()
 		}

@@ -18,7 +18,7 @@ import (
 )
 
 // subdirectives has the names for error messages, in the order of the grammar.
-var subdirectives = []string{"client_secret", "fin_secret", "allow", "max_size", "timeout", "route", "copy", "app_requests", "queue"}
+var subdirectives = []string{"client_secret", "fin_secret", "allow", "max_size", "timeout", "route", "ignore", "copy", "app_requests", "queue"}
 
 // parseCaddyfile sets up the handler from Caddyfile tokens. Syntax:
 //
@@ -29,13 +29,14 @@ var subdirectives = []string{"client_secret", "fin_secret", "allow", "max_size",
 //		max_size      <size>
 //		timeout       <duration>
 //
-//		route <topics...> [for <workspaces...>] [as <lane>] to <upstreams...> [{
+//		route <topics...> [for <workspaces...>] [where <conditions...>] [once <field> within <duration>] [as <lane>] to <upstreams...> [{
 //			<reverse_proxy options>
 //		}]
-//		route <topics...> [for <workspaces...>] [as <lane>] {
+//		route <topics...> [for <workspaces...>] [where <conditions...>] [once <field> within <duration>] [as <lane>] {
 //			<any HTTP directives>
 //		}
-//		copy ... { # as route, with these options in its block
+//		ignore <topics...> [for <workspaces...>] [where <conditions...>]
+//		copy ... { # as route without once, with these options in its block
 //			sample <percent>
 //			resign <secret>
 //		}
@@ -45,7 +46,7 @@ var subdirectives = []string{"client_secret", "fin_secret", "allow", "max_size",
 //		queue [<engine>] ...
 //	}
 //
-// allow, route and copy may be repeated. Behind `to`, reverse_proxy's options for retries have
+// allow, route, ignore and copy may be repeated. Behind `to`, reverse_proxy's options for retries have
 // other defaults, see failover.SetDefaults.
 func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	handler := new(Handler)
@@ -60,7 +61,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 	}
 	for h.NextBlock(0) {
 		name := h.Val()
-		if seen[name] && name != "allow" && name != "route" && name != "copy" {
+		if seen[name] && name != "allow" && name != "route" && name != "ignore" && name != "copy" {
 			return nil, h.Errf("%s is given twice", name)
 		}
 		seen[name] = true
@@ -79,7 +80,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 			handler.MaxSize, err = parseSize(h.Dispenser)
 		case "timeout":
 			handler.Timeout, err = option.ParseDuration(h.Dispenser, option.UpTo(option.Year))
-		case "route":
+		case "route", "ignore":
 			// parsed later, because it depends on whether a queue follows
 			routes = append(routes, h.NextSegment())
 		case "copy":
@@ -120,8 +121,9 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 		}
 	}
 	if len(queue) > 0 {
+		routed := slices.ContainsFunc(handler.Routes, func(one Route) bool { return !one.Ignore })
 		var err error
-		if handler.QueueRaw, err = parseQueue(queue, parser.lanes, len(routes) > 0); err != nil {
+		if handler.QueueRaw, err = parseQueue(queue, parser.lanes, routed); err != nil {
 			return nil, err
 		}
 	}

@@ -19,7 +19,6 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/failover"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/lanename"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 )
 
 // routeParser parses the routes and copies of a handler.
@@ -40,7 +39,21 @@ func (p *routeParser) parse(segment caddyfile.Segment) (c Copy, err error) {
 	d := firstLine(segment)
 	rememberPlace(&head.topics, d.File(), d.Line())
 	lane := lanename.Default("", head.topics)
-	if head.name == "copy" {
+	switch {
+	case head.name == "ignore":
+		if head.lane != "" || head.once != nil || head.proxied || len(head.rest) > 1 {
+			return c, d.Err("ignore: it delivers nothing, and has neither a lane nor `once` nor a backend")
+		}
+		if err := p.cover(head); err != nil {
+			return c, d.WrapErr(err)
+		}
+		c.Route = Route{Route: caddyhttp.Route{MatcherSetsRaw: p.matchers(head)}, Ignore: true}
+		return c, nil
+	case head.once != nil && !p.queued:
+		return c, d.WrapErr(errOnceWithoutQueue)
+	case head.once != nil && head.name == "copy":
+		return c, d.Err("once is for routes: a copy gets what comes, whatever becomes of the route's delivery")
+	case head.name == "copy":
 		lane = lanename.Default(lanename.CopyPrefix, head.topics)
 		if slices.ContainsFunc(head.topics, isCopyOption) || slices.ContainsFunc(head.workspaces, isCopyOption) {
 			return c, d.WrapErr(errMisplacedOption)
@@ -48,8 +61,10 @@ func (p *routeParser) parse(segment caddyfile.Segment) (c Copy, err error) {
 		if head.rest, err = cutOptions(&c, head.rest); err != nil {
 			return c, err
 		}
-	} else if err := p.cover(head); err != nil {
-		return c, d.WrapErr(err)
+	default:
+		if err := p.cover(head); err != nil {
+			return c, d.WrapErr(err)
+		}
 	}
 	if err := p.lanes.add(cmp.Or(head.lane, lane)); err != nil {
 		return c, d.WrapErr(err)
@@ -73,7 +88,9 @@ func (p *routeParser) cover(h head) error {
 	if err := checkReachable(wanted, p.covered); err != nil {
 		return fmt.Errorf("%s %w", h.selection, err)
 	}
-	p.covered = append(p.covered, wanted...)
+	if h.conditions == nil {
+		p.covered = append(p.covered, wanted...)
+	}
 	return nil
 }
 
@@ -83,14 +100,22 @@ func (p *routeParser) assemble(h head) (Route, error) {
 	if err != nil {
 		return Route{}, err
 	}
+	return Route{
+		Route: caddyhttp.Route{MatcherSetsRaw: p.matchers(h), HandlersRaw: []json.RawMessage{handler}},
+		Lane:  h.lane, Once: h.once,
+	}, nil
+}
+
+// matchers returns those for the selection of the first line.
+func (p *routeParser) matchers(h head) caddyhttp.RawMatcherSets {
 	matchers := caddy.ModuleMap{"intercom_topic": p.JSON(h.topics)}
 	if len(h.workspaces) > 0 {
 		matchers["intercom_workspace"] = p.JSON(h.workspaces)
 	}
-	return Route{
-		Route: caddyhttp.Route{MatcherSetsRaw: caddyhttp.RawMatcherSets{matchers}, HandlersRaw: []json.RawMessage{handler}},
-		Lane:  h.lane,
-	}, nil
+	if len(h.conditions) > 0 {
+		matchers["intercom_field"] = p.JSON(h.conditions)
+	}
+	return caddyhttp.RawMatcherSets{matchers}
 }
 
 // parseBackend parses `to ...`, or a block of directives.
@@ -117,11 +142,11 @@ func (p *routeParser) parseBackend(h head) (json.RawMessage, error) {
 // reverse_proxy parses its own directive.
 func (p *routeParser) parseProxy(segment caddyfile.Segment) (*reverseproxy.Handler, error) {
 	d := firstLine(segment)
-	switch upstreams := d.RemainingArgs(); {
-	case slices.Contains(upstreams, "as"):
-		return nil, d.Err("`as <lane>` must come before `to`")
-	case slices.Contains(upstreams, "for"):
-		return nil, d.Err("`for <workspaces...>` must come before `to`")
+	upstreams := d.RemainingArgs()
+	late := slices.IndexFunc(upstreams, func(upstream string) bool { return keywords[upstream] != "" })
+	switch {
+	case late >= 0:
+		return nil, d.Errf("`%s` must come before `to`", keywords[upstreams[late]])
 	case slices.ContainsFunc(upstreams, isCopyOption):
 		// As upstreams, they would have no effect, and logs would show the secret.
 		return nil, d.WrapErr(errMisplacedOption)
@@ -162,126 +187,6 @@ func firstLine(segment caddyfile.Segment) *caddyfile.Dispenser {
 	d := caddyfile.NewDispenser(segment)
 	d.Next()
 	return d
-}
-
-// head is the first line of a route or copy:
-//
-//	route <topics...> [for <workspaces...>] [as <lane>] [to ...]
-type head struct {
-	name       string // of the subdirective
-	topics     MatchTopic
-	workspaces MatchWorkspace
-	lane       string
-	proxied    bool // it has `to`
-
-	selection string            // the tokens before `as` and `to`
-	rest      caddyfile.Segment // `to`, or else the last token of the line, and all that follows
-}
-
-// parseHead parses the first line of a route up to `to`.
-func parseHead(segment caddyfile.Segment) (h head, err error) {
-	d := firstLine(segment)
-	h.name = d.Val()
-	args := headArgs{h.name, d.RemainingArgs(), 0}
-	if h.topics, err = args.list("topic pattern", topicpattern.Check); err != nil {
-		return head{}, d.WrapErr(err)
-	}
-	if len(h.topics) == 0 {
-		return head{}, d.Errf("%s: the topic pattern is missing; * fits every topic", h.name)
-	}
-	if args.take("for") {
-		if h.workspaces, err = args.list("workspace", checkWorkspace); err != nil {
-			return head{}, d.WrapErr(err)
-		}
-		if len(h.workspaces) == 0 {
-			return head{}, d.Err("for: the workspace is missing; give the app ids of workspaces, as in `for tulip4`, or leave out `for` to take all of them")
-		}
-	}
-	h.selection = args.parsed()
-	if args.take("as") {
-		if args.at == len(args.all) {
-			return head{}, d.Err("as: the name of the lane is missing")
-		}
-		h.lane = args.next()
-		if err := lanename.Check(h.lane); err != nil {
-			return head{}, d.WrapErr(err)
-		}
-		args.at++
-	}
-	h.proxied = args.next() == "to"
-	h.rest = segment[min(args.at+1, len(args.all)):]
-	if args.at < len(args.all) && !h.proxied {
-		return head{}, d.WrapErr(args.unexpected(h.lane != ""))
-	}
-	return h, nil
-}
-
-// headArgs are the arguments on the first line of a route.
-type headArgs struct {
-	name string // of the subdirective
-	all  []string
-	at   int // the next one to parse
-}
-
-// next returns the next argument; empty if there is none.
-func (a *headArgs) next() string {
-	if a.at == len(a.all) {
-		return ""
-	}
-	return a.all[a.at]
-}
-
-func (a *headArgs) take(keyword string) bool {
-	found := a.next() == keyword
-	if found {
-		a.at++
-	}
-	return found
-}
-
-// list parses arguments up to the next keyword.
-func (a *headArgs) list(element string, check func(string) error) (list []string, err error) {
-	for ; a.at < len(a.all) && !slices.Contains([]string{"for", "as", "to"}, a.next()); a.at++ {
-		if isUpstream(a.next()) && !slices.Contains(a.all, "to") {
-			return nil, a.missingTo()
-		}
-		if list, err = appendNew(list, element, a.next(), check); err != nil {
-			return nil, err
-		}
-	}
-	return list, nil
-}
-
-// parsed returns the line so far.
-func (a *headArgs) parsed() string {
-	return strings.Join(append([]string{a.name}, a.all[:a.at]...), " ")
-}
-
-// unexpected returns the error for an argument that cannot be where it is.
-func (a *headArgs) unexpected(behindLane bool) error {
-	switch token := a.next(); {
-	case isUpstream(token):
-		return a.missingTo()
-	case !behindLane: // `for` behind the workspaces
-		return fmt.Errorf("%s is given twice", token)
-	case token == "for":
-		return errors.New("`for <workspaces...>` must come before `as <lane>`")
-	default:
-		return fmt.Errorf("unexpected %q after the lane: topics must come before as", token)
-	}
-}
-
-func (a *headArgs) missingTo() error {
-	given := a.parsed()
-	if a.at == 0 {
-		given += " <topics...>"
-	}
-	return fmt.Errorf("%s: `to` is missing before the upstream, as in `%s to %s`", a.name, given, a.next())
-}
-
-// isUpstream reports whether the token can be an upstream, but not a topic pattern.
-func isUpstream(token string) bool {
-	return strings.ContainsAny(token, ":{") || strings.HasPrefix(token, "unix/")
 }
 
 var copyOptions = []string{"sample", "resign"}

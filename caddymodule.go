@@ -20,7 +20,6 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/body"
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/envelope"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/events"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/fields"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/history"
@@ -67,6 +66,7 @@ import (
 // `{http.intercom_webhook.id}` | The id of the notification; empty for `ping`
 // `{http.intercom_webhook.created_at}` | When Intercom created the notification, in Unix seconds; 0 if not given
 // `{http.intercom_webhook.delivery_attempts}` | How often Intercom has sent the notification; 0 if not given
+// `{http.intercom_webhook.field.<field>}` | The text of a field of the body, such as `data.item.state`; empty if there is none
 // `{http.intercom_webhook.reason}` | Why the request was refused
 type Handler struct {
 	// The client secrets of the app in Intercom's Developer Hub. A request is accepted
@@ -173,6 +173,10 @@ func (h *Handler) provision(ctx caddy.Context, hash [sha256.Size]byte) error {
 		return err
 	}
 	h.recorder = &recorder{queued: h.QueueRaw != nil, logger: h.logger, floodLogger: h.floodLogger, events: emitter}
+	loaded, err := loadApp(ctx)
+	if err != nil {
+		return err
+	}
 	server, _ := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	placed := withPlace(h.logger, hash)
 	warnOfTimeout(placed, time.Duration(h.Timeout))
@@ -190,10 +194,6 @@ func (h *Handler) provision(ctx caddy.Context, hash [sha256.Size]byte) error {
 		startCounters(one.Label)
 		metrics.Lanes.Add(one)
 		h.counted = append(h.counted, one)
-	}
-	loaded, err := loadApp(ctx)
-	if err != nil {
-		return err
 	}
 	one := appHandler{router: h.router, server: server}
 	if h.storer != nil {
@@ -241,11 +241,15 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	body.Restore(r, signed.body)
 
 	if signed.scheme == signature.Body {
-		t.kind = kindAppRequest
+		t.kind, t.content = kindAppRequest, signed.body
+		var err error
+		if t.fields, err = h.router.fields.Read(signed.body); errors.Is(err, fields.ErrRepeated) {
+			return h.refuse(w, r, t, newRefusal(http.StatusBadRequest, reasonEnvelope, "%w", err))
+		}
 		return h.runUnshielded(caddyhttp.NewResponseRecorder(w, nil, nil), r, t, h.AppRequests.Compile(next))
 	}
 
-	parsed, _, err := parse(signed.scheme, signed.body)
+	parsed, err := h.router.parse(t, signed.scheme, signed.body)
 	if err != nil {
 		return h.refuse(w, r, t, newRefusal(http.StatusBadRequest, reasonEnvelope, "%w", err))
 	}
@@ -276,14 +280,6 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	status, answered := answer.Give(status)
 	h.recorder.observe(t, outcome, status, start, answered)
 	return nil
-}
-
-// parse reads the envelope of a notification.
-func parse(scheme *signature.Scheme, content []byte) (envelope.Envelope, fields.Values, error) {
-	if scheme == signature.Fin {
-		return envelope.ParseFin(content, nil)
-	}
-	return envelope.Parse(content, nil)
 }
 
 // handle answers a ping, stores a notification, or delivers it. It returns the outcome and

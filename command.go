@@ -11,7 +11,7 @@ import (
 // init registers all that this package adds to Caddy.
 func init() {
 	for _, module := range []caddy.Module{
-		new(Handler), new(Ready), new(MatchTopic), new(MatchWorkspace), new(adminAPI), new(handlersApp),
+		new(Handler), new(Ready), new(MatchTopic), new(MatchWorkspace), new(MatchField), new(adminAPI), new(handlersApp), new(fieldsApp),
 	} {
 		caddy.RegisterModule(module)
 	}

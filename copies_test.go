@@ -134,12 +134,13 @@ func TestACopyIsSignedAnew(t *testing.T) {
 // storedQueue is a Queue that keeps what is stored.
 type storedQueue struct {
 	Queue
-	stored []Notification
+	stored  []Notification
+	answers Stored
 }
 
 func (q *storedQueue) Store(_ *http.Request, n Notification) (Stored, error) {
 	q.stored = append(q.stored, n)
-	return StoredNew, nil
+	return q.answers, nil
 }
 
 // A ping may be stored only because of its copies.

@@ -66,6 +66,7 @@ const (
 	outcomeQueued    = "queued"    // stored, to be delivered later
 	outcomeDuplicate = "duplicate" // already stored
 	outcomeUnqueued  = "unqueued"  // could not be stored
+	outcomeIgnored   = "ignored"   // for no route, by ignore or once
 )
 
 // newLastVerified returns a gauge that has the time of the start. Without that, alerts would

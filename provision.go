@@ -2,6 +2,7 @@ package intercomwebhook
 
 import (
 	"fmt"
+	"slices"
 
 	"go.uber.org/zap"
 
@@ -41,8 +42,15 @@ func newVerifier(ctx caddy.Context, h *Handler, server *caddyhttp.Server, placed
 }
 
 func newRouter(ctx caddy.Context, h *Handler, placed *zap.Logger) (a *router, err error) {
-	a = &router{label: func(lane string) string { return lane }, logger: h.logger, floodLogger: h.floodLogger}
+	plan, err := loadFields(ctx)
+	if err != nil {
+		return nil, err
+	}
+	a = &router{fields: plan, label: func(lane string) string { return lane }, logger: h.logger, floodLogger: h.floodLogger}
 	lanes := make(laneSet)
+	if h.QueueRaw == nil && slices.ContainsFunc(h.Routes, func(one Route) bool { return one.Once != nil }) {
+		return nil, errOnceWithoutQueue
+	}
 	if a.routes, err = provisionRoutes(ctx, h.Routes, lanes); err != nil {
 		return nil, err
 	}

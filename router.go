@@ -1,6 +1,7 @@
 package intercomwebhook
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -9,8 +10,11 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/envelope"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/fields"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/logging"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/shield"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/signature"
 )
 
 // Lane is the lane of a route or a copy.
@@ -34,6 +38,7 @@ var ErrUnrouted = errors.New("unrouted")
 type router struct {
 	routes []route
 	copies []route
+	fields *fields.Plan             // what conditions need of a body
 	label  func(lane string) string // the name of a lane in metrics and logs
 
 	logger      *zap.Logger
@@ -44,7 +49,9 @@ type router struct {
 func (a *router) lanes() []Lane {
 	var lanes []Lane
 	for _, route := range a.routes {
-		lanes = append(lanes, Lane{Name: route.lane})
+		if !route.ignores {
+			lanes = append(lanes, Lane{Name: route.lane})
+		}
 	}
 	for _, one := range a.copies {
 		lanes = append(lanes, Lane{Name: one.lane, Copy: true})
@@ -52,10 +59,36 @@ func (a *router) lanes() []Lane {
 	return lanes
 }
 
-// match returns the first route that fits the notification, or an error.
-func (a *router) match(r *http.Request, topic string) (fitting *route, err error) {
+// parse reads the envelope of a notification, and the fields that conditions need.
+func (a *router) parse(t *tag, scheme *signature.Scheme, content []byte) (e envelope.Envelope, err error) {
+	read := envelope.Parse
+	if scheme == signature.Fin {
+		read = envelope.ParseFin
+	}
+	if e, t.fields, err = read(content, a.fields); err == nil {
+		t.content = content
+	}
+	return e, err
+}
+
+// match returns the first route that fits the notification, or an error. The route may be one
+// that ignores the notification.
+func (a *router) match(r *http.Request, topic string) (*route, error) {
+	return a.matchAmong(r, topic, func(*route) bool { return true })
+}
+
+// matchStored is match for a notification that was stored for a route: what a later config
+// ignores must not be lost.
+func (a *router) matchStored(r *http.Request, topic string) (*route, error) {
+	return a.matchAmong(r, topic, func(one *route) bool { return !one.ignores })
+}
+
+func (a *router) matchAmong(r *http.Request, topic string, among func(*route) bool) (fitting *route, err error) {
 	defer shield.CatchPanic(&err)
 	for i := range a.routes {
+		if !among(&a.routes[i]) {
+			continue
+		}
 		fits, err := a.routes[i].fits(r, topic)
 		if err != nil {
 			return nil, err
@@ -71,7 +104,7 @@ func (a *router) match(r *http.Request, topic string) (fitting *route, err error
 func (a *router) ofLane(lane string) (*route, error) {
 	for _, some := range [][]route{a.routes, a.copies} {
 		for i := range some {
-			if some[i].lane == lane {
+			if some[i].lane == lane && !some[i].ignores {
 				return &some[i], nil
 			}
 		}
@@ -102,6 +135,9 @@ func (a *router) run(r *http.Request, t *tag, route *route, err error) result {
 // deliver runs the route that fits, and returns the outcome and the status for Intercom.
 func (a *router) deliver(r *http.Request, t *tag) (outcome string, status int) {
 	route, err := a.match(r, t.Topic)
+	if route != nil && route.ignores {
+		return a.ignored(t), http.StatusOK
+	}
 	t.result = a.run(r, t, route, err)
 	if errors.Is(t.result.Err, ErrUnrouted) {
 		// An error answer would count against the whole subscription.
@@ -116,6 +152,14 @@ func (a *router) deliver(r *http.Request, t *tag) (outcome string, status int) {
 		c.Write(zap.Inline(onlyAttempt(t)))
 	}
 	return outcomeOf(status), status
+}
+
+// ignored logs that a notification is delivered to no route, and returns the outcome.
+func (a *router) ignored(t *tag) (outcome string) {
+	if c := a.logger.Check(zap.DebugLevel, "notification is ignored"); c != nil {
+		c.Write(zap.Inline(t))
+	}
+	return outcomeIgnored
 }
 
 // onlyAttempt returns the attempt to deliver a notification without a queue, for logs.
@@ -155,10 +199,10 @@ func (a *router) explain(r *http.Request, topic string) adminapi.Route {
 	for i := range a.routes {
 		fits, why := a.routes[i].explain(r, topic)
 		if fits {
-			explained.Lane = a.routes[i].lane
+			explained.Lane, explained.Ignored = a.routes[i].lane, a.routes[i].ignores
 			break
 		}
-		explained.Passed = append(explained.Passed, adminapi.Passed{Lane: a.routes[i].lane, Why: why})
+		explained.Passed = append(explained.Passed, adminapi.Passed{Lane: cmp.Or(a.routes[i].lane, "ignore"), Why: why})
 	}
 	for i := range a.copies {
 		one := &a.copies[i]

@@ -4,10 +4,12 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"net/http"
 	"slices"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -15,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/failover"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/fields"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/lanename"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/secrets"
@@ -33,6 +36,39 @@ type Route struct {
 	// for `conversation.user.*`, and `default` for `*`. If an earlier route has that name,
 	// the number of the route follows, counted from 0.
 	Lane string `json:"lane,omitempty"`
+
+	// Answer the notifications that fit with 200, and neither deliver nor store them. Copies
+	// get them all the same. Such a route has no lane and no handlers. What was stored before
+	// is not ignored: it goes to the first other route that fits. Default: false.
+	Ignore bool `json:"ignore,omitempty"`
+
+	// Deliver only the first of several notifications with the same value of a field. It needs
+	// a queue. Default: deliver all.
+	Once *Once `json:"once,omitempty"`
+}
+
+// Once says which notifications of a route are twins: different ones, with different ids, about
+// the same. The first of them is delivered, and the others are ignored. Those of different
+// workspaces are no twins. A notification without the field is delivered.
+type Once struct {
+	// The field whose text is the same, as in a condition of `intercom_field`. If it has a
+	// `*`, the first element counts.
+	Field string `json:"field,omitempty"`
+
+	// How long after the first one the others are ignored: over 0, and at most 24h.
+	Within caddy.Duration `json:"within,omitempty"`
+}
+
+const maxOnce = 24 * time.Hour
+
+func (o *Once) check() error {
+	if err := fields.CheckPath(o.Field); err != nil {
+		return fmt.Errorf("once: %w", err)
+	}
+	if o.Within <= 0 || time.Duration(o.Within) > maxOnce {
+		return fmt.Errorf("once: the duration must be over 0 and at most %s, not %s", maxOnce, time.Duration(o.Within))
+	}
+	return nil
 }
 
 // Copy is a route for copies of notifications. Each notification that fits is stored once
@@ -65,6 +101,11 @@ type route struct {
 	matchers  caddyhttp.MatcherSets
 	handler   caddyhttp.Handler
 	namesPing bool
+	ignores   bool // it has no lane and no handler
+	once      struct {
+		field  int // the number in the router's fields
+		within time.Duration
+	}
 
 	sample  float64          // of a copy, in percent
 	signing *secrets.Secrets // of a copy that is signed anew; nil: the signature stays
@@ -89,6 +130,9 @@ func provisionRoutes(ctx caddy.Context, configured []Route, lanes laneSet) ([]ro
 			byDefault = lanename.Numbered(byDefault, i)
 		}
 		one, err := newRoute(*c, byDefault, lanes)
+		if err == nil {
+			err = one.provisionOnce(ctx, c.Once)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("route %d: %w", i, err)
 		}
@@ -114,6 +158,9 @@ func provisionCopy(ctx caddy.Context, c *Copy, lanes laneSet, logger *zap.Logger
 	sample := *cmp.Or(c.Sample, new(100.0))
 	if err := checkSample(sample); err != nil {
 		return one, err
+	}
+	if c.Ignore || c.Once != nil {
+		return one, errors.New("a copy has neither ignore nor once: they are for routes")
 	}
 	if err := c.Provision(ctx, nil); err != nil {
 		return one, err
@@ -141,12 +188,35 @@ func newRoute(c Route, defaultLane string, lanes laneSet) (route, error) {
 		lane:      cmp.Or(c.Lane, defaultLane),
 		matchers:  c.MatcherSets,
 		namesPing: slices.Contains(patternsOf(c.MatcherSets), intercom.TopicPing),
+		ignores:   c.Ignore,
+	}
+	switch {
+	case c.Ignore && (c.Lane != "" || len(c.Handlers) > 0 || c.Once != nil):
+		return one, errors.New("ignore: it delivers nothing, and has neither a lane nor once nor handlers")
+	case c.Ignore:
+		one.lane = ""
+		return one, nil
 	}
 	failover.Prepare(c.Handlers)
 	// The handler does not evaluate the matchers again, and calls no handler after the route.
 	c.MatcherSets, c.Group, c.Terminal = nil, "", false
 	one.handler = c.Compile(shield.Unhandled)
 	return one, lanes.add(one.lane)
+}
+
+func (r *route) provisionOnce(ctx caddy.Context, once *Once) error {
+	if once == nil {
+		return nil
+	}
+	if err := once.check(); err != nil {
+		return err
+	}
+	plan, err := loadFields(ctx)
+	if err != nil {
+		return err
+	}
+	r.once.field, r.once.within = plan.Want(once.Field), time.Duration(once.Within)
+	return nil
 }
 
 // laneSet has the lanes of the routes and copies so far.
@@ -172,7 +242,7 @@ func (r *route) fits(request *http.Request, topic string) (bool, error) {
 	}
 	fits, err := r.matchers.AnyMatchWithError(request)
 	if err != nil { // its text is not used, because it may quote the request
-		return false, fmt.Errorf("a matcher of route %s failed", r.lane)
+		return false, fmt.Errorf("a matcher of route %s failed", cmp.Or(r.lane, "ignore"))
 	}
 	return fits, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 
 	"go.uber.org/zap"
@@ -20,6 +21,7 @@ import (
 
 var (
 	errQueueWithoutRoute = errors.New("queue: there is no route to deliver to; add one, such as route * for every topic")
+	errOnceWithoutQueue  = errors.New("once needs a queue: without one, nothing is known of the notifications before; add `queue`")
 	errCopyWithoutQueue  = errors.New("copy needs a queue: a copy is stored with its notification and delivered later, and without a queue nothing is stored; add `queue`")
 )
 
@@ -33,7 +35,7 @@ type storer struct {
 
 // attach attaches the routes and copies to the queue.
 func (s *storer) attach(configHash []byte) error {
-	if len(s.router.routes) == 0 {
+	if !slices.ContainsFunc(s.router.routes, func(one route) bool { return !one.ignores }) {
 		return errQueueWithoutRoute
 	}
 	endpoint := Endpoint{Lanes: s.router.lanes(), ConfigHash: hex.EncodeToString(configHash), Route: s.prepareDelivery}
@@ -55,11 +57,21 @@ func (s *storer) attach(configHash []byte) error {
 func (s *storer) store(r *http.Request, t *tag, content []byte) (outcome string, status int) {
 	n := Notification{Topic: t.Topic, Workspace: t.AppID, ID: t.ID, Copies: s.router.copiesOf(r, t), Body: content}
 	// An error of a matcher is not reported here: it comes again at the delivery.
-	if route, err := s.router.match(r, t.Topic); err == nil {
+	route, err := s.router.match(r, t.Topic)
+	switch {
+	case err == nil && route.ignores && len(n.Copies) == 0:
+		return s.router.ignored(t), http.StatusOK
+	case err == nil && route.ignores:
+		n.CopiesOnly = true
+	case err == nil:
 		n.Lane = route.lane
 		t.result.lane, t.result.label = route.lane, s.router.label(route.lane)
+		if route.once.within > 0 {
+			n.Once, n.OnceWithin = t.fields.Text(route.once.field), route.once.within
+		}
+	case n.Topic == intercom.TopicPing:
+		n.CopiesOnly = true // it is stored only because of its copies
 	}
-	n.CopiesOnly = n.Lane == "" && n.Topic == intercom.TopicPing // it is stored only because of its copies
 	stored, err := s.queue.Store(r, n)
 	switch {
 	case err != nil:
@@ -69,6 +81,8 @@ func (s *storer) store(r *http.Request, t *tag, content []byte) (outcome string,
 		return outcomeUnqueued, http.StatusServiceUnavailable
 	case stored == StoredDuplicate:
 		return outcomeDuplicate, http.StatusOK
+	case stored == StoredTwin, route != nil && route.ignores:
+		return s.router.ignored(t), http.StatusOK
 	default:
 		return outcomeQueued, http.StatusOK
 	}
@@ -79,7 +93,7 @@ func (s *storer) prepareDelivery(r *http.Request, content []byte, attempt Attemp
 	r = s.prepare(r)
 	t := newTag(r)
 	body.Restore(r, content)
-	parsed, _, err := parse(schemeOf(r.Header), content)
+	parsed, err := s.router.parse(t, schemeOf(r.Header), content)
 	if err != nil {
 		return "", func() Delivery { return Delivery{Err: err} }
 	}
@@ -87,7 +101,7 @@ func (s *storer) prepareDelivery(r *http.Request, content []byte, attempt Attemp
 	t.setNotification(r.Header, parsed)
 	var found *route
 	if to == "" {
-		found, err = s.router.match(r, t.Topic)
+		found, err = s.router.matchStored(r, t.Topic)
 	} else {
 		found, err = s.router.ofLane(to)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/envelope"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/fields"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/logging"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/shield"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/stream"
@@ -46,6 +47,9 @@ type tag struct {
 	result  result          // for the access log, once the route has run
 	request *stream.Request // for those who listen; nil if nobody wants it
 
+	content []byte        // the body, for placeholders
+	fields  fields.Values // of the body, for conditions
+
 	headerValues [4]string // saves an allocation for each header
 }
 
@@ -68,8 +72,8 @@ func newTag(r *http.Request) *tag {
 	t := new(tag)
 	caddyhttp.SetVar(r.Context(), tagVar, t)
 	r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).Map(t.placeholder)
-	if fields, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
-		fields.Add(zap.Object(logField, t))
+	if extra, ok := r.Context().Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
+		extra.Add(zap.Object(logField, t))
 	}
 	return t
 }
@@ -153,7 +157,25 @@ func (t *tag) placeholder(key string) (any, bool) {
 		}
 		return "", true
 	}
+	if path, ok := strings.CutPrefix(name, "field."); ok {
+		return fieldOf(t.content, path)
+	}
 	return nil, false
+}
+
+// fieldOf returns the text of a field of a body for a placeholder. It is empty if there is none, or
+// if nobody can say which one counts.
+func fieldOf(body []byte, path string) (text string, valid bool) {
+	if fields.CheckPath(path) != nil {
+		return "", false
+	}
+	var plan fields.Plan
+	number := plan.Want(path)
+	values, err := plan.Read(body)
+	if err != nil {
+		return "", true
+	}
+	return values.Text(number), true
 }
 
 // number returns a number of the envelope, or an empty string if there is no envelope.

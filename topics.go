@@ -202,6 +202,12 @@ const hasOtherMatchers = "topic and workspace fit, but it has other matchers, wh
 // an empty string if it fits.
 func explainMatchers(set caddyhttp.MatcherSet, r *http.Request) string {
 	topics, workspaces, others := limits(set)
+	var conditions MatchField
+	for _, matcher := range set {
+		if m, ok := matcher.(*MatchField); ok {
+			conditions = *m
+		}
+	}
 	topicFits, _ := (*MatchTopic)(&topics).MatchWithError(r)
 	workspaceFits, _ := (*MatchWorkspace)(&workspaces).MatchWithError(r)
 	switch {
@@ -209,6 +215,8 @@ func explainMatchers(set caddyhttp.MatcherSet, r *http.Request) string {
 		return "the topic fits none of its patterns: " + strings.Join(topics, " ")
 	case workspaces != nil && !workspaceFits:
 		return "the workspace is none of its: " + strings.Join(workspaces, " ")
+	case conditions != nil:
+		return "topic and workspace fit, but the body must fit, too: " + strings.Join(conditions, " ")
 	case others:
 		return hasOtherMatchers
 	default:

@@ -151,7 +151,8 @@ type Ready struct {
 type Route struct {
 	Endpoint string   `json:"endpoint,omitempty"` // of its queue
 	Server   string   `json:"server,omitempty"`
-	Lane     string   `json:"lane"`   // empty if it fits no route
+	Lane     string   `json:"lane"` // empty if it fits no route, or is ignored
+	Ignored  bool     `json:"ignored,omitempty"`
 	Copies   []string `json:"copies"` // lanes of the copies that fit
 	Passed   []Passed `json:"passed"` // the routes and copies that do not fit, in their order
 }

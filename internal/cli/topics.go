@@ -107,7 +107,11 @@ func printRoutes(ctx context.Context, r *run) error {
 				place = append(place, part[0]+part[1])
 			}
 		}
-		fmt.Fprintf(out, "%s\n  lane: %s\n", escape(strings.Join(place, "")), escape(cmp.Or(route.Lane, "none: no route fits")))
+		lane := cmp.Or(route.Lane, "none: no route fits")
+		if route.Ignored {
+			lane = "none: it is ignored"
+		}
+		fmt.Fprintf(out, "%s\n  lane: %s\n", escape(strings.Join(place, "")), escape(lane))
 		if len(route.Copies) > 0 {
 			fmt.Fprintf(out, "  copies: %s\n", escape(strings.Join(route.Copies, ", ")))
 		}

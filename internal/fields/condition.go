@@ -41,16 +41,23 @@ func CheckPath(path string) error {
 	return nil
 }
 
-// Condition is what a field must be.
-type Condition struct {
+// condition is what a field must be.
+type condition struct {
+	text   string
 	path   string
 	values []string // nil: the field must be there, and not null
 	not    bool     // it must be none of the values
 }
 
-// ParseCondition parses a condition: <field>=<value>[|<value>...], <field>!=<value>[|<value>...],
-// or <field>.
-func ParseCondition(text string) (c Condition, err error) {
+// CheckCondition returns an error if a condition is malformed. It has one of the forms
+// <field>=<value>[|<value>...], <field>!=<value>[|<value>...] and <field>.
+func CheckCondition(text string) error {
+	_, err := parseCondition(text)
+	return err
+}
+
+func parseCondition(text string) (c condition, err error) {
+	c.text = text
 	path, values, compares := strings.Cut(text, "=")
 	if compares {
 		c.values = strings.Split(values, "|")

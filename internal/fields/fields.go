@@ -70,15 +70,26 @@ func firstsOf(name string) firsts {
 
 // question is what a walk finds out about a field.
 type question struct {
-	Condition
-	text bool // the text of the value
+	condition
+	wanted bool // the text of the value
 }
 
-// Require adds a condition, and returns its number for Values.Holds.
-func (p *Plan) Require(c Condition) int { return p.add(question{Condition: c}) }
+// Require adds a condition, unless it is there.
+func (p *Plan) Require(text string) error {
+	c, err := parseCondition(text)
+	if err == nil && p.number(text) < 0 {
+		p.add(question{condition: c})
+	}
+	return err
+}
+
+// number returns the number of a condition; -1 if it is not there.
+func (p *Plan) number(text string) int {
+	return slices.IndexFunc(p.questions, func(q question) bool { return !q.wanted && q.condition.text == text })
+}
 
 // Want adds a field with a valid path, and returns its number for Values.Text.
-func (p *Plan) Want(path string) int { return p.add(question{Condition{path: path}, true}) }
+func (p *Plan) Want(path string) int { return p.add(question{condition{path: path}, true}) }
 
 func (p *Plan) add(q question) int {
 	if len(p.nodes) == 0 {
@@ -121,7 +132,7 @@ func (p *Plan) child(parent int, segment string) int {
 	return child
 }
 
-// Values are what a walk has found, by the numbers of the plan.
+// Values are what a walk has found.
 type Values struct {
 	plan  *Plan
 	found []found
@@ -132,9 +143,13 @@ type found struct {
 	text string
 }
 
-// Holds reports whether a condition holds.
-func (v Values) Holds(number int) bool {
-	return number < len(v.found) && v.found[number].is != v.plan.questions[number].not
+// Holds reports whether a condition of the plan holds. Nothing holds of what was never read.
+func (v Values) Holds(condition string) bool {
+	if v.plan == nil {
+		return false
+	}
+	number := v.plan.number(condition)
+	return number >= 0 && v.found[number].is != v.plan.questions[number].not
 }
 
 // Text returns the text of a field, of the first value if the path has a *: of a string its
@@ -311,7 +326,7 @@ func (w *Walk) answer(number int, i *jscan.Iterator[[]byte]) {
 	if f.is || kind == jscan.ValueTypeNull {
 		return
 	}
-	if !q.text && q.values == nil {
+	if !q.wanted && q.values == nil {
 		f.is = true
 	}
 	if isContainer(kind) || f.is {
@@ -321,7 +336,7 @@ func (w *Walk) answer(number int, i *jscan.Iterator[[]byte]) {
 	if kind == jscan.ValueTypeString {
 		text = Text(text)
 	}
-	if q.text {
+	if q.wanted {
 		f.is, f.text = true, string(text)
 		return
 	}

@@ -48,7 +48,7 @@ func FuzzCaddyfile(f *testing.F) {
 				if err := json.Unmarshal(raw, &source); err != nil {
 					t.Fatal(err)
 				}
-				if _, err := source.Feeds(); source.Name == "intercom" && err != nil {
+				if err := source.Check(); source.Name == "intercom" && err != nil {
 					t.Errorf("source %s: %v", raw, err)
 				}
 			}

@@ -115,7 +115,7 @@ func now() time.Time {
 // is never used for another.
 func (f Feed) storageKey() string {
 	name := f.Region
-	if f.url != listURL(DefaultURL, f.Region) {
+	if f.url != listURL(defaultURL, f.Region) {
 		hash := sha256.Sum256([]byte(f.url))
 		name += fmt.Sprintf("-%x", hash[:8])
 	}

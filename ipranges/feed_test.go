@@ -210,7 +210,7 @@ func TestFetchLeavesNoConnectionBehind(t *testing.T) {
 
 func TestStorageOfLists(t *testing.T) {
 	storage := &certmagic.FileStorage{Path: t.TempDir()}
-	feed := Feed{Region: "us", url: listURL(DefaultURL, "us")}
+	feed := Feed{Region: "us", url: listURL(defaultURL, "us")}
 	compiled := compiledInList("us")
 
 	newest := func() (*List, error) { return feed.Newest(t.Context(), storage) }
@@ -252,8 +252,8 @@ func TestStorageOfLists(t *testing.T) {
 
 func TestStorageKey(t *testing.T) {
 	keys := []string{
-		Feed{Region: "us", url: listURL(DefaultURL, "us")}.storageKey(),
-		Feed{Region: "eu", url: listURL(DefaultURL, "eu")}.storageKey(),
+		Feed{Region: "us", url: listURL(defaultURL, "us")}.storageKey(),
+		Feed{Region: "eu", url: listURL(defaultURL, "eu")}.storageKey(),
 		Feed{Region: "us", url: "http://mirror/us"}.storageKey(),
 		Feed{Region: "us", url: "http://mirror/us2"}.storageKey(),
 		Feed{Region: "eu", url: "http://mirror/us"}.storageKey(),

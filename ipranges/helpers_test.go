@@ -16,24 +16,24 @@ import (
 	"github.com/caddyserver/certmagic"
 )
 
-// intercom is Intercom's server as it is told to be, without a network.
-type intercom struct {
+// publisher is Intercom's server as it is told to be, without a network.
+type publisher struct {
 	mu     sync.Mutex
 	answer func(*http.Request) (status int, body string, err error)
 	asked  []time.Time
 }
 
-func (i *intercom) answers(status int, body string, err error) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.answer = func(*http.Request) (int, string, error) { return status, body, err }
+func (p *publisher) answers(status int, body string, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.answer = func(*http.Request) (int, string, error) { return status, body, err }
 }
 
-func (i *intercom) RoundTrip(r *http.Request) (*http.Response, error) {
-	i.mu.Lock()
-	i.asked = append(i.asked, time.Now())
-	answer := i.answer
-	i.mu.Unlock()
+func (p *publisher) RoundTrip(r *http.Request) (*http.Response, error) {
+	p.mu.Lock()
+	p.asked = append(p.asked, time.Now())
+	answer := p.answer
+	p.mu.Unlock()
 	status, body, err := answer(r)
 	if err != nil {
 		return nil, err
@@ -46,18 +46,18 @@ func (i *intercom) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // requests returns when there was one since it was last called.
-func (i *intercom) requests() []time.Time {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	asked := i.asked
-	i.asked = nil
+func (p *publisher) requests() []time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	asked := p.asked
+	p.asked = nil
 	return asked
 }
 
 // pauses returns the times between the requests, as multiples of a unit.
-func (i *intercom) pauses(unit time.Duration) []float64 {
+func (p *publisher) pauses(unit time.Duration) []float64 {
 	var pauses []float64
-	asked := i.requests()
+	asked := p.requests()
 	for n := 1; n < len(asked); n++ {
 		pauses = append(pauses, float64(asked[n].Sub(asked[n-1]))/float64(unit))
 	}
@@ -66,10 +66,10 @@ func (i *intercom) pauses(unit time.Duration) []float64 {
 
 // refreshing makes a refresher of one region. Inside of a synctest bubble, the test
 // fails if anything is left running after it.
-func refreshing(t *testing.T, refresh time.Duration, sub *subscriber) (*refresher, *intercom) {
+func refreshing(t *testing.T, refresh time.Duration, sub *subscriber) (*refresher, *publisher) {
 	t.Helper()
 	r := newRefresher(setting{urls: [3]string{"http://intercom/us"}, refresh: refresh, timeout: 10 * time.Second}, sub)
-	server := new(intercom)
+	server := new(publisher)
 	server.answers(200, published("192.0.2.7"), nil)
 	r.client.Transport = server
 	t.Cleanup(func() { r.Destruct() })

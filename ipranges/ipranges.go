@@ -4,6 +4,7 @@ package ipranges
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -16,8 +17,10 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/certmagic"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/events"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
 )
 
@@ -60,21 +63,11 @@ type Source struct {
 	subscriber *subscriber
 }
 
-// regions has the names of Intercom's regions.
-// Source: https://developers.intercom.com/docs/build-an-integration/learn-more/ip-allowlisting
-var regions = [...]string{"us", "eu", "au"}
-
-// Regions returns the names of Intercom's regions.
-func Regions() []string { return slices.Clone(regions[:]) }
+var regions = intercom.Regions
 
 const (
-	// DefaultURL is where Intercom publishes the lists.
-	// Source: https://developers.intercom.com/docs/build-an-integration/learn-more/ip-allowlisting
-	DefaultURL = "https://static.intercomcdn.com/intercom-ips/{region}/intercom-ip-ranges.json"
-
-	// DefaultTimeout is how long to wait for a list.
-	DefaultTimeout = 10 * time.Second
-
+	defaultURL     = intercom.IPRangesURL
+	defaultTimeout = 10 * time.Second
 	defaultRefresh = time.Hour
 )
 
@@ -115,7 +108,7 @@ func (s *Source) setting() (setting, error) {
 	if err := checkRegions(s.Regions); err != nil {
 		return setting{}, err
 	}
-	set := setting{refresh: defaultRefresh, timeout: time.Duration(cmp.Or(s.Timeout, caddy.Duration(DefaultTimeout)))}
+	set := setting{refresh: defaultRefresh, timeout: time.Duration(cmp.Or(s.Timeout, caddy.Duration(defaultTimeout)))}
 	if s.Refresh != nil {
 		set.refresh = time.Duration(*s.Refresh)
 	}
@@ -125,7 +118,7 @@ func (s *Source) setting() (setting, error) {
 	if err := checkRefresh("refresh", set.refresh); err != nil {
 		return setting{}, err
 	}
-	template := cmp.Or(s.URL, DefaultURL)
+	template := cmp.Or(s.URL, defaultURL)
 	if err := checkListURL(template, s.Regions); err != nil {
 		return setting{}, err
 	}
@@ -137,14 +130,39 @@ func (s *Source) setting() (setting, error) {
 	return set, nil
 }
 
-// Feeds returns where the list of each region is published and stored, or an error if a
-// field is wrong.
-func (s *Source) Feeds() ([]Feed, error) {
+// Check returns an error if a field is wrong.
+func (s *Source) Check() error {
+	_, err := s.setting()
+	return err
+}
+
+// EachList calls show with the list of each region that is stored or compiled in or, with fetch,
+// that is published now and then stored. After an error it goes on with the other lists. The
+// command line calls it, which finds it by the id of the module.
+func (s *Source) EachList(ctx context.Context, storage certmagic.Storage, fetch bool,
+	show func(region, source string, asOf time.Time, ranges []netip.Prefix) error,
+) (failed error) {
 	setting, err := s.setting()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return setting.feeds(), nil
+	for _, feed := range setting.feeds() {
+		list, err := feed.Newest(ctx, storage)
+		if err != nil {
+			failed = errors.Join(failed, fmt.Errorf("%s: reading the stored list: %w", feed.Region, err))
+		}
+		if fetch {
+			fetched, err := feed.Fetch(ctx, storage, list)
+			list = cmp.Or(fetched, list)
+			if err != nil {
+				failed = errors.Join(failed, fmt.Errorf("%s: %w", feed.Region, err))
+			}
+		}
+		if err := show(feed.Region, list.Source, list.Checked, list.Ranges); err != nil {
+			return err
+		}
+	}
+	return failed
 }
 
 func checkRefresh(name string, d time.Duration) error {
@@ -166,7 +184,7 @@ func checkRegions(names []string) error {
 	return nil
 }
 
-var errListURL = errors.New("url is not an http or https URL such as " + DefaultURL)
+var errListURL = errors.New("url is not an http or https URL such as " + defaultURL)
 
 func checkListURL(template string, names []string) error {
 	parsed, err := url.Parse(listURL(template, regions[0]))

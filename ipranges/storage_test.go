@@ -212,7 +212,7 @@ func TestStuckStorageIsNotWaitedForLong(t *testing.T) {
 		if waited := time.Since(begin); waited > 2*time.Second {
 			t.Errorf("the start waited %s", waited)
 		}
-		server := new(intercom)
+		server := new(publisher)
 		server.answers(200, published("192.0.2.7"), nil)
 		r.client.Transport = server
 		r.start(sub)

@@ -1,9 +1,9 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -15,21 +15,33 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/caddyserver/certmagic"
 
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/option"
-	"github.com/caddy-intercom/caddy-intercom-webhook/ipranges"
 )
 
 func newIPRangesCommand() *cobra.Command {
 	cmd := newRunCommand("ip-ranges", cobra.ArbitraryArgs, runIPRanges)
-	cmd.ValidArgs = ipranges.Regions()
+	cmd.ValidArgs = intercom.Regions[:]
 	flags := cmd.Flags()
 	flags.Bool("fetch", false, "Ask Intercom for the lists first, and store them")
 	flags.StringP("config", "c", "", "Config file whose storage is used")
 	flags.StringP("adapter", "a", "", "Name of the config adapter to apply to --config")
-	flags.String("url", ipranges.DefaultURL, "Where the lists are published")
-	flags.Duration("timeout", ipranges.DefaultTimeout, "How long to wait for each list")
+	flags.String("url", intercom.IPRangesURL, "Where the lists are published")
+	flags.Duration("timeout", 10*time.Second, "How long to wait for each list")
 	flags.Bool("json", false, "Print JSON")
 	return cmd
+}
+
+// addressSource is what the IP source intercom does for the command.
+type addressSource interface {
+	caddy.Module
+
+	// Check returns an error if a field is wrong.
+	Check() error
+
+	// EachList calls show with each list: the one in use, or that is published now. After an error
+	// it goes on with the other lists.
+	EachList(ctx context.Context, storage certmagic.Storage, fetch bool, show func(region, source string, asOf time.Time, ranges []netip.Prefix) error) error
 }
 
 // runIPRanges prints the lists of the regions in the arguments.
@@ -38,9 +50,13 @@ func runIPRanges(ctx context.Context, r *run, args []string) error {
 	if err := option.CheckDuration("timeout", timeout, option.Year); err != nil { // in a config, 0 is the default
 		return usageError{err}
 	}
-	source := &ipranges.Source{Regions: args, URL: r.String("url"), Timeout: caddy.Duration(timeout)}
-	feeds, err := source.Feeds()
+	info, err := caddy.GetModule("http.ip_sources.intercom")
 	if err != nil {
+		return err
+	}
+	source := info.New().(addressSource)                                                                   // of this version
+	fields, _ := json.Marshal(map[string]any{"regions": args, "url": r.String("url"), "timeout": timeout}) // texts and a number
+	if err := cmp.Or(json.Unmarshal(fields, source), source.Check()); err != nil {
 		return usageError{err}
 	}
 	config := []byte("{}")
@@ -55,39 +71,19 @@ func runIPRanges(ctx context.Context, r *run, args []string) error {
 	if err != nil {
 		return usageError{err}
 	}
-
-	var failed error
-	for _, feed := range feeds {
-		list, err := feed.Newest(ctx, storage)
-		if err != nil {
-			failed = errors.Join(failed, fmt.Errorf("%s: reading the stored list: %w", feed.Region, err))
-		}
-		if r.Bool("fetch") {
-			fetched, err := feed.Fetch(ctx, storage, list)
-			if fetched != nil {
-				list = fetched
-			}
-			if err != nil {
-				failed = errors.Join(failed, fmt.Errorf("%s: %w", feed.Region, err))
-			}
-		}
-		if err := printRanges(r, feed.Region, list); err != nil {
-			return err
-		}
-	}
-	return failed
+	return source.EachList(ctx, storage, r.Bool("fetch"), r.printRanges)
 }
 
 // printRanges prints the list of a region.
-func printRanges(r *run, region string, list *ipranges.List) error {
+func (r *run) printRanges(region, source string, asOf time.Time, ranges []netip.Prefix) error {
 	return r.print(struct {
 		Region string         `json:"region"`
 		AsOf   time.Time      `json:"as_of"`
 		Source string         `json:"source"`
 		Ranges []netip.Prefix `json:"ranges"`
-	}{region, list.Checked, list.Source, list.Ranges}, func(out io.Writer) {
-		fmt.Fprintf(out, "# %s: %d ranges, as of %s, source: %s\n", region, len(list.Ranges), list.Checked.Format(time.RFC3339), escape(list.Source))
-		for _, prefix := range list.Ranges {
+	}{region, asOf, source, ranges}, func(out io.Writer) {
+		fmt.Fprintf(out, "# %s: %d ranges, as of %s, source: %s\n", region, len(ranges), asOf.Format(time.RFC3339), source)
+		for _, prefix := range ranges {
 			fmt.Fprintln(out, prefix)
 		}
 	})

@@ -86,22 +86,11 @@ func (p *progress) clear() {
 // escape makes text that comes from outside safe to print in one line of a terminal. Each
 // character that does not print is written as in Go source text.
 func escape(text string) string {
-	if !strings.ContainsFunc(text, unprintable) && utf8.ValidString(text) {
-		return text
-	}
-	var b strings.Builder
-	for i, r := range text {
-		switch {
-		case r == utf8.RuneError && !strings.HasPrefix(text[i:], string(utf8.RuneError)):
-			fmt.Fprintf(&b, `\x%02x`, text[i])
-		case unicode.IsPrint(r):
-			b.WriteRune(r)
-		default:
-			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
-		}
-	}
-	return b.String()
+	quoted := strconv.Quote(text)
+	return unescapeQuotes.Replace(quoted[1 : len(quoted)-1])
 }
+
+var unescapeQuotes = strings.NewReplacer(`\\`, `\`, `\"`, `"`)
 
 // printable writes to where a person may look, and escapes what a terminal may take for something
 // else than text. Everything that a command prints goes through one, so that nothing from outside

@@ -18,6 +18,13 @@ const (
 	MaxErrors = 1000
 )
 
+// Regions are Intercom's regions.
+// Source: https://developers.intercom.com/docs/build-an-integration/learn-more/ip-allowlisting
+var Regions = [...]string{"us", "eu", "au"}
+
+// IPRangesURL is where the addresses of a region are published; {region} is its name.
+const IPRangesURL = "https://static.intercomcdn.com/intercom-ips/{region}/intercom-ip-ranges.json"
+
 // Accepts reports whether Intercom counts an answer with this status as good.
 func Accepts(status int) bool { return status >= 200 && status <= 299 }
 

@@ -63,7 +63,7 @@ func ParseStatus(text string) (int, error) {
 	class, isClass := strings.CutSuffix(text, "xx")
 	status, err := strconv.Atoi(class)
 	if err != nil || isClass && (status < 1 || status > 5) || !isClass && (status < 100 || status > 599) {
-		return 0, fmt.Errorf("status %q: give one as in 503, or a class of them as in 5xx", text)
+		return 0, fmt.Errorf("%q is no status: give one such as 410, or 4xx for all that begin with 4", text)
 	}
 	return status, nil
 }

@@ -95,7 +95,9 @@ func read(parameters url.Values, v Verb, now time.Time) (c Change, err error) {
 	}
 	for _, text := range choices[string](r, "status", nil) {
 		status, err := option.ParseStatus(text)
-		r.check(err)
+		if err != nil {
+			r.fail("status: %w", err)
+		}
 		c.Filter.Statuses = append(c.Filter.Statuses, status)
 	}
 	c.Oldest = slices.Contains(choices(r, "order", []string{"newest", "oldest"}), "oldest")

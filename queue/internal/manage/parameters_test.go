@@ -62,9 +62,9 @@ func TestParametersThatAreRefused(t *testing.T) {
 		"lane=a&cursor=1":                "cursor: give one that an earlier answer",
 		"lane=a&cursor=0-12":             "cursor: give one that an earlier answer", // of a list
 		"lane=a&cursor=0-012-3":          "cursor: give one that an earlier answer",
-		"status=4x":                      `status "4x": give one as in 503, or a class of them as in 5xx`,
-		"status=6xx":                     `status "6xx": give one`,
-		"status=4":                       `status "4": give one`,
+		"status=4x":                      `status: "4x" is no status: give one such as 410, or 4xx for all that begin with 4`,
+		"status=6xx":                     `status: "6xx" is no status`,
+		"status=4":                       `status: "4" is no status`,
 		"status=502,":                    `status "502,": a value is empty`,
 		"since=2026-11-25+08:00:00":      `since "2026-11-25 08:00:00": give a time`, // without a zone
 		"lane=a&order=oldest":            `"order": there is no such parameter`,

@@ -343,10 +343,9 @@ func (l *Lane) unmarshalRate(d *caddyfile.Dispenser) (err error) {
 // unmarshalStatuses parses `dead_on <statuses...>`.
 func unmarshalStatuses(d *caddyfile.Dispenser) (statuses []int, err error) {
 	for d.NextArg() {
-		text, _ := strings.CutSuffix(d.Val(), "xx")
-		status, err := strconv.Atoi(text)
-		if err != nil || len(d.Val()) != 3 {
-			return nil, d.Errf("dead_on: %q is no status: give one such as 410, or 4xx for all that begin with 4", d.Val())
+		status, err := option.ParseStatus(d.Val())
+		if err != nil {
+			return nil, d.Errf("dead_on: %w", err)
 		}
 		statuses = append(statuses, status)
 	}

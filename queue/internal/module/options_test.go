@@ -95,7 +95,7 @@ func TestOptionsOfACaddyfileThatAreRefused(t *testing.T) {
 		"dead_on 4xx 5XX":                          `dead_on: "5XX" is no status`,
 		"dead_on 200":                              "dead_on: 200 is no status of a failed attempt: give 300 to 599, or 3xx, 4xx or 5xx, at Testfile:2",
 		"dead_on 2xx":                              "dead_on: 2 is no status of a failed attempt",
-		"dead_on 600":                              "dead_on: 600 is no status",
+		"dead_on 600":                              `dead_on: "600" is no status`,
 		"dead_on 410 410":                          "dead_on: 410 is given twice, at Testfile:2",
 		"dead_on 410 4xx":                          "dead_on: 410 is given twice, at Testfile:2",
 		"dead_on 4xx 4xx":                          "dead_on: 4xx is given twice, at Testfile:2",

@@ -157,7 +157,7 @@ func (l *listener) follow(ctx context.Context) (connected bool, err error) {
 	defer cancel(nil)
 	silent := time.AfterFunc(l.silence, func() { cancel(errSilent) })
 	defer silent.Stop()
-	response, err := l.client.do(connection, http.MethodGet, adminapi.StreamPath, l.query)
+	response, err := l.client.do(connection, http.MethodGet, adminapi.StreamPath, l.query) //nolint:bodyclose // it is, below
 	if err != nil {
 		return false, cmp.Or(context.Cause(connection), err)
 	}

@@ -14,7 +14,7 @@ import (
 func TestListenNoticesABrokenConnection(t *testing.T) {
 	hangs := make(chan struct{})
 	asked := make(chan struct{}, 100)
-	caddy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	caddy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		select {
 		case asked <- struct{}{}:
 		default:

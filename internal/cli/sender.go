@@ -290,7 +290,7 @@ func inTime(seconds float64) string {
 // The environment variables that hold the secrets.
 const (
 	secretEnv    = "INTERCOM_CLIENT_SECRET"
-	finSecretEnv = "INTERCOM_FIN_SECRET"
+	finSecretEnv = "INTERCOM_FIN_SECRET" //nolint:gosec // a name
 )
 
 // secretOf returns the variable that holds the secret of a scheme, and where people find it.

@@ -60,7 +60,7 @@ func TestExplainTLS(t *testing.T) {
 		}
 		client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}
 		_, port, _ := net.SplitHostPort(server.Listener.Addr().String())
-		_, err = client.Get("https://localhost:" + port) //nolint:bodyclose // there is none
+		_, err = client.Get("https://localhost:" + port)
 		if err == nil {
 			t.Fatalf("%s: no error", name)
 		}

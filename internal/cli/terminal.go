@@ -114,7 +114,7 @@ func escapeLines(text string) string {
 // errorText returns the text of an error, which quotes files, servers and other programs, for a
 // terminal. Only errors that were joined have lines of their own.
 func errorText(err error) string {
-	joined, ok := err.(interface{ Unwrap() []error }) //nolint:errorlint // not one that is wrapped
+	joined, ok := err.(interface{ Unwrap() []error }) // not one that is wrapped
 	if !ok {
 		return escape(err.Error())
 	}

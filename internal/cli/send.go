@@ -36,6 +36,7 @@ func newSendCommand() *cobra.Command {
 func addSendFlags(flags *pflag.FlagSet) {
 	addSigningFlags(flags)
 	flags.String("body", "", "File to send as it is, - for standard input")
+	flags.StringArray("set", nil, "Field of the sample to change, as in data.item.state=closed (repeatable)")
 	flags.Bool("print", false, "Print the request as a command of curl, and send nothing")
 	flags.Bool("json", false, "Print JSON")
 }
@@ -47,7 +48,13 @@ func newContentSender(r *run, scheme *signature.Scheme, target string) (*sender,
 	if err != nil {
 		return nil, err
 	}
+	if s.changes, err = r.GetStringArray("set"); err != nil {
+		return nil, err
+	}
 	if file := r.String("body"); file != "" {
+		if len(s.changes) > 0 {
+			return nil, usagef("--body is sent as it is: leave out --set")
+		}
 		const maxBody = 64 << 20
 		if s.body, err = readFile(file, r.in, maxBody); err != nil {
 			return nil, usagef("reading the body of --body: %w", err)
@@ -74,7 +81,13 @@ func runSend(ctx context.Context, r *run, args []string) error {
 		return err
 	}
 	failed := 0
-	s.workspace = r.String("workspace")
+	if r.Changed("workspace") {
+		s.changes = append([]string{"app_id=" + r.String("workspace")}, s.changes...)
+	}
+	s.name = topics[0]
+	if _, _, err := s.content(); err != nil { // a change that cannot be is wrong use
+		return err
+	}
 	for _, s.name = range topics {
 		result, err := s.sendAndPrint(ctx, r)
 		if err != nil && (len(topics) == 1 || result.Status == 0) {
@@ -103,7 +116,9 @@ func runSendAppRequest(ctx context.Context, r *run, args []string) error {
 	}
 	s.name = kind
 	if s.body == nil {
-		s.body = sample
+		if s.body, err = setFields(sample, s.changes); err != nil {
+			return err
+		}
 	}
 	answer, err := s.sendAndPrint(ctx, r)
 	if err == nil && answer.Status != 0 && kind != "uninstall" && !json.Valid(answer.body) {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/envelope"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/secrets"
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/signature"
@@ -44,7 +45,7 @@ type sender struct {
 	key     *signature.Key
 	headers http.Header // replace the usual headers with the same names
 
-	workspace string // of the sample; empty: its own
+	changes []string // of fields of the sample, as --set has them
 }
 
 // sendResult is the answer to one request.
@@ -154,20 +155,29 @@ func (s *sender) content() (id string, body []byte, err error) {
 	if s.body != nil {
 		return "", s.body, nil
 	}
+	read := envelope.Parse
 	if s.scheme == signature.Fin {
+		read = envelope.ParseFin
 		body, err = intercom.NewFinEvent(s.name)
-		return "", body, err
+	} else {
+		body, err = newSample(s.name)
 	}
-	n, err := intercom.NewNotification(s.name)
+	if err == nil {
+		body, err = setFields(body, s.changes)
+	}
 	if err != nil {
 		return "", nil, err
 	}
-	n.AppID = cmp.Or(s.workspace, n.AppID)
-	if n.ID != nil {
-		id = *n.ID
+	parsed, _, _ := read(body, nil) // what was set may be no notification any more
+	return parsed.ID, body, nil
+}
+
+func newSample(topic string) ([]byte, error) {
+	n, err := intercom.NewNotification(topic)
+	if err != nil {
+		return nil, err
 	}
-	body, err = n.Encode()
-	return id, body, err
+	return n.Encode()
 }
 
 // roundTrip sends a request, and waits for the complete answer.

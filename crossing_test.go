@@ -62,6 +62,9 @@ func TestNoSchemeIsAcceptedAsAnother(t *testing.T) {
 		r.Body, r.ContentLength = io.NopCloser(strings.NewReader(body)), int64(len(body))
 
 		got, refused := v.verify(w, r, time.Time{})
+		if refused == nil {
+			got.memory.Release()
+		}
 		place := slices.Index(sent.secrets, secret)
 		enabled := sent.header == "X-Hub-Signature" || sent.header == "X-Body-Signature" && v.appRequests || sent.header == schemes[2].header && fin
 		fits := mac.Size() == sent.hash().Size() // the same HMAC, whatever scheme it was made for

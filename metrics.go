@@ -192,7 +192,7 @@ func (o *recorder) observe(t *tag, outcome string, status int, received, answere
 	}
 	notificationsTotal.WithLabelValues(intercom.Label(t.Topic), outcome).Inc()
 	o.answered(status)
-	history.Intercom.Took(kindOf(status), waited, outcome)
+	history.Intercom.Took(answered, kindOf(status), waited)
 	if outcome == outcomePing {
 		history.Intercom.Ping.Set(received)
 	}

@@ -40,7 +40,7 @@ func dropped(prefix string) message {
 	return asForm(prefix+"/change", "verb=drop&confirmed=yes&endpoint=intercom&delivery=100")
 }
 
-var shownDelivery = regexp.MustCompile(`name="delivery" value="(\d+)"`)
+var shownDelivery = regexp.MustCompile(`delivery=(\d+)`)
 
 // deadDelivery returns the number of the only delivery of a notification.
 func (g *gateway) deadDelivery(id string) string {
@@ -55,7 +55,8 @@ func (g *gateway) deadDelivery(id string) string {
 // besideUI keeps intercom_webhook, which comes first, off the pages under /queue.
 const besideUI = "not path /queue /queue/* /other"
 
-var linked = regexp.MustCompile(`(?:href|src)="([^"]+)"`)
+// linked are the links to this site.
+var linked = regexp.MustCompile(`(?:href|src)="(/[^"]+)"`)
 
 func TestQueueUIAnswersUnderItsPrefixOnly(t *testing.T) {
 	for name, prefix := range map[string]string{"given without a slash behind it": "/queue", "given with a slash behind it": "/queue/"} {
@@ -66,7 +67,7 @@ func TestQueueUIAnswersUnderItsPrefixOnly(t *testing.T) {
 				t.Errorf("/queue leads to %q, want /queue/", to)
 			}
 			page := g.expect(200, atUI("/queue/"))
-			if !strings.Contains(page.body, "<title>Intercom queue</title>") || !strings.Contains(page.body, "support") {
+			if !strings.Contains(page.body, "<title>Overview – Intercom queue</title>") || !strings.Contains(page.body, "support") {
 				t.Errorf("this is not the UI with its lane: %s", page.body)
 			}
 			links := linked.FindAllStringSubmatch(page.body, -1)
@@ -361,7 +362,7 @@ func TestQueueUIGoesOnAfterReloads(t *testing.T) {
 	}
 
 	mended.wantCount(t, 0)
-	g.expect(303, asForm("/queue/change", "verb=retry&endpoint=intercom&delivery="+g.deadDelivery("notif_dead")))
+	g.expect(303, asForm("/queue/change", "verb=retry&confirmed=yes&endpoint=intercom&delivery="+g.deadDelivery("notif_dead")))
 	eventually(t, "the dead letter being delivered", func() bool { return len(mended.all()) == 1 })
 	if got := mended.only(t).header.Get("X-Intercom-Attempt"); got != "1" {
 		t.Errorf("the backend is told of attempt %q, want 1: the retry has its whole schedule again", got)

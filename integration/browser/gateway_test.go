@@ -37,7 +37,13 @@ const (
 // UI under /queue.
 func startGateway(t *testing.T, backend string) (base string) {
 	t.Helper()
-	dir, address := t.TempDir(), freeAddress(t)
+	return launch(t, t.TempDir(), "max_attempts 1", "route * as support to "+backend)
+}
+
+// launch starts a Caddy with routes, whose queue is in a file of a folder, in place of the one that runs.
+func launch(t *testing.T, dir, options, routes string) (base string) {
+	t.Helper()
+	address := freeAddress(t)
 	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt(fmt.Appendf(nil, `
 {
 	admin off
@@ -50,14 +56,14 @@ http://%s {
 	intercom_webhook /intercom {
 		client_secret %s
 		allow static 127.0.0.1
-		route * as support to %s
+		%s
 		queue {
 			path %s/queue.db
-			max_attempts 1
+			%s
 		}
 	}
 }
-`, dir, address, secret, backend, dir), nil)
+`, dir, address, secret, routes, dir, options), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,6 +76,18 @@ http://%s {
 		t.Fatalf("loading the config: %v", err)
 	}
 	return "http://" + address
+}
+
+// launchWith starts a Caddy whose queue has these rows already.
+func launchWith(t *testing.T, rows []row, options, routes string) (base string) {
+	t.Helper()
+	dir := t.TempDir()
+	launch(t, dir, options, routes) // makes the tables
+	if err := caddy.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	write(t, dir+"/queue.db", rows)
+	return launch(t, dir, options, routes)
 }
 
 func freeAddress(t *testing.T) string {

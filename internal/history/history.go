@@ -75,8 +75,6 @@ func Lane(label string) *Series {
 type Series struct {
 	mu      sync.Mutex
 	minutes [Minutes]bucket
-	failing time.Time // when the first attempt failed since the last one that did not
-	why     string    // of the last that failed
 }
 
 type bucket struct {
@@ -95,36 +93,20 @@ func (s *Series) at(now time.Time) *bucket {
 	return b
 }
 
-// Count counts what has happened now.
-func (s *Series) Count(kind Kind) {
+// Count counts what has happened.
+func (s *Series) Count(now time.Time, kind Kind) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.at(time.Now()).counts[kind]++
+	s.at(now).counts[kind]++
 }
 
-// Took counts what has happened now, and how long it took. If it failed, why says what was wrong.
-func (s *Series) Took(kind Kind, took time.Duration, why string) {
-	now := time.Now()
+// Took counts what has happened, and how long it took.
+func (s *Series) Took(now time.Time, kind Kind, took time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b := s.at(now)
 	b.counts[kind]++
 	b.times.add(took)
-	if kind != Failed {
-		s.failing, s.why = time.Time{}, ""
-		return
-	}
-	if s.why = why; s.failing.IsZero() {
-		s.failing = now
-	}
-}
-
-// Failing returns since when attempts fail, without one between them that did not, and why the last one did. The time
-// is zero if the last one did not fail.
-func (s *Series) Failing() (since time.Time, why string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.failing, s.why
 }
 
 // Minute is what happened in a minute, or in several.
@@ -136,7 +118,7 @@ type Minute struct {
 
 // Quantile returns the time that so large a part of all took at most, about: it is right to an eighth. It is 0 if nothing
 // took any time.
-func (m *Minute) Quantile(part float64) time.Duration { return m.times.quantile(part) }
+func (m Minute) Quantile(part float64) time.Duration { return m.times.quantile(part) }
 
 func (m *Minute) add(b *bucket) {
 	m.Accepted += b.counts[Accepted]

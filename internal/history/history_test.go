@@ -11,11 +11,11 @@ import (
 func TestHour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s, other Series
-		s.Count(Accepted)
+		s.Count(time.Now(), Accepted)
 		time.Sleep(59 * time.Minute)
-		s.Took(Delivered, time.Second, "")
-		s.Took(Failed, 3*time.Second, "status 502")
-		other.Count(Accepted)
+		s.Took(time.Now(), Delivered, time.Second)
+		s.Took(time.Now(), Failed, 3*time.Second)
+		other.Count(time.Now(), Accepted)
 		hour := Hour(&s, &other)
 		if first, last := hour[0], hour[Minutes-1]; first.Accepted != 1 || last.Accepted != 1 || last.Delivered != 1 || last.Failed != 1 {
 			t.Errorf("the first minute is %+v, the last %+v", first, last)
@@ -37,35 +37,14 @@ func TestHour(t *testing.T) {
 	})
 }
 
-func TestFailing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var s Series
-		if since, why := s.Failing(); !since.IsZero() || why != "" {
-			t.Errorf("before anything, failing since %s: %q", since, why)
-		}
-		first := time.Now()
-		s.Took(Failed, 0, "status 500")
-		time.Sleep(time.Second)
-		s.Took(Failed, 0, "status 502")
-		s.Count(Accepted)
-		if since, why := s.Failing(); !since.Equal(first) || why != "status 502" {
-			t.Errorf("failing since %s: %q", since, why)
-		}
-		s.Took(Delivered, 0, "")
-		if since, _ := s.Failing(); !since.IsZero() {
-			t.Errorf("after a success, failing since %s", since)
-		}
-	})
-}
-
 func TestQuantiles(t *testing.T) {
 	for _, took := range []time.Duration{time.Millisecond, 20 * time.Millisecond, 480 * time.Millisecond, 30 * time.Second} {
 		var s Series
 		for range 98 {
-			s.Took(Delivered, took, "")
+			s.Took(time.Now(), Delivered, took)
 		}
 		for range 2 {
-			s.Took(Delivered, 2*took, "")
+			s.Took(time.Now(), Delivered, 2*took)
 		}
 		sum := Sum(Hour(&s))
 		for part, want := range map[float64]time.Duration{0.5: took, 0.95: took, 0.99: 2 * took} {
@@ -75,14 +54,14 @@ func TestQuantiles(t *testing.T) {
 		}
 	}
 	var s Series
-	s.Took(Delivered, 0, "")
-	s.Took(Delivered, 1000*time.Hour, "") // no bound
+	s.Took(time.Now(), Delivered, 0)
+	s.Took(time.Now(), Delivered, 1000*time.Hour) // no bound
 }
 
 // Names of lanes can come from a database.
 func TestLanesAreBounded(t *testing.T) {
 	for i := range 2 * maxLanes {
-		Lane(fmt.Sprint("lane ", i)).Count(Accepted)
+		Lane(fmt.Sprint("lane ", i)).Count(time.Now(), Accepted)
 	}
 	if n := len(lanes.byLabel); n != maxLanes {
 		t.Errorf("%d lanes", n)
@@ -98,6 +77,6 @@ func TestLanesAreBounded(t *testing.T) {
 func BenchmarkTook(b *testing.B) {
 	s := Lane("benchmark")
 	for b.Loop() {
-		s.Took(Delivered, 20*time.Millisecond, "")
+		s.Took(time.Now(), Delivered, 20*time.Millisecond)
 	}
 }

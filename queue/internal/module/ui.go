@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"path"
 	"reflect"
+	"slices"
 	"strings"
 
 	"go.uber.org/zap"
@@ -153,9 +155,53 @@ func (u *UI) start(queues []*Base) error {
 	if found == nil {
 		return errors.New("intercom_queue_ui: no intercom_webhook of the config has such a queue")
 	}
-	u.pages = web.New(u.ctx, found.worker, u.Prefix, client)
+	u.pages = web.New(u.ctx, found.worker, u.Prefix, client, func() string { return webhookOf(u.ctx) })
 	close(u.started)
 	return nil
+}
+
+// webhookOf returns the host and path of the config's first intercom_webhook, with a word for each that its route does
+// not say.
+func webhookOf(ctx caddy.Context) string {
+	loaded, err := ctx.AppIfConfigured("http")
+	if err != nil {
+		return unknownHost + unknownPath
+	}
+	app := loaded.(*caddyhttp.App)
+	for _, name := range slices.Sorted(maps.Keys(app.Servers)) {
+		if at := webhookIn(app.Servers[name].Routes, unknownHost, ""); at != "" {
+			return at
+		}
+	}
+	return unknownHost + unknownPath
+}
+
+const unknownHost, unknownPath = "<host>", "/<path of intercom_webhook>"
+
+// webhookIn looks for an intercom_webhook in routes, whose outer routes have matched a host and a path.
+func webhookIn(routes caddyhttp.RouteList, host, path string) string {
+	for _, route := range routes {
+		host, path := host, path
+		for _, matcher := range slices.Concat(route.MatcherSets...) {
+			switch m := matcher.(type) {
+			case *caddyhttp.MatchHost:
+				host = (*m)[0]
+			case *caddyhttp.MatchPath:
+				path = strings.TrimSuffix((*m)[0], "*")
+			}
+		}
+		for _, handler := range route.Handlers {
+			switch h := handler.(type) {
+			case *intercomwebhook.Handler:
+				return host + cmp.Or(path, "/")
+			case *caddyhttp.Subroute:
+				if at := webhookIn(h.Routes, host, path); at != "" {
+					return at
+				}
+			}
+		}
+	}
+	return ""
 }
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.

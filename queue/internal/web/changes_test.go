@@ -1,21 +1,19 @@
 package web
 
 import (
+	"context"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/manage"
 )
 
 func TestFewChangesRunAtOnce(t *testing.T) {
 	p := &pages{changes: new(changes)}
 	for range maxRunningChanges {
-		c := &change{Began: time.Now()}
+		c := new(change)
 		c.Verb, c.ID = manage.Retry, 4711
 		if err := p.changes.add(c); err != nil {
 			t.Fatal(err)
@@ -25,10 +23,10 @@ func TestFewChangesRunAtOnce(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 	w := httptest.NewRecorder()
-	if err := p.serveChanges(w, nil); err != nil {
+	if err := p.serveChanges(w, httptest.NewRequest(http.MethodGet, "/changes", nil)); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`<meta http-equiv="refresh" content="2">`, "retry delivery <b>4711</b>", "0 found; it goes on"} {
+	for _, want := range []string{`<noscript><meta http-equiv="refresh" content="2"></noscript>`, "Retry: delivery 4711", "0 found; it goes on", `action="/stop"`} {
 		if !strings.Contains(w.Body.String(), want) {
 			t.Errorf("%q is not on the page: %s", want, w.Body)
 		}
@@ -54,12 +52,32 @@ func TestARunningChangeIsRemembered(t *testing.T) {
 	}
 }
 
-func TestAFormOfAGroup(t *testing.T) {
-	c, err := changeOf(url.Values{"verb": {"retry"}, "endpoint": {"intercom"}, "topic": {"a.b"}, "lane": {"support"}, "reason": {"age"}})
-	if err != nil {
+// What a person stops says who did it, and is not forgotten.
+func TestAChangeIsStopped(t *testing.T) {
+	p := &pages{changes: new(changes), who: func(*http.Request) string { return "ops" }}
+	c := new(change)
+	if err := p.changes.add(c); err != nil {
 		t.Fatal(err)
 	}
-	if c.What != "topic=a.b&lane=support&reason=age" || c.Filter.Reasons[0] != db.Age || len(c.Filter.States) != 1 || c.Filter.States[0] != db.Dead {
-		t.Errorf("the change is %+v", c)
+	ctx, stop := context.WithCancelCause(t.Context())
+	c.stop = stop
+	for _, number := range []string{"0", "2", "x", ""} {
+		push(t, p, number)
+		if ctx.Err() != nil {
+			t.Fatalf("%q has stopped it", number)
+		}
+	}
+	push(t, p, "1")
+	if err := context.Cause(ctx); err == nil || err.Error() != "ops has stopped it" {
+		t.Errorf("the cause is %v", err)
+	}
+}
+
+func push(t *testing.T, p *pages, number string) {
+	t.Helper()
+	r := httptest.NewRequest(http.MethodPost, "/stop", strings.NewReader("change="+number))
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	if err := p.serveStop(httptest.NewRecorder(), r); err != nil {
+		t.Fatal(err)
 	}
 }

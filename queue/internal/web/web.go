@@ -1,32 +1,27 @@
-// Package web has the pages of the queue: HTML without scripts. Who may see them is checked before.
+// Package web has the pages of the queue: HTML, which a script of ours only refreshes. Who may see them is checked
+// before.
 package web
 
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"embed"
+	"encoding/hex"
 	"errors"
 	"html/template"
 	"maps"
 	"mime"
 	"net/http"
+	"path"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
-	"unicode"
 
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
-	"github.com/caddy-intercom/caddy-intercom-webhook/internal/jsonview"
-	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/manage"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/worker"
 )
 
-const (
-	maxFormSize = 1 << 20
-	listTime    = 5 * time.Second // that a list looks for deliveries, before it shows what it has
-)
+const maxFormSize = 1 << 20
 
 // pages are the pages for one database.
 type pages struct {
@@ -34,13 +29,14 @@ type pages struct {
 	worker  *worker.Worker
 	prefix  string // of the path
 	who     func(*http.Request) string
+	webhook func() string // where notifications come in: host and path
 	changes *changes
 }
 
 // New returns the pages for a database, under a path prefix. Changes end with the config. who returns who makes a
-// request, for the log.
-func New(config context.Context, w *worker.Worker, prefix string, who func(*http.Request) string) http.Handler {
-	p := &pages{config: config, worker: w, prefix: prefix, who: who, changes: new(changes)}
+// request, for the log; webhook the host and path at which the config takes notifications, or parts of them.
+func New(config context.Context, w *worker.Worker, prefix string, who func(*http.Request) string, webhook func() string) http.Handler {
+	p := &pages{config: config, worker: w, prefix: prefix, who: who, webhook: webhook, changes: new(changes)}
 	mux := http.NewServeMux()
 	for pattern, serve := range routes {
 		method, path, _ := strings.Cut(pattern, " ")
@@ -66,12 +62,20 @@ func New(config context.Context, w *worker.Worker, prefix string, who func(*http
 // routes are the pages, their files and their forms.
 var routes = map[string]func(*pages, http.ResponseWriter, *http.Request) error{
 	"GET /{$}":          (*pages).serveOverview,
+	"GET /lane":         (*pages).serveLane,
 	"GET /deliveries":   (*pages).serveDeliveries,
+	"GET /dead":         (*pages).serveDead,
+	"GET /find":         (*pages).serveFind,
 	"GET /notification": (*pages).serveNotification,
+	"GET /body":         (*pages).serveBody,
+	"GET /confirm":      (*pages).serveConfirm,
 	"GET /changes":      (*pages).serveChanges,
-	"GET /style.css":    (*pages).serveStyle,
+	"GET /style.css":    (*pages).serveFile,
+	"GET /refresh.js":   (*pages).serveFile,
+	"GET /icon.svg":     (*pages).serveFile,
 	"POST /change":      (*pages).serveChange,
-	"POST /lane":        (*pages).serveLane,
+	"POST /stop":        (*pages).serveStop,
+	"POST /lane":        (*pages).servePause,
 }
 
 // Owns reports whether a request is for the pages under a prefix. All others can be for a webhook at the same site: all
@@ -99,15 +103,17 @@ func foreign(r *http.Request) bool {
 	return r.Method != http.MethodGet || r.Header.Get("Sec-Fetch-Mode") != "navigate" || r.Header.Get("Sec-Fetch-Dest") != "document"
 }
 
-// headers keep browsers from running, loading or storing anything, and foreign web pages from showing the pages in a
-// frame: a click that they lead onto a button is a request of the pages' own origin. Without a referrer, browsers
-// would send `Origin: null` with forms, which would then be refused.
+// headers keep browsers from loading anything from elsewhere, running anything but the script, and storing anything,
+// and foreign web pages from showing the pages in a frame: a click that they lead onto a button is a request of the
+// pages' own origin. Without a referrer, browsers would send `Origin: null` with forms, which would then be refused.
 var headers = map[string]string{
-	"Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
-	"X-Frame-Options":         "DENY",
-	"X-Content-Type-Options":  "nosniff",
-	"Referrer-Policy":         "same-origin",
-	"Cache-Control":           "no-store",
+	"Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; " +
+		"form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+	"X-Frame-Options":              "DENY",
+	"X-Content-Type-Options":       "nosniff",
+	"Cross-Origin-Resource-Policy": "same-origin",
+	"Referrer-Policy":              "same-origin",
+	"Cache-Control":                "no-store",
 }
 
 // withErrors shows errors of handlers, with their status.
@@ -121,172 +127,79 @@ func (p *pages) withErrors(serve func(http.ResponseWriter, *http.Request) error)
 			err = context.Cause(ctx)
 		}
 		if err != nil {
-			p.show(w, manage.Status(err), "error", err.Error())
+			p.show(w, r, page{Name: "error", Title: "This did not work", Status: manage.Status(err), Data: err.Error()})
 		}
 	}
 }
 
 //go:embed page
-var pageFiles embed.FS
+var files embed.FS
 
-func (*pages) serveStyle(w http.ResponseWriter, r *http.Request) error {
-	http.ServeFileFS(w, r, pageFiles, "page/style.css")
+var templates = template.Must(template.New("").Funcs(functions).ParseFS(files, "page/*.html"))
+
+func (*pages) serveFile(w http.ResponseWriter, r *http.Request) error {
+	http.ServeFileFS(w, r, files, "page/"+path.Base(r.URL.Path))
 	return nil
 }
 
-var templates = template.Must(template.New("").Funcs(template.FuncMap{
-	"plain":    plain,
-	"age":      func(seconds float64) time.Duration { return time.Duration(seconds) * time.Second },
-	"seconds":  func(seconds float64) string { return strconv.FormatFloat(seconds, 'f', 3, 64) },
-	"readable": readable,
-	"may":      may,
-}).ParseFS(pageFiles, "page/*.html"))
+// page is a page to show.
+type page struct {
+	Name   string // of its template
+	Title  string
+	Status int  // 200 if it is 0
+	Live   bool // the script refreshes it
+	Data   any
+}
 
-// show writes an HTML page.
-func (p *pages) show(w http.ResponseWriter, status int, name string, data any) {
-	var text bytes.Buffer
-	if err := templates.ExecuteTemplate(&text, name, map[string]any{"Path": p.prefix, "Data": data}); err != nil {
+// show writes a page, or only its main part if the script asks for that. What the client has already is not sent again.
+func (p *pages) show(w http.ResponseWriter, r *http.Request, shown page) {
+	var main, text bytes.Buffer
+	err := templates.ExecuteTemplate(&main, shown.Name, map[string]any{"Path": p.prefix, "Data": shown.Data, "Title": shown.Title})
+	sum := sha256.Sum256(main.Bytes())
+	tag := `"` + hex.EncodeToString(sum[:12]) + `"`
+	if err == nil && r.Header.Get("X-Part") == "" {
+		err = templates.ExecuteTemplate(&text, "layout", map[string]any{
+			"Path": p.prefix, "Page": shown, "Tag": tag, "Main": template.HTML(main.String()), //nolint:gosec // a template has made it
+		})
+		main = text
+	}
+	if err != nil {
 		http.Error(w, "the page cannot be shown: "+err.Error(), http.StatusInternalServerError)
 		return
 	}
+	status := max(shown.Status, http.StatusOK)
+	if status == http.StatusOK {
+		w.Header().Set("ETag", tag)
+		if r.Header.Get("If-None-Match") == tag {
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
+	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(status)
-	_, _ = w.Write(text.Bytes()) // a client that is gone needs nothing
+	_, _ = w.Write(main.Bytes()) // a client that is gone needs nothing
 }
 
-// plain returns text of somebody else with its control characters in visible form: also those that change the
-// direction of the text after them. Joiners stay, for scripts and emoji.
-func plain(text string) string {
-	var b strings.Builder
-	for _, char := range text {
-		if unicode.IsGraphic(char) || strings.ContainsRune("\n\t\u200c\u200d", char) {
-			b.WriteRune(char)
-		} else {
-			b.WriteString(strings.Trim(strconv.QuoteRuneToASCII(char), "'"))
-		}
-	}
-	return b.String()
-}
-
-// deadGroup is a group of the dead deliveries of an endpoint.
-type deadGroup struct {
-	Endpoint string
-	db.DeadGroup
-}
-
-// serveOverview shows the lanes and the dead letters.
-func (p *pages) serveOverview(w http.ResponseWriter, r *http.Request) error {
-	lanes, err := manage.Endpoint{Worker: p.worker}.Lanes(r.Context())
-	if err != nil {
-		return err
-	}
-	var dead []deadGroup
-	for _, name := range p.endpoints(lanes) {
-		groups, err := manage.Endpoint{Worker: p.worker, Name: name}.DeadGroups(r.Context())
-		if err != nil {
-			return err
-		}
-		for _, group := range groups {
-			dead = append(dead, deadGroup{name, group})
-		}
-	}
-	p.show(w, http.StatusOK, "overview", map[string]any{"Lanes": lanes, "States": manage.Names(manage.BacklogStates), "Dead": dead})
-	return nil
-}
-
-// endpoints returns the names of the endpoints of the config, and of those of the lanes.
-func (p *pages) endpoints(lanes []adminapi.Lane) []string {
+// endpoints returns the endpoints of the config, and those of the database that have lanes.
+func (p *pages) endpoints(r *http.Request) ([]string, error) {
 	found := make(map[string]bool)
 	for name := range p.worker.Config() {
 		found[name] = true
 	}
+	lanes, err := p.worker.Lanes(r.Context(), "")
 	for i := range lanes {
-		found[lanes[i].Endpoint] = true
+		found[lanes[i].Lane.Endpoint] = true
 	}
-	return slices.Sorted(maps.Keys(found))
+	return slices.Sorted(maps.Keys(found)), err
 }
 
-// serveLane pauses or resumes a lane.
-func (p *pages) serveLane(w http.ResponseWriter, r *http.Request) error {
-	action, lane := r.PostFormValue("action"), r.PostFormValue("lane")
-	if action != "pause" && action != "resume" || lane == "" {
-		return manage.BadRequest(errors.New("give a lane, and the action pause or resume"))
+// endpoint returns the endpoint that a request names or, if there is only one, that one. Otherwise it has no name, and
+// is all of them.
+func (p *pages) endpoint(r *http.Request) (e manage.Endpoint, all []string, err error) {
+	all, err = p.endpoints(r)
+	e = manage.Endpoint{Worker: p.worker, Name: r.FormValue("endpoint")}
+	if e.Name == "" && len(all) == 1 {
+		e.Name = all[0]
 	}
-	e := manage.Endpoint{Worker: p.worker, Name: r.PostFormValue("endpoint")}
-	if err := e.SetPaused(r.Context(), lane, action == "pause", p.who(r)); err != nil {
-		return err
-	}
-	http.Redirect(w, r, p.prefix+"/", http.StatusSeeOther)
-	return nil
-}
-
-// endpoint returns the endpoint of a name or, for no name, the first one of the config.
-func (p *pages) endpoint(name string) manage.Endpoint {
-	if names := p.endpoints(nil); name == "" && len(names) > 0 {
-		name = names[0]
-	}
-	return manage.Endpoint{Worker: p.worker, Name: name}
-}
-
-// serveDeliveries lists deliveries by filters, the newest first.
-func (p *pages) serveDeliveries(w http.ResponseWriter, r *http.Request) error {
-	query := r.URL.Query()
-	maps.DeleteFunc(query, func(_ string, values []string) bool { // fields that were left empty
-		return !slices.ContainsFunc(values, func(v string) bool { return v != "" })
-	})
-	parameters, err := manage.ParseParameters(query.Encode(), manage.ListParameters)
-	if err != nil {
-		return err
-	}
-	e := p.endpoint(parameters.Get("endpoint"))
-	selected, err := manage.Read(e, parameters, "", "")
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeoutCause(r.Context(), listTime, errors.New("looking for deliveries takes long: go on with older ones"))
-	defer cancel()
-	var found []adminapi.Delivery
-	more, err := e.List(ctx, selected.Selection, func(some []adminapi.Delivery) { found = append(found, some...) })
-	if err != nil {
-		if ctx.Err() == nil || r.Context().Err() != nil {
-			return err
-		}
-		err = context.Cause(ctx)
-	}
-	older := ""
-	if text := more.String(); text != "" {
-		parameters.Set("cursor", text)
-		older = p.prefix + "/deliveries?" + parameters.Encode()
-	}
-	p.show(w, http.StatusOK, "deliveries", map[string]any{
-		"Query": query, "States": manage.Names(db.States), "Reasons": manage.Names(db.Reasons), "Endpoint": e.Name, "Endpoints": p.endpoints(nil),
-		"Found": found, "Older": older, "Err": err,
-	})
-	return nil
-}
-
-// serveNotification shows the notifications that have an id, with their deliveries.
-func (p *pages) serveNotification(w http.ResponseWriter, r *http.Request) error {
-	id := strings.TrimSpace(r.URL.Query().Get("id"))
-	if id == "" {
-		http.Redirect(w, r, p.prefix+"/", http.StatusSeeOther)
-		return nil
-	}
-	e := p.endpoint(r.URL.Query().Get("endpoint"))
-	found, err := e.Find(r.Context(), id)
-	if err != nil {
-		return err
-	}
-	p.show(w, http.StatusOK, "notification", map[string]any{"ID": id, "Notifications": found})
-	return nil
-}
-
-// readable returns the body of a request in a form for people.
-func readable(request *adminapi.Request) string {
-	body := request.BodyBase64
-	if request.Body != nil {
-		body = []byte(*request.Body)
-	}
-	text, _ := jsonview.Indent(body)
-	return string(text)
+	return e, all, err
 }

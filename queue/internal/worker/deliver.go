@@ -192,11 +192,11 @@ func (a *attempt) tell(outcome db.Outcome) {
 	}
 	tellHealth(a.endpoint, a.lane.Name, health)
 	attemptsTotal.WithLabelValues(a.label, result).Inc()
-	if a.result.Err == nil {
-		history.Lane(a.label).Took(history.Delivered, a.took, "")
-	} else {
-		history.Lane(a.label).Took(history.Failed, a.took, a.result.Err.Error())
+	kind := history.Delivered
+	if a.result.Err != nil {
+		kind = history.Failed
 	}
+	history.Lane(a.label).Took(time.Now(), kind, a.took)
 }
 
 // deadLetter tells that the delivery will not be tried again unless a person retries it.

@@ -197,7 +197,7 @@ func (w *Worker) Store(r *http.Request, e *Endpoint, n intercomwebhook.Notificat
 		deliveries = deliveries[1:]
 	}
 	for _, d := range deliveries {
-		history.Lane(Label(db.Lane{Endpoint: e.Name, Name: d.Lane})).Count(history.Accepted)
+		history.Lane(Label(db.Lane{Endpoint: e.Name, Name: d.Lane})).Count(time.Now(), history.Accepted)
 	}
 	if result.Twin {
 		return intercomwebhook.StoredTwin, nil

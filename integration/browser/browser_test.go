@@ -3,22 +3,26 @@
 package browser
 
 import (
-	"bytes"
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/log"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 )
 
+// waitTime bounds every wait for what a page must show.
+const waitTime = 2 * time.Minute
+
 // browserPatience is for all of a test that has a browser, which is slow to start.
-const browserPatience = 3 * time.Minute
+const browserPatience = 8 * time.Minute
 
 // browser is a Chromium with one page.
 type browser struct {
@@ -101,6 +105,19 @@ func (b *browser) open(url string) {
 	b.do("opening "+url, chromedp.Navigate(url))
 }
 
+// openUntil opens a page again and again until it has a text.
+func (b *browser) openUntil(url, text string) {
+	b.t.Helper()
+	page := ""
+	for deadline := time.Now().Add(waitTime); !strings.Contains(page, text); page = b.text() {
+		if time.Now().After(deadline) {
+			b.t.Fatalf("%s has no %q: %s", url, text, page)
+		}
+		time.Sleep(100 * time.Millisecond)
+		b.open(url)
+	}
+}
+
 // click clicks on the link or button with this text.
 func (b *browser) click(text string) {
 	b.t.Helper()
@@ -109,7 +126,7 @@ func (b *browser) click(text string) {
 
 func (b *browser) clickAt(xpath string) {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.page, time.Minute)
+	ctx, cancel := context.WithTimeout(b.page, waitTime)
 	defer cancel()
 	if err := chromedp.Run(ctx, chromedp.Click(xpath)); err != nil {
 		b.t.Fatalf("clicking on %s: %v", xpath, err)
@@ -121,7 +138,7 @@ func (b *browser) wait(texts ...string) {
 	b.t.Helper()
 	for _, text := range texts {
 		page := b.text()
-		for deadline := time.Now().Add(time.Minute); !strings.Contains(page, text); page = b.text() {
+		for deadline := time.Now().Add(waitTime); !strings.Contains(page, text); page = b.text() {
 			if time.Now().After(deadline) {
 				b.t.Fatalf("waiting for %s: the page has: %s", text, page)
 			}
@@ -139,30 +156,59 @@ func (b *browser) text() string {
 	return text
 }
 
-func TestDeadLetterIsReadAndRetriedInABrowser(t *testing.T) {
-	backend := newBackend(t)
-	base := startGateway(t, backend.address)
-	body := notification("conversation.user.replied", "notif_dead")
-	postNotification(t, base+"/intercom", body)
-	awaitDeadLetter(t, base+"/queue", "notif_dead")
+// fill writes into the field with this label, in place of what it has, and presses Enter.
+func (b *browser) fill(label, text string) {
+	b.t.Helper()
+	field := fmt.Sprintf(`//label[starts-with(normalize-space(.), %q)]//input | //input[@id=//label[normalize-space(.)=%[1]q]/@for]`, label)
+	b.do("filling "+label, chromedp.Evaluate(fmt.Sprintf(`document.evaluate(%q, document, null, 9).singleNodeValue.value = ""`, field), nil),
+		chromedp.SendKeys(field, text+"\r"))
+}
 
-	b := newBrowser(t, base+"/queue")
-	b.open(base + "/queue")
-	b.click("Deliveries")
-	b.wait("notif_dead", "conversation.user.replied", "support", "dead (attempts)")
+// is waits until an expression is true in the page, which may be replaced by another one meanwhile.
+func (b *browser) is(what, expression string) {
+	b.t.Helper()
+	var is bool
+	for deadline := time.Now().Add(waitTime); !is; time.Sleep(100 * time.Millisecond) {
+		if err := chromedp.Run(b.page, chromedp.Evaluate(expression, &is)); err != nil || is {
+			continue
+		}
+		if time.Now().After(deadline) {
+			b.t.Fatalf("%s: %s is not true: the page has: %s", what, expression, b.text())
+		}
+	}
+}
 
-	b.click("notif_dead")
-	b.wait("State dead (attempts)", "Attempts 1", "to the lane support", "backend answered 503",
-		`"topic": "conversation.user.replied"`, `"id": "notif_dead"`)
+// look makes the window so wide, and light or dark.
+func (b *browser) look(width int64, scheme string) {
+	b.t.Helper()
+	b.do("changing the window",
+		emulation.SetDeviceMetricsOverride(width, 1000, 1, width < 500),
+		emulation.SetEmulatedMedia().WithFeatures([]*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}))
+}
 
-	backend.mended.Store(true)
-	backend.wantCount(t, 1)
-	b.click("Retry")
-	b.wait("1 of 1 done")
-	b.openUntil(base+"/queue/notification?id=notif_dead", "State delivered")
-	backend.wantCount(t, 2)
-	got := backend.all()[1]
-	if !bytes.Equal(got.body, body) || got.header.Get("X-Intercom-Attempt") != "1" {
-		t.Errorf("the backend got %q as attempt %s, want %q as attempt 1, with its whole schedule before it", got.body, got.header.Get("X-Intercom-Attempt"), body)
+// fits checks that nothing of the page is beyond the right side of the window.
+func (b *browser) fits() {
+	b.t.Helper()
+	var over string
+	b.do("measuring", chromedp.Evaluate(`[...document.querySelectorAll("main *, header *")].filter((e) => !e.closest("svg, .wide, pre") &&
+		e.getBoundingClientRect().right > document.documentElement.clientWidth + 1).map((e) => e.outerHTML.slice(0, 100)).join(" ")`, &over))
+	if over != "" {
+		b.t.Errorf("beyond the window: %s", over)
+	}
+}
+
+// barriers checks with axe-core that nothing keeps people with disabilities out.
+func (b *browser) barriers(of string) {
+	b.t.Helper()
+	axe, err := os.ReadFile("axe.min.js")
+	if err != nil {
+		b.t.Fatalf("%v: .ci/chromium fetches it", err)
+	}
+	var found []string
+	b.do("looking for barriers", chromedp.Evaluate(string(axe), nil), chromedp.Evaluate(
+		`axe.run({resultTypes: ["violations"]}).then((r) => r.violations.flatMap((v) => v.nodes.map((n) => v.id + ": " + n.html.slice(0, 200) + " " + n.failureSummary)))`,
+		&found, func(p *runtime.EvaluateParams) *runtime.EvaluateParams { return p.WithAwaitPromise(true) }))
+	for _, barrier := range found {
+		b.t.Errorf("%s: %s", of, barrier)
 	}
 }

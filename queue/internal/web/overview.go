@@ -1,0 +1,289 @@
+package web
+
+import (
+	"cmp"
+	"errors"
+	"html/template"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/history"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/intercom"
+	"github.com/caddy-intercom/caddy-intercom-webhook/ipranges"
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/manage"
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/worker"
+)
+
+// troubles are the states of lanes of which somebody should know, the worst first.
+var troubles = []worker.LaneState{worker.LaneDown, worker.LaneFailing, worker.LaneOrphaned, worker.LanePaused}
+
+const (
+	// What became a dead letter so lately is new.
+	newDead = 24 * time.Hour
+
+	// After so many error answers in a row it is said how near Intercom's limit is.
+	manyErrors = 10
+
+	// maxTroubles is how many groups of dead letters the overview names.
+	maxTroubles = 5
+
+	// Rates are those of so many minutes, and the one that runs.
+	rateMinutes = 5
+)
+
+// laneView is a lane as it is shown.
+type laneView struct {
+	adminapi.Lane
+	Hour []history.Minute
+	Sum  history.Minute
+	Rate float64 // attempts a minute
+}
+
+func viewLane(lane adminapi.Lane) laneView {
+	v := laneView{Lane: lane, Hour: history.Hour(history.Lane(worker.Label(db.Lane{Endpoint: lane.Endpoint, Name: lane.Lane})))}
+	v.Sum = history.Sum(v.Hour)
+	last := history.Sum(v.Hour[len(v.Hour)-rateMinutes-1:])
+	v.Rate = float64(last.Delivered+last.Failed) / (rateMinutes + .5)
+	return v
+}
+
+// Trouble is the place of the state among troubles; -1 if it is none.
+func (v *laneView) Trouble() int { return slices.Index(troubles, worker.LaneState(v.State)) }
+
+// Idle reports whether there is nothing to tell of the lane for what fits no route.
+func (v *laneView) Idle() bool {
+	for _, n := range v.Deliveries {
+		if n > 0 {
+			return false
+		}
+	}
+	return v.Lane.Lane == worker.UnroutedLane && v.Trouble() < 0 && v.Sum.Delivered+v.Sum.Failed == 0
+}
+
+// Held says how many wait; nothing if none does.
+func (v *laneView) Held() string {
+	if n := v.Deliveries[string(db.Waiting)] + v.Deliveries[string(db.Retrying)]; n > 0 {
+		return plural(n, "delivery waits.", "deliveries wait.")
+	}
+	return ""
+}
+
+// Spark and P return what a row of the table shows.
+func (v *laneView) Spark() template.HTML         { return spark(v.Hour) }
+func (v *laneView) P(part float64) time.Duration { return v.Sum.Quantile(part) }
+
+// Charts are those of the lane.
+func (v *laneView) Charts() charts {
+	return charts{Hour: v.Hour, Rates: rates(v.Hour), Backend: latencies(v.Hour, .95, 0)}
+}
+
+// charts are the charts of a page, and the minutes that they show.
+type charts struct {
+	Hour                    []history.Minute
+	Answers                 []history.Minute // nil on the page of a lane
+	Rates, Backend, Replies template.HTML
+}
+
+func allCharts() charts {
+	c := charts{Hour: history.AllLanes(), Answers: history.Hour(&history.Intercom.Series)}
+	for i := range c.Hour { // copies are not accepted, but made
+		c.Hour[i].Accepted = c.Answers[i].Accepted
+	}
+	c.Rates, c.Backend = rates(c.Hour), latencies(c.Hour, .95, 0)
+	c.Replies = latencies(c.Answers, .99, intercom.PriorityTimeout)
+	return c
+}
+
+// Sums are of the whole hour.
+func (c charts) Sum() history.Minute        { return history.Sum(c.Hour) }
+func (c charts) AnswersSum() history.Minute { return history.Sum(c.Answers) }
+
+// Rows are the minutes as rows of a table, the newest first.
+func (c charts) Rows() (rows [][]string) {
+	for i := len(c.Hour) - 1; i >= 0; i-- {
+		m := &c.Hour[i]
+		row := []string{m.At.Format("15:04"), number(m.Accepted), number(m.Delivered), number(m.Failed), took(m.Quantile(.5)), took(m.Quantile(.95))}
+		if c.Answers != nil {
+			row = append(row, took(c.Answers[i].Quantile(.5)), took(c.Answers[i].Quantile(.99)))
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+// deadGroup is a group of the dead deliveries of an endpoint.
+type deadGroup struct {
+	Endpoint string
+	db.DeadGroup
+}
+
+// IsNew reports whether a delivery of the group died lately.
+func (g deadGroup) IsNew() bool { return time.Since(g.Newest) < newDead }
+
+// deadGroups returns those of some endpoints, the newest first.
+func (p *pages) deadGroups(r *http.Request, endpoints []string) (dead []deadGroup, err error) {
+	for _, name := range endpoints {
+		groups, err := manage.Endpoint{Worker: p.worker, Name: name}.DeadGroups(r.Context())
+		if err != nil {
+			return nil, err
+		}
+		for _, group := range groups {
+			dead = append(dead, deadGroup{name, group})
+		}
+	}
+	slices.SortStableFunc(dead, func(x, y deadGroup) int { return y.Newest.Compare(x.Newest) })
+	return dead, nil
+}
+
+// overview is what the first page shows.
+type overview struct {
+	Lanes     []laneView // those in trouble first
+	Counts    map[string]int64
+	Oldest    float64
+	Dead      []deadGroup // that are new, but for the last
+	MoreDead  int
+	Charts    charts
+	Instances []instance
+	Errors    int64
+	Verified  time.Time
+	Addresses map[string]*ipranges.List
+	First     *firstSteps // nil once something came
+	Several   bool        // endpoints
+}
+
+// Trouble reports whether somebody should look at something.
+func (o *overview) Trouble() bool {
+	return o.Errors >= manyErrors || len(o.Dead) > 0 || slices.ContainsFunc(o.Lanes, func(v laneView) bool { return v.Trouble() >= 0 }) ||
+		slices.ContainsFunc(o.Instances, func(i instance) bool { return i.Differs })
+}
+
+// instance is a Caddy that shares the database.
+type instance struct {
+	db.Presence
+	Self, Differs bool
+}
+
+// firstSteps are for a queue into which nothing has come.
+type firstSteps struct {
+	URL        string
+	Head, Ping time.Time
+}
+
+// serveOverview shows whether all is well.
+func (p *pages) serveOverview(w http.ResponseWriter, r *http.Request) error {
+	lanes, err := manage.Endpoint{Worker: p.worker}.Lanes(r.Context())
+	if err != nil {
+		return err
+	}
+	o := overview{Counts: make(map[string]int64), Charts: allCharts(), Addresses: ipranges.InUse()}
+	o.Errors, o.Verified = history.Intercom.Errors.Load(), history.Intercom.Verified.Get()
+	var total int64
+	for _, lane := range lanes {
+		for state, n := range lane.Deliveries {
+			o.Counts[state] += n
+			total += n
+		}
+		o.Oldest = max(o.Oldest, lane.OldestSeconds)
+		if v := viewLane(lane); !v.Idle() {
+			o.Lanes = append(o.Lanes, v)
+		}
+	}
+	slices.SortStableFunc(o.Lanes, func(x, y laneView) int {
+		return cmp.Compare(uint(x.Trouble()), uint(y.Trouble())) //nolint:gosec // so -1 comes last
+	})
+	names, err := p.endpoints(r)
+	if err != nil {
+		return err
+	}
+	o.Several = len(names) > 1
+	if o.Counts[string(db.Dead)] > 0 {
+		if o.Dead, err = p.deadGroups(r, names); err != nil {
+			return err
+		}
+		o.Dead = slices.DeleteFunc(o.Dead, func(g deadGroup) bool { return !g.IsNew() })
+		shown := min(len(o.Dead), maxTroubles)
+		o.MoreDead, o.Dead = len(o.Dead)-shown, o.Dead[:shown]
+	}
+	if o.Instances, err = p.instances(); err != nil {
+		return err
+	}
+	if total == 0 && o.Verified.IsZero() {
+		if o.First, err = p.firstSteps(r); err != nil {
+			return err
+		}
+	}
+	p.show(w, r, page{Name: "overview", Title: "Overview", Live: true, Data: &o})
+	return nil
+}
+
+// instances returns the Caddys that share the database, and whose config is not that of this one.
+func (p *pages) instances() (all []instance, err error) {
+	found, err := p.worker.Instances()
+	for i, other := range found {
+		one := instance{Presence: other, Self: i == 0}
+		for name, hash := range found[0].Configs {
+			one.Differs = one.Differs || other.Configs[name] != hash
+		}
+		all = append(all, one)
+	}
+	return all, err
+}
+
+// firstSteps returns nil if something is there that was delivered.
+func (p *pages) firstSteps(r *http.Request) (*firstSteps, error) {
+	change, err := manage.Read(manage.Endpoint{Worker: p.worker}, map[string][]string{"limit": {"1"}}, "", "")
+	if err != nil {
+		return nil, err
+	}
+	empty := true
+	_, err = manage.Endpoint{Worker: p.worker}.List(r.Context(), change.Selection, func(some []adminapi.Delivery) { empty = empty && len(some) == 0 })
+	if err != nil || !empty {
+		return nil, err
+	}
+	return &firstSteps{p.webhook(), history.Intercom.Head.Get(), history.Intercom.Ping.Get()}, nil
+}
+
+// serveLane shows a lane.
+func (p *pages) serveLane(w http.ResponseWriter, r *http.Request) error {
+	e, _, err := p.endpoint(r)
+	if err != nil {
+		return err
+	}
+	lanes, err := e.Lanes(r.Context())
+	if err != nil {
+		return err
+	}
+	name := r.FormValue("lane")
+	i := slices.IndexFunc(lanes, func(lane adminapi.Lane) bool { return lane.Lane == name })
+	if i < 0 {
+		return manage.NotFound(errors.New("no config has this lane, and nothing waits or is dead in it"))
+	}
+	dead, err := p.deadGroups(r, []string{lanes[i].Endpoint})
+	if err != nil {
+		return err
+	}
+	dead = slices.DeleteFunc(dead, func(g deadGroup) bool { return g.Lane != name })
+	view := viewLane(lanes[i])
+	self, err := p.instances()
+	if err != nil {
+		return err
+	}
+	p.show(w, r, page{Name: "lane", Title: "Lane " + name, Live: true, Data: map[string]any{"Lane": &view, "Dead": dead, "Charts": view.Charts(), "Instances": self}})
+	return nil
+}
+
+// servePause pauses or resumes a lane.
+func (p *pages) servePause(w http.ResponseWriter, r *http.Request) error {
+	action, lane, endpoint := r.PostFormValue("action"), r.PostFormValue("lane"), r.PostFormValue("endpoint")
+	if action != "pause" && action != "resume" || lane == "" {
+		return manage.BadRequest(errors.New("give a lane, and the action pause or resume"))
+	}
+	if err := (manage.Endpoint{Worker: p.worker, Name: endpoint}).SetPaused(r.Context(), lane, action == "pause", p.who(r)); err != nil {
+		return err
+	}
+	http.Redirect(w, r, p.prefix+"/lane?"+string(query("endpoint", endpoint, "lane", lane)), http.StatusSeeOther)
+	return nil
+}

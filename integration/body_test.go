@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"testing"
 )
@@ -63,12 +64,28 @@ func TestSlowBodiesGiveWayToOthers(t *testing.T) {
 	g := start(t, setup{webhook: "timeout 10m\nroute * to " + b.address})
 	large := bytes.Replace(body, []byte("ça va"), bytes.Repeat([]byte("long"), 1<<20-1<<10), 1)
 	const slow, genuine = 30, 8
+	before, again := g.scrape(), 0
+	var senders []net.Conn
 	for range slow {
 		conn := g.dial()
+		senders = append(senders, conn)
 		write(t, conn, head(hubHeader+": "+hubSignature(body, secret)+"\n", large))
 		_, _ = conn.Write(large[:len(large)-1]) // an error is that the gateway gave it up
 	}
 	for i := range genuine {
-		eventually(t, fmt.Sprintf("large body %d is accepted", i+1), func() bool { return g.send(signed(large)).status == 200 })
+		eventually(t, fmt.Sprintf("large body %d is accepted", i+1), func() bool {
+			if g.send(signed(large)).status == 200 {
+				return true
+			}
+			again++
+			return false
+		})
 	}
+	for _, conn := range senders {
+		conn.Close()
+	}
+	eventually(t, "no body is left to the next test", func() bool {
+		refused := g.scrape().since(before)
+		return refused[`refused_total{reason="body"}`]+refused[`refused_total{reason="memory"}`] >= float64(slow+again)
+	})
 }

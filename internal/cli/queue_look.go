@@ -101,15 +101,30 @@ func printHeldBack(out io.Writer, lanes []adminapi.Lane) error {
 	return printPart(out, lanes, rows)
 }
 
-// printDeadLetters prints a table with a line for each group of dead letters, if there are any.
+// printDeadLetters prints a table with a line for each of the largest groups of dead letters, if
+// there are any.
 func printDeadLetters(out io.Writer, lanes []adminapi.Lane) error {
-	rows := [][]string{{"ENDPOINT", "LANE", "TOPIC", "REASON", "DEAD", "NEWEST", "ITS ERROR"}}
+	const most = 20
+	type group struct {
+		adminapi.DeadLetters
+		endpoint, lane string
+	}
+	var groups []group
 	for _, l := range lanes {
 		for _, g := range l.DeadLetters {
-			rows = append(rows, []string{l.Endpoint, l.Lane, g.Topic, g.Reason, comma(g.Count), localTime(g.Newest), shorten(g.Error, maxError)})
+			groups = append(groups, group{g, l.Endpoint, l.Lane})
 		}
 	}
-	return printPart(out, lanes, rows)
+	slices.SortStableFunc(groups, func(x, y group) int { return cmp.Compare(y.Count, x.Count) })
+	rows := [][]string{{"ENDPOINT", "LANE", "TOPIC", "REASON", "DEAD", "NEWEST", "ITS ERROR"}}
+	for _, g := range groups[:min(len(groups), most)] {
+		rows = append(rows, []string{g.endpoint, g.lane, g.Topic, g.Reason, comma(g.Count), localTime(g.Newest), shorten(g.Error, maxError)})
+	}
+	err := printPart(out, lanes, rows)
+	if len(groups) > most {
+		fmt.Fprintf(out, "and %s more; --json has all\n", count(len(groups)-most, "smaller group"))
+	}
+	return err
 }
 
 // printPart is printOfLanes behind another table, unless there is no row.

@@ -224,6 +224,16 @@ crm   contact.created  attempts  1,002  2026-11-25T09:00:00Z  `[1:]+strings.Repe
 crm   a\n              age       1      2026-11-25T10:00:00Z  -
 `)
 
+	var many []string
+	for n := range 22 {
+		many = append(many, fmt.Sprintf(`{"topic":"t%d","reason":"age","count":%d}`, n, n+1))
+	}
+	a.answers["GET lanes"] = []string{`{"lane":"a","dead_letters":[` + strings.Join(many, ",") + `]}`}
+	_, table, _ = strings.Cut(a.queue(t, "status").out, "\n\n")
+	if lines := strings.Split(table, "\n"); len(lines) != 23 || !strings.HasPrefix(lines[1], "a     t21") || lines[21] != "and 2 smaller groups more; --json has all" {
+		t.Errorf("many groups:\n%s", table)
+	}
+
 	a.answers["GET lanes"] = append(a.lanes[:1:1], `{"error":"endpoint \"other\": the database cannot be reached"}`)
 	r = a.queue(t, "status", "--json")
 	wantText(t, "lines of the database that answers", r.out, a.lanes[0]+"\n")

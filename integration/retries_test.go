@@ -111,7 +111,7 @@ var noAnswers = map[string]string{"nothing": "", "no HTTP": "SSH-2.0-OpenSSH_9.9
 // net/http sends some requests again by itself when a connection that it reuses breaks.
 func TestABrokenConnectionThatIsReusedIsOneTry(t *testing.T) {
 	var breaking atomic.Bool
-	b := newBackend(t, func(w http.ResponseWriter, _ *http.Request) {
+	b := newBackend(t, func(http.ResponseWriter, *http.Request) {
 		if breaking.Load() {
 			panic(http.ErrAbortHandler)
 		}

@@ -173,9 +173,10 @@ const restoredVar = "intercom_webhook.body"
 // handler has returned.
 func Restore(r *http.Request, content []byte) {
 	first := newReplay(content)
+	first.restores = r
 	r.Body = first
 	r.GetBody = func() (io.ReadCloser, error) { return newReplay(content), nil }
-	caddyhttp.SetVar(r.Context(), restoredVar, &restored{r, first})
+	caddyhttp.SetVar(r.Context(), restoredVar, first)
 	if r.ContentLength != int64(len(content)) {
 		r.ContentLength = int64(len(content))
 		r.Header["Content-Length"] = []string{strconv.Itoa(len(content))}
@@ -185,31 +186,23 @@ func Restore(r *http.Request, content []byte) {
 	r.Trailer = nil
 }
 
-// restored is what Restore has done.
-type restored struct {
-	request *http.Request
-	body    *replay
-}
-
 // Again gives a clone of the restored request a whole body of its own, whatever other handlers,
 // or earlier tries of this one, have read or are still reading. A body that a handler has put
 // in its place stays.
 func Again(clone *http.Request) {
-	was, ok := caddyhttp.GetVar(clone.Context(), restoredVar).(*restored)
-	if !ok || clone.ContentLength != int64(len(was.body.content)) {
-		return
-	}
-	if was.request.Body == was.body || was.body.read.Load() {
-		clone.Body = newReplay(was.body.content)
+	first, ok := caddyhttp.GetVar(clone.Context(), restoredVar).(*replay)
+	if ok && clone.ContentLength == int64(len(first.content)) && (first.restores.Body == first || first.read.Load()) {
+		clone.Body = newReplay(first.content)
 	}
 }
 
 // replay is a body in memory. Close does nothing, so that the next handler can still read
 // a body that one has closed.
 type replay struct {
-	content []byte
-	reader  bytes.Reader
-	read    atomic.Bool // something of it
+	content  []byte
+	reader   bytes.Reader
+	read     atomic.Bool   // something of it
+	restores *http.Request // of the body that Restore has put into it
 }
 
 func newReplay(content []byte) *replay {

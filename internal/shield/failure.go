@@ -81,7 +81,7 @@ func safeError(err error) error {
 	case isA[tls.RecordHeaderError](err):
 		return fmt.Errorf("%w: the backend does not speak TLS on this port", errTLS)
 	case operation != nil && operation.Op == "remote error" && alertText.MatchString(operation.Err.Error()):
-		return fmt.Errorf("%w: the backend refused it with the alert %q", errTLS, operation.Err)
+		return fmt.Errorf("%w: the backend refused it with the alert %q", errTLS, operation.Err.Error())
 	case strings.Contains(err.Error(), "TLS handshake timeout"):
 		return fmt.Errorf("%w: the backend did not complete it in time", errTLS)
 	case network != nil && network.Timeout():

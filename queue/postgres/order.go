@@ -54,7 +54,7 @@ const (
 	ofObject = `order_key IS NOT NULL AND (SELECT true FROM {s}delivery AS other
 		WHERE other.endpoint = delivery.endpoint AND other.lane = delivery.lane AND other.order_key = delivery.order_key AND `
 
-	isAwaited = ofObject + `other.state IN ('waiting', 'retrying') AND other.held LIMIT 1) IS TRUE`
+	isAwaited = ofObject + `other.held AND other.place_at IS NULL LIMIT 1) IS TRUE`
 	isStale   = ofObject + `other.state = 'delivered' AND NOT other.held AND (other.created_at, other.id) > (delivery.created_at, delivery.id) LIMIT 1) IS TRUE`
 
 	// heldBackSQL finds for each lane which objects have deliveries that are held back, and what is

@@ -40,10 +40,10 @@ const placeAgain = `UPDATE delivery SET place_at = ?2 WHERE id IN (
 	WHERE gone.order_key IS NOT NULL
 	UNION ALL SELECT value FROM json_each(?1)) AND held AND place_at IS NULL`
 
-// isAwaited is the condition that another delivery of the object is held.
-const isAwaited = `order_key IS NOT NULL AND EXISTS (SELECT 1 FROM delivery AS next INDEXED BY delivery_order
-	WHERE next.endpoint = delivery.endpoint AND next.lane = delivery.lane AND next.order_key = delivery.order_key
-		AND next.state IN ('waiting', 'retrying') AND next.held)`
+// isAwaited is the condition that another delivery of the object is held. One that is still to
+// be placed has its own look.
+const isAwaited = `order_key IS NOT NULL AND EXISTS (SELECT 1 FROM delivery AS next INDEXED BY delivery_held
+	WHERE next.endpoint = delivery.endpoint AND next.lane = delivery.lane AND next.order_key = delivery.order_key AND next.held AND next.place_at IS NULL)`
 
 // isStale is the condition that a delivery behind it in the order is delivered.
 const isStale = `order_key IS NOT NULL AND EXISTS (SELECT 1 FROM delivery AS newer INDEXED BY delivery_order

@@ -27,8 +27,9 @@ type finisher struct {
 const (
 	// finishInterval is the shortest pause between two batches. If the process is killed
 	// in the pause, what was delivered in it is delivered again.
-	finishInterval = 10 * time.Millisecond
-	finishRetry    = 200 * time.Millisecond // how soon a batch that failed is written again
+	finishInterval  = 10 * time.Millisecond
+	orderedInterval = time.Millisecond       // after a batch that the next one of an object waits for
+	finishRetry     = 200 * time.Millisecond // how soon a batch that failed is written again
 
 	// No delivery starts while an outcome waits for longer to be written: it would be made again
 	// if the process ended.
@@ -63,9 +64,10 @@ func (f *finisher) write(ctx context.Context) {
 	if len(batch) == 0 {
 		return
 	}
-	outcomes := make([]db.Outcome, len(batch))
+	outcomes, began, ordered := make([]db.Outcome, len(batch)), time.Now(), false
 	for i, d := range batch {
 		outcomes[i] = d.outcome
+		ordered = ordered || d.ordered
 	}
 	if _, err := f.db.Finish(ctx, outcomes); err != nil {
 		f.log.Debug("writing the outcomes of deliveries failed, and will be tried again", zap.Error(err))
@@ -76,5 +78,9 @@ func (f *finisher) write(ctx context.Context) {
 	f.unwritten, f.since = slices.Clone(f.unwritten[len(batch):]), time.Now()
 	f.mu.Unlock()
 	f.written(batch)
-	time.Sleep(finishInterval)
+	pause := finishInterval
+	if ordered { // the next one of the object waits for its turn
+		pause = min(orderedInterval, time.Since(began))
+	}
+	time.Sleep(pause)
 }

@@ -61,7 +61,7 @@ func newRouter(ctx caddy.Context, h *Handler, placed *zap.Logger) (a *router, er
 		return nil, fmt.Errorf("app_requests: %w", err)
 	}
 	failover.PrepareRoutes(h.AppRequests)
-	warnOfRoutes(placed, a.routes, h.QueueRaw != nil)
+	warnOfRoutes(placed, a.routes, h.QueueRaw != nil, len(h.FinSecrets) > 0)
 	return a, nil
 }
 

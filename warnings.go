@@ -37,9 +37,15 @@ func warnOfSources(logger *zap.Logger, intercoms bool, server *caddyhttp.Server)
 	}
 }
 
-func warnOfRoutes(logger *zap.Logger, routes []route, queued bool) {
+func warnOfRoutes(logger *zap.Logger, routes []route, queued, fin bool) {
 	if len(routes) == 0 {
 		return
+	}
+	topics := intercom.Topics()
+	if fin {
+		topics = append(topics, intercom.FinTopics()...)
+	} else if i := slices.IndexFunc(routes, func(r route) bool { return slices.ContainsFunc(patternsOf(r.matchers), intercom.IsFin) }); i >= 0 {
+		logger.Warn("a route is for events of the Fin Agent API, which are refused without fin_secret", zap.Int("route", i), zap.String("do", "add `fin_secret`"))
 	}
 	fate := "become dead letters"
 	if !queued {
@@ -48,7 +54,7 @@ func warnOfRoutes(logger *zap.Logger, routes []route, queued bool) {
 			zap.String("do", "add `queue`"))
 	}
 	var none, some []string // topics that no route takes, and those of which the routes leave some
-	for _, topic := range intercom.Topics() {
+	for _, topic := range topics {
 		switch fits, always := fitsRoutes(routes, topic); {
 		case always, topic == intercom.TopicPing:
 		case fits:
@@ -63,7 +69,7 @@ func warnOfRoutes(logger *zap.Logger, routes []route, queued bool) {
 			zap.String("do", "do not subscribe to them, or "+do))
 	}
 	if len(some) > 0 {
-		logger.Warn(fmt.Sprintf("the routes take only some notifications of %d known topics: %s; those of other workspaces, or that other matchers exclude, %s",
+		logger.Warn(fmt.Sprintf("the routes take only some notifications of %d known topics: %s; those of other workspaces, or that conditions or other matchers exclude, %s",
 			len(some), firstOf(some), fate), zap.String("do", do))
 	}
 }

@@ -19,15 +19,19 @@ func TestWarningsOfRoutes(t *testing.T) {
 	for name, tc := range map[string]struct {
 		routes string
 		queued bool
+		fin    bool
 		want   []string // beginnings
 	}{
-		"none":                 {`[]`, false, nil},
-		"all, with a queue":    {`[{"match":[{"intercom_topic":["*"]}]}]`, true, nil},
-		"all, without a queue": {`[{}]`, false, []string{noQueue}},
-		"a few topics":         {`[{"match":[{"intercom_topic":["ticket.*"]}]}]`, true, []string{"no route takes "}},
-		"some of all": {`[{"match":[{"intercom_workspace":["tulip4"]}]},{"match":[{"path":["/eu"]}]}]`, true,
+		"none":                              {`[]`, false, false, nil},
+		"all, with a queue":                 {`[{"match":[{"intercom_topic":["*"]}]}]`, true, false, nil},
+		"all, without a queue":              {`[{}]`, false, false, []string{noQueue}},
+		"a few topics":                      {`[{"match":[{"intercom_topic":["ticket.*"]}]}]`, true, false, []string{"no route takes "}},
+		"events of Fin that no route takes": {`[{"match":[{"intercom_topic":["*.created","*.*.*","fin.fin_replied"]}]}]`, true, true, []string{"no route takes "}},
+		"a route for events of Fin without its secret": {`[{"match":[{"intercom_topic":["fin.*"]}]},{}]`, true, false, []string{"a route is for events of the Fin Agent API"}},
+		"conditions": {`[{"match":[{"intercom_field":["data.item.id"]}]}]`, true, false, []string{"the routes take only some notifications of "}},
+		"some of all": {`[{"match":[{"intercom_workspace":["tulip4"]}]},{"match":[{"path":["/eu"]}]}]`, true, false,
 			[]string{"the routes take only some notifications of "}},
-		"some of a few": {`[{"match":[{"intercom_topic":["ticket.*"],"header":{"A":["b"]}}]}]`, false,
+		"some of a few": {`[{"match":[{"intercom_topic":["ticket.*"],"header":{"A":["b"]}}]}]`, false, false,
 			[]string{noQueue, "no route takes ", "the routes take only some notifications of "}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -44,7 +48,7 @@ func TestWarningsOfRoutes(t *testing.T) {
 				t.Fatal(err)
 			}
 			core, logs := observer.New(zap.WarnLevel)
-			warnOfRoutes(zap.New(core), routes, tc.queued)
+			warnOfRoutes(zap.New(core), routes, tc.queued, tc.fin)
 			entries := logs.All()
 			if len(entries) != len(tc.want) {
 				t.Fatalf("got %v, want %q", entries, tc.want)

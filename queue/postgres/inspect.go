@@ -35,7 +35,7 @@ const (
 				(max(ARRAY[(extract(epoch FROM finished_at) * 1000000)::bigint, id]))[2] AS last
 			FROM {s}delivery WHERE state = 'dead' AND endpoint = $1::text GROUP BY topic, lane, reason
 		) AS g JOIN {s}delivery AS d ON d.id = g.last
-		ORDER BY g.count DESC, g.topic, g.lane, g.reason`
+		ORDER BY g.count DESC, g.topic, g.lane, g.reason LIMIT $2::bigint`
 )
 
 // eachDelivery reads the deliveries that a statement selects. It reads of a notification only
@@ -148,7 +148,7 @@ func rowID(id string) int64 {
 // DeadGroups implements db.Inspector.
 func (i inspector) DeadGroups(ctx context.Context, endpoint string) (groups []db.DeadGroup, err error) {
 	err = i.run(ctx, "grouping dead deliveries", plainly, statement{
-		sql: deadGroupsSQL, args: []any{endpoint}, scan: each(&groups, func(g *db.DeadGroup) []any {
+		sql: deadGroupsSQL, args: []any{endpoint, db.MaxDeadGroups}, scan: each(&groups, func(g *db.DeadGroup) []any {
 			return []any{(*encoded)(&g.Topic), &g.Lane, &g.Reason, &g.Count, (*moment)(&g.Oldest), (*moment)(&g.Newest), (*encoded)(&g.Error)}
 		}),
 	})

@@ -52,7 +52,7 @@ const (
 	forgetSQL = `DELETE FROM {s}instance WHERE id <> $1::text AND beat_at < now() - interval '1 day' AND ` + isSteady
 
 	backlogSQL = `
-		SELECT endpoint, lane, state, count(*), greatest((extract(epoch FROM now() - min(stored_at)) * 1000000000)::bigint, 0) FROM (
+		SELECT left(endpoint, 100), left(lane, 100), state, count(*), greatest((extract(epoch FROM now() - min(stored_at)) * 1000000000)::bigint, 0) FROM (
 			SELECT endpoint, lane, state, stored_at FROM {s}delivery WHERE state = 'waiting'
 			UNION ALL SELECT endpoint, lane, state, stored_at FROM {s}delivery WHERE state = 'delivering'
 			UNION ALL SELECT endpoint, lane, state, stored_at FROM {s}delivery WHERE state = 'retrying'

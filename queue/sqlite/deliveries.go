@@ -157,7 +157,7 @@ func (d deliveries) TakeOver(ctx context.Context) (total int64, err error) {
 
 // Backlog implements db.DB. It reads indexes alone, but for what is being delivered.
 func (d deliveries) Backlog(ctx context.Context) (counts []db.LaneCount, held []db.HeldBack, err error) {
-	rows, err := d.read.query(ctx, `SELECT endpoint, lane, state, count, max(?1 - oldest, 0) FROM (
+	rows, err := d.read.query(ctx, `SELECT substr(endpoint, 1, 100), substr(lane, 1, 100), state, count, max(?1 - oldest, 0) FROM (
 		SELECT endpoint, lane, 'waiting' AS state, count(*) AS count, min(stored_at) AS oldest
 			FROM delivery INDEXED BY delivery_waiting WHERE state = 'waiting' GROUP BY endpoint, lane
 		UNION ALL SELECT endpoint, lane, 'retrying', count(*), min(stored_at)

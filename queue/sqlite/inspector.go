@@ -90,7 +90,7 @@ func (i inspector) DeadGroups(ctx context.Context, endpoint string) ([]db.DeadGr
 				AND lane = found.lane AND topic = found.topic AND reason = found.reason ORDER BY finished_at DESC, id DESC LIMIT 1)
 		FROM (SELECT topic, lane, reason, count(*) AS count, min(finished_at) AS oldest, max(finished_at) AS newest
 			FROM delivery INDEXED BY delivery_dead WHERE state = 'dead' AND endpoint = ?1 GROUP BY lane, topic, reason) AS found
-		ORDER BY count DESC, topic, lane, reason`, endpoint)
+		ORDER BY count DESC, topic, lane, reason LIMIT ?2`, endpoint, db.MaxDeadGroups)
 	return collect(rows, err, func(g *db.DeadGroup) []any {
 		return []any{&g.Topic, &g.Lane, &g.Reason, &g.Count, moment(&g.Oldest), moment(&g.Newest), text(&g.Error)}
 	})

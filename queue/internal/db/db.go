@@ -59,7 +59,7 @@ type DB interface {
 
 	// Backlog counts the waiting, delivering, retrying and dead deliveries of each lane, and
 	// what is held back in it, as of now. Its cost grows with their number, and not with that of
-	// delivered ones.
+	// delivered ones. Of names, it returns the first 100 characters.
 	Backlog(ctx context.Context) ([]LaneCount, []HeldBack, error)
 
 	// Expire deletes up to expiry.Limit delivered and dead deliveries of the endpoint that are

@@ -5,6 +5,9 @@ import (
 	"time"
 )
 
+// MaxDeadGroups is how many groups of dead deliveries are told.
+const MaxDeadGroups = 500
+
 // Inspector is a DB that people can look at and change. Both engines are one.
 type Inspector interface {
 	// List returns deliveries that a filter selects, by id, and the id from which to go on;
@@ -16,8 +19,8 @@ type Inspector interface {
 	// number, this id in the database, with all that is known of them. At most limit.
 	Find(ctx context.Context, endpoint, id string, limit int) ([]Details, error)
 
-	// DeadGroups groups the dead deliveries of an endpoint by topic, lane and reason, the
-	// largest first.
+	// DeadGroups groups the dead deliveries of an endpoint by topic, lane and reason. It returns the
+	// MaxDeadGroups largest, the largest first.
 	DeadGroups(ctx context.Context, endpoint string) ([]DeadGroup, error)
 
 	// Change changes those of the deliveries that the filter still selects, and returns their

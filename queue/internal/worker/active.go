@@ -74,7 +74,7 @@ func newActive(database db.DB, log *zap.Logger, config func() Config, endpoint f
 		db: database, log: log, book: a.book, pacer: a.pacer, deliver: a.deliverer.deliver, finish: a.finisher.finish, mayDeliver: a.mayDeliver, sharing: a.peers.sharing,
 	}}
 	a.store = newStore(database, a.book, a.pacer, a.lanes.get, a.noteContact)
-	a.counter = &counter{db: database, busy: semaphore.NewWeighted(1)}
+	a.counter = &counter{db: database, config: config, busy: semaphore.NewWeighted(1)}
 	return a
 }
 
@@ -234,22 +234,18 @@ func (a *active) survey(ctx context.Context) {
 	if err != nil || len(config) == 0 {
 		return // heartbeat logs that the database is away
 	}
-	var unfinished []db.Lane
 	var waiting, retrying int64
-	for lane, states := range counts.byLane {
+	for _, states := range counts.byLane {
 		waiting += states[db.Waiting].Count
 		retrying += states[db.Retrying].Count
-		if n, _ := counts.unfinished(lane); n > 0 {
-			unfinished = append(unfinished, lane)
-		}
 	}
-	a.updateLanes(a.peers.orphaned(unfinished, time.Now()))
+	a.updateLanes(a.peers.orphaned(counts.working, time.Now()))
 	var labels []string
 	for _, lane := range a.lanes.all() {
 		labels = append(labels, Label(lane.Lane))
 		lane.reconsider()
 		lane.ordered.Store(counts.heldBack[lane.Lane].Objects > 0)
-		if e := config[lane.Endpoint]; e != nil && !slices.Contains(unfinished, lane.Lane) {
+		if e := config[lane.Endpoint]; e != nil && !slices.Contains(counts.working, lane.Lane) {
 			tellHealth(e, lane.Name, lane.health.idle(counts.taken))
 		}
 	}

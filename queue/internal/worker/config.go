@@ -101,6 +101,15 @@ func (e *Endpoint) kind(lane string) string {
 	return "route"
 }
 
+// series returns the name of a lane in metrics. Those that were taken over, of which there can be any number,
+// share one.
+func (e *Endpoint) series(lane string) string {
+	if lane != UnroutedLane && !slices.ContainsFunc(e.Handler.Lanes, func(l intercomwebhook.Lane) bool { return l.Name == lane }) {
+		lane = otherLanes
+	}
+	return Label(db.Lane{Endpoint: e.Name, Name: lane})
+}
+
 // configLane is a lane of a config.
 type configLane struct {
 	db.Lane

@@ -74,13 +74,13 @@ func (v *deliverer) deliver(d *delivery) (outcome db.Outcome, ok bool) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, options.DeliveryTimeout)
 	defer cancel()
-	a := &attempt{delivery: d, endpoint: e, options: options, label: Label(d.lane.Lane), started: time.Now()}
+	a := &attempt{delivery: d, endpoint: e, options: options, label: Label(d.lane.Lane), series: e.series(d.lane.Name), started: time.Now()}
 	if !v.run(ctx, a) || a.result.Err != nil && errors.Is(context.Cause(ctx), errStopping) {
 		return released, true // it has not ended, so it does not count
 	}
 	a.took = time.Since(a.started)
 	if d.attempts == 0 {
-		waitSeconds.WithLabelValues(a.label).Observe(waited.Seconds())
+		waitSeconds.WithLabelValues(a.series).Observe(waited.Seconds())
 	}
 	outcome = decide(a.result, d.attempts, d.ageNow(), options)
 	outcome.Attempt = &db.Attempt{
@@ -159,6 +159,7 @@ type attempt struct {
 	endpoint *Endpoint
 	options  *LaneOptions
 	label    string // of the lane
+	series   string // of the lane, in metrics
 	started  time.Time
 	took     time.Duration
 	result   intercomwebhook.Delivery
@@ -191,17 +192,17 @@ func (a *attempt) tell(outcome db.Outcome) {
 		health = a.lane.health.failed(time.Now(), a.started, a.result.Err)
 	}
 	tellHealth(a.endpoint, a.lane.Name, health)
-	attemptsTotal.WithLabelValues(a.label, result).Inc()
+	attemptsTotal.WithLabelValues(a.series, result).Inc()
 	kind := history.Delivered
 	if a.result.Err != nil {
 		kind = history.Failed
 	}
-	history.Lane(a.label).Took(time.Now(), kind, a.took)
+	history.Lane(a.series).Took(time.Now(), kind, a.took)
 }
 
 // deadLetter tells that the delivery will not be tried again unless a person retries it.
 func (a *attempt) deadLetter(reason db.Reason) {
-	deadLettersTotal.WithLabelValues(a.label, intercom.Label(a.note.Topic)).Inc()
+	deadLettersTotal.WithLabelValues(a.series, intercom.Label(a.note.Topic)).Inc()
 	a.lane.deadLetterLog(a.endpoint).Warn("notification is a dead letter: it is kept, and can be retried",
 		append(a.logFields(), zap.String("reason", string(reason)))...)
 	a.endpoint.Events.Emit(events.DeadLetter, func() map[string]any {

@@ -103,6 +103,10 @@ func (q *Queue) Provision(ctx caddy.Context) error {
 	if hasPassword(q.URL) {
 		ctx.Logger().Warn("the PostgreSQL password is in the config itself: /config/, the autosave file and a log at DEBUG show it; use {env.NAME} or {file./path} instead")
 	}
+	if url, _ := q.expandURL(); isExposed(url) {
+		ctx.Logger().Warn("the connection to PostgreSQL is neither local nor sure to be encrypted: whoever is on the way can read the password and the notifications; " +
+			"add sslmode=verify-full to the URL, and sslrootcert=<file> if the server's certificate is of your own authority")
+	}
 	return q.Base.Provision(ctx, at, &q.Options)
 }
 
@@ -111,13 +115,9 @@ func (q *Queue) CommonOptions() *module.Options { return &q.Options }
 
 // Database implements module.Engine.
 func (q *Queue) Database() (worker.Database, error) {
-	url, err := caddy.NewReplacer().ReplaceOrErr(q.URL, true, true)
+	url, err := q.expandURL()
 	if err != nil {
-		return worker.Database{}, errors.New("url: no value for a placeholder: is the variable set, and does the file exist?")
-	}
-	url = strings.TrimSpace(url)
-	if url == "" {
-		return worker.Database{}, errMissingURL
+		return worker.Database{}, err
 	}
 	schema := cmp.Or(q.Schema, defaultSchema)
 	if err := checkSchema(schema); err != nil {
@@ -136,6 +136,18 @@ func (q *Queue) Database() (worker.Database, error) {
 		},
 		Reach: func(ctx context.Context) error { return reach(ctx, url) },
 	}, nil
+}
+
+// expandURL returns the URL with the values of its placeholders.
+func (q *Queue) expandURL() (string, error) {
+	url, err := caddy.NewReplacer().ReplaceOrErr(q.URL, true, true)
+	if err != nil {
+		return "", errors.New("url: no value for a placeholder: is the variable set, and does the file exist?")
+	}
+	if url = strings.TrimSpace(url); url == "" {
+		return "", errMissingURL
+	}
+	return url, nil
 }
 
 func checkSchema(schema string) error {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
@@ -132,6 +133,22 @@ var (
 	placeholder     = regexp.MustCompile(`\{[^{}]*\}`)
 	passwordPattern = regexp.MustCompile(`^[a-z]+://[^:@/]*:[^@]+@|[?&](?:ssl)?password=[^&]`)
 )
+
+// isExposed reports whether a way to connect leaves this machine without encryption, as with
+// the default sslmode=prefer.
+func isExposed(text string) bool {
+	config, _, err := parseURL(text)
+	if err != nil {
+		return false
+	}
+	conn := config.ConnConfig
+	ways := append([]*pgconn.FallbackConfig{{Host: conn.Host, TLSConfig: conn.TLSConfig}}, conn.Fallbacks...)
+	return slices.ContainsFunc(ways, func(way *pgconn.FallbackConfig) bool {
+		addr, err := netip.ParseAddr(way.Host)
+		isLocal := strings.HasPrefix(way.Host, "/") || way.Host == "localhost" || err == nil && addr.IsLoopback()
+		return way.TLSConfig == nil && !isLocal
+	})
+}
 
 // hasPassword reports whether a URL has a password, or a part of it, in itself, and not in a placeholder.
 func hasPassword(text string) bool {

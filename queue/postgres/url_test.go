@@ -124,6 +124,31 @@ func TestPasswordInURL(t *testing.T) {
 	}
 }
 
+func TestURLsThatLeaveTheMachineInTheClear(t *testing.T) {
+	for text, want := range map[string]bool{
+		"postgres://u:p@db/d":                               true, // the default, prefer, goes on without
+		"postgres://u:p@db/d?sslmode=disable":               true,
+		"postgres://u:p@db/d?sslmode=allow":                 true,
+		"postgres://u:p@db/d?sslmode=prefer":                true,
+		"postgres://u:p@db/d?sslmode=require":               false,
+		"postgres://u:p@db/d?sslmode=verify-full":           false,
+		"postgres://u:p@192.0.2.1:5432/d":                   true,
+		"postgres://u:p@localhost,db:5432/d":                true,
+		"postgres://u:p@127.0.0.1,db/d?sslmode=verify-full": false,
+		"postgres://u:p@localhost/d":                        false,
+		"postgres://u:p@127.0.0.1:5432/d?sslmode=disable":   false,
+		"postgres://u:p@[::1]/d":                            false,
+		"postgres://u:p@[2001:db8::1]/d":                    true,
+		"postgres:///d?host=/var/run/postgresql":            false,
+		"postgres://u:p@localhost.example.com/d":            true,
+		"malformed":                                         false,
+	} {
+		if got := isExposed(text); got != want {
+			t.Errorf("%s: %v, want %v", text, got, want)
+		}
+	}
+}
+
 func TestTopicExpression(t *testing.T) {
 	for pattern, want := range map[string]string{
 		"*": `^.*$`, "a.b": `^a\.b$`, "conversation.*": `^conversation\..*$`, "a.*.c": `^a\.[^.]*\.c$`,

@@ -23,10 +23,15 @@ const (
 	notificationsSQL = `SELECT n.id, n.endpoint, n.workspace, n.topic, n.notification_id, n.object, n.received_at, n.request, n.body
 		FROM ` + wantedSQL + ` JOIN {s}notification AS n ON n.id = wanted.id ORDER BY n.id DESC`
 
-	deliveriesSQL = `SELECT d.* FROM ` + wantedSQL + ` JOIN {s}delivery AS d ON d.id BETWEEN wanted.id * 100 AND wanted.id * 100 + 99`
+	// With the limits, the planner knows that these are few rows. Without them it expects a ninth of the table, and
+	// compiles the statement first, which takes a second.
+	deliveriesSQL = `SELECT d.* FROM ` + wantedSQL + ` CROSS JOIN LATERAL (
+			SELECT * FROM {s}delivery WHERE id BETWEEN wanted.id * 100 AND wanted.id * 100 + 99 ORDER BY id LIMIT 100) AS d`
 
-	attemptsSQL = `SELECT delivery, at, instance, upstream, coalesce(status, 0), seconds, error, answer
-		FROM ` + wantedSQL + ` JOIN {s}attempt ON delivery BETWEEN wanted.id * 100 AND wanted.id * 100 + 99 ORDER BY delivery, at`
+	attemptsSQL = `SELECT a.delivery, a.at, a.instance, a.upstream, coalesce(a.status, 0), a.seconds, a.error, a.answer
+		FROM ` + wantedSQL + ` CROSS JOIN LATERAL (
+			SELECT * FROM {s}attempt WHERE delivery BETWEEN wanted.id * 100 AND wanted.id * 100 + 99 ORDER BY delivery, at LIMIT 10000) AS a
+		ORDER BY a.delivery, a.at`
 
 	// The newest one of a group is found with the largest pair of time and id.
 	deadGroupsSQL = `

@@ -27,7 +27,7 @@ const (
 	changeWait = time.Second
 
 	// countTime is how long a confirmation counts what it asks about.
-	countTime = 2 * time.Second
+	countTime = time.Second
 
 	maxRunningChanges = 4
 	maxShownChanges   = 20

@@ -16,7 +16,7 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/manage"
 )
 
-const listTime = 5 * time.Second // that a list looks for deliveries, before it shows what it has
+const listTime = 2 * time.Second // that a list looks for deliveries, before it shows what it has
 
 // list is what the page of deliveries shows.
 type list struct {
@@ -60,9 +60,15 @@ func (p *pages) serveDeliveries(w http.ResponseWriter, r *http.Request) error {
 		Query: query, Endpoint: e.Name, Endpoints: all,
 		States: manage.Names(db.States), Reasons: manage.Names(db.Reasons),
 	}
-	if l.Lanes, err = laneNames(r.Context(), e); err != nil {
+	lanes, err := p.lanes(r.Context())
+	if err != nil {
 		return err
 	}
+	for i := range lanes {
+		l.Lanes = append(l.Lanes, lanes[i].Lane)
+	}
+	slices.Sort(l.Lanes)
+	l.Lanes = slices.Compact(l.Lanes)
 	shown := page{Name: "deliveries", Title: "Deliveries", Live: true}
 	parameters, err := manage.ParseParameters(l.Query.Encode(), manage.ListParameters)
 	var change manage.Change
@@ -117,31 +123,22 @@ func filterOf(parameters url.Values, endpoint string) (text template.URL, verbs 
 	return template.URL(filter.Encode()), verbs //nolint:gosec // it is escaped
 }
 
-// laneNames returns the names of the lanes of an endpoint, sorted.
-func laneNames(ctx context.Context, e manage.Endpoint) (names []string, err error) {
-	lanes, err := e.Lanes(ctx)
-	for i := range lanes {
-		names = append(names, lanes[i].Lane)
-	}
-	slices.Sort(names)
-	return slices.Compact(names), err
-}
-
 // serveDead groups the dead letters.
 func (p *pages) serveDead(w http.ResponseWriter, r *http.Request) error {
-	all, err := p.endpoints(r)
+	lanes, err := manage.Endpoint{Worker: p.worker}.Lanes(r.Context())
 	if err != nil {
 		return err
 	}
-	groups, err := p.deadGroups(r, all)
+	groups, err := p.deadGroups(r.Context(), lanes)
 	if err != nil {
 		return err
 	}
+	several := slices.ContainsFunc(groups, func(g deadGroup) bool { return g.Endpoint != groups[0].Endpoint })
 	var total int64
 	for _, group := range groups {
 		total += group.Count
 	}
-	p.show(w, r, page{Name: "dead", Title: "Dead letters", Live: true, Data: map[string]any{"Groups": groups, "Total": total, "Several": len(all) > 1}})
+	p.show(w, r, page{Name: "dead", Title: "Dead letters", Live: true, Data: map[string]any{"Groups": groups, "Total": total, "Several": several}})
 	return nil
 }
 

@@ -2,10 +2,14 @@ package web
 
 import (
 	"cmp"
+	"context"
 	"errors"
+	"fmt"
 	"html/template"
+	"maps"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
@@ -123,19 +127,46 @@ type deadGroup struct {
 // IsNew reports whether a delivery of the group died lately.
 func (g deadGroup) IsNew() bool { return time.Since(g.Newest) < newDead }
 
-// deadGroups returns those of some endpoints, the newest first.
-func (p *pages) deadGroups(r *http.Request, endpoints []string) (dead []deadGroup, err error) {
-	for _, name := range endpoints {
-		groups, err := manage.Endpoint{Worker: p.worker, Name: name}.DeadGroups(r.Context())
+// deadTime is how long groups of dead letters are shown while their number is the same.
+const deadTime = 10 * time.Second
+
+// dead are the groups of dead letters as they were lately: to group many takes long.
+type dead struct {
+	mu     sync.Mutex
+	asked  time.Time
+	of     string // the numbers of dead letters of all lanes
+	groups []deadGroup
+}
+
+// deadGroups returns those of the database, whose lanes are as they are now, the newest first.
+func (p *pages) deadGroups(ctx context.Context, lanes []adminapi.Lane) ([]deadGroup, error) {
+	counts := make(map[[2]string]int64)
+	endpoints := make(map[string]bool)
+	for _, lane := range lanes {
+		if n := lane.Deliveries[string(db.Dead)]; n > 0 {
+			counts[[2]string{lane.Endpoint, lane.Lane}] = n
+			endpoints[lane.Endpoint] = true
+		}
+	}
+	p.dead.mu.Lock()
+	defer p.dead.mu.Unlock()
+	of := fmt.Sprint(counts) // sorted
+	if of == p.dead.of && time.Since(p.dead.asked) < deadTime {
+		return p.dead.groups, nil
+	}
+	var found []deadGroup
+	for _, name := range slices.Sorted(maps.Keys(endpoints)) {
+		groups, err := manage.Endpoint{Worker: p.worker, Name: name}.DeadGroups(ctx)
 		if err != nil {
 			return nil, err
 		}
 		for _, group := range groups {
-			dead = append(dead, deadGroup{name, group})
+			found = append(found, deadGroup{name, group})
 		}
 	}
-	slices.SortStableFunc(dead, func(x, y deadGroup) int { return y.Newest.Compare(x.Newest) })
-	return dead, nil
+	slices.SortStableFunc(found, func(x, y deadGroup) int { return y.Newest.Compare(x.Newest) })
+	p.dead.asked, p.dead.of, p.dead.groups = time.Now(), of, found
+	return found, nil
 }
 
 // overview is what the first page shows.
@@ -194,18 +225,19 @@ func (p *pages) serveOverview(w http.ResponseWriter, r *http.Request) error {
 	slices.SortStableFunc(o.Lanes, func(x, y laneView) int {
 		return cmp.Compare(uint(x.Trouble()), uint(y.Trouble())) //nolint:gosec // so -1 comes last
 	})
-	names, err := p.endpoints(r)
+	o.Several = slices.ContainsFunc(lanes, func(lane adminapi.Lane) bool { return lane.Endpoint != lanes[0].Endpoint })
+	groups, err := p.deadGroups(r.Context(), lanes)
 	if err != nil {
 		return err
 	}
-	o.Several = len(names) > 1
-	if o.Counts[string(db.Dead)] > 0 {
-		if o.Dead, err = p.deadGroups(r, names); err != nil {
-			return err
+	for _, group := range groups {
+		switch {
+		case !group.IsNew():
+		case len(o.Dead) < maxTroubles:
+			o.Dead = append(o.Dead, group)
+		default:
+			o.MoreDead++
 		}
-		o.Dead = slices.DeleteFunc(o.Dead, func(g deadGroup) bool { return !g.IsNew() })
-		shown := min(len(o.Dead), maxTroubles)
-		o.MoreDead, o.Dead = len(o.Dead)-shown, o.Dead[:shown]
 	}
 	if o.Instances, err = p.instances(); err != nil {
 		return err
@@ -252,26 +284,31 @@ func (p *pages) serveLane(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	lanes, err := e.Lanes(r.Context())
+	lanes, err := manage.Endpoint{Worker: p.worker}.Lanes(r.Context())
 	if err != nil {
 		return err
 	}
 	name := r.FormValue("lane")
-	i := slices.IndexFunc(lanes, func(lane adminapi.Lane) bool { return lane.Lane == name })
+	i := slices.IndexFunc(lanes, func(lane adminapi.Lane) bool { return lane.Lane == name && (e.Name == "" || lane.Endpoint == e.Name) })
 	if i < 0 {
 		return manage.NotFound(errors.New("no config has this lane, and nothing waits or is dead in it"))
 	}
-	dead, err := p.deadGroups(r, []string{lanes[i].Endpoint})
+	groups, err := p.deadGroups(r.Context(), lanes)
 	if err != nil {
 		return err
 	}
-	dead = slices.DeleteFunc(dead, func(g deadGroup) bool { return g.Lane != name })
+	var own []deadGroup
+	for _, group := range groups {
+		if group.Lane == name && group.Endpoint == lanes[i].Endpoint {
+			own = append(own, group)
+		}
+	}
 	view := viewLane(lanes[i])
 	self, err := p.instances()
 	if err != nil {
 		return err
 	}
-	p.show(w, r, page{Name: "lane", Title: "Lane " + name, Live: true, Data: map[string]any{"Lane": &view, "Dead": dead, "Charts": view.Charts(), "Instances": self}})
+	p.show(w, r, page{Name: "lane", Title: "Lane " + name, Live: true, Data: map[string]any{"Lane": &view, "Dead": own, "Charts": view.Charts(), "Instances": self}})
 	return nil
 }
 

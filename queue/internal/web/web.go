@@ -16,7 +16,10 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/adminapi"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/manage"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/worker"
 )
@@ -31,6 +34,8 @@ type pages struct {
 	who     func(*http.Request) string
 	webhook func() string // where notifications come in: host and path
 	changes *changes
+	known   known
+	dead    dead
 }
 
 // New returns the pages for a database, under a path prefix. Changes end with the config. who returns who makes a
@@ -180,15 +185,38 @@ func (p *pages) show(w http.ResponseWriter, r *http.Request, shown page) {
 	_, _ = w.Write(main.Bytes()) // a client that is gone needs nothing
 }
 
+// knownTime is how old the names of endpoints and lanes in forms may be, so that not every page counts all deliveries.
+const knownTime = 5 * time.Second
+
+// known are the lanes of the database, as they were lately.
+type known struct {
+	mu    sync.Mutex
+	asked time.Time
+	lanes []adminapi.Lane
+}
+
+// lanes returns the lanes of the database as they were lately.
+func (p *pages) lanes(ctx context.Context) (lanes []adminapi.Lane, err error) {
+	p.known.mu.Lock()
+	defer p.known.mu.Unlock()
+	if time.Since(p.known.asked) < knownTime {
+		return p.known.lanes, nil
+	}
+	if lanes, err = (manage.Endpoint{Worker: p.worker}).Lanes(ctx); err == nil {
+		p.known.asked, p.known.lanes = time.Now(), lanes
+	}
+	return lanes, err
+}
+
 // endpoints returns the endpoints of the config, and those of the database that have lanes.
 func (p *pages) endpoints(r *http.Request) ([]string, error) {
 	found := make(map[string]bool)
 	for name := range p.worker.Config() {
 		found[name] = true
 	}
-	lanes, err := p.worker.Lanes(r.Context(), "")
+	lanes, err := p.lanes(r.Context())
 	for i := range lanes {
-		found[lanes[i].Lane.Endpoint] = true
+		found[lanes[i].Endpoint] = true
 	}
 	return slices.Sorted(maps.Keys(found)), err
 }

@@ -127,9 +127,9 @@ func (d *urlDoctor) checkTLS(state *tls.ConnectionState) {
 	case d.insecure:
 		d.notChecked("tls", "--insecure was given, so the certificate was not verified", "leave it out for the endpoint that Intercom uses")
 	case left < certificateWarning:
-		d.warn("tls", fmt.Sprintf("the certificate ends on %s", expires.Format(time.DateOnly)), "after that Intercom cannot send anything", "look in Caddy's log why it is not renewed")
+		d.warn("tls", fmt.Sprintf("the certificate ends on %s", localTime(expires)), "after that Intercom cannot send anything", "look in Caddy's log why it is not renewed")
 	default:
-		d.ok("tls", "%s, and the certificate is valid until %s", tls.VersionName(state.Version), expires.Format(time.DateOnly))
+		d.ok("tls", "%s, and the certificate is valid until %s", tls.VersionName(state.Version), localTime(expires))
 	}
 }
 

@@ -1,12 +1,22 @@
 package sqlite
 
 import (
+	sqldriver "database/sql/driver"
+	"fmt"
 	"strconv"
 	"strings"
+
+	driver "modernc.org/sqlite"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/topicpattern"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 )
+
+func init() {
+	driver.MustRegisterDeterministicScalarFunction("fits_topic", 2, func(_ *driver.FunctionContext, args []sqldriver.Value) (sqldriver.Value, error) {
+		return topicpattern.Matches(fmt.Sprint(args[0]), fmt.Sprint(args[1])), nil
+	})
+}
 
 // condition is a condition of a statement, and its arguments.
 type condition struct {
@@ -20,8 +30,7 @@ func (c *condition) and(text string, args ...any) {
 	c.args = append(c.args, args...)
 }
 
-// filterCondition returns the condition that deliveries fit a filter. It does not look at the
-// parts of it for which SQL is too weak: see fits.
+// filterCondition returns the condition that deliveries fit a filter.
 func filterCondition(f db.Filter) condition {
 	var c condition
 	if f.Endpoint != "" {
@@ -37,7 +46,7 @@ func filterCondition(f db.Filter) condition {
 		c.and("EXISTS (SELECT 1 FROM json_each(?) WHERE value IN (status, status / 100))", jsonOf(f.Statuses))
 	}
 	if f.Topic != "" {
-		c.and("topic GLOB ?", f.Topic) // where a * fits more than in a pattern
+		c.and("fits_topic(?, topic)", f.Topic)
 	}
 	if f.Lane != "" {
 		c.and("lane = ?", f.Lane)
@@ -97,11 +106,6 @@ func numberOf(text string) int64 {
 
 // lastAnswer is what the backend said in the last failed attempt of delivery d.
 const lastAnswer = "(SELECT answer FROM attempt WHERE delivery = d.id ORDER BY at DESC LIMIT 1)"
-
-// fits reports whether a delivery that fits the filter's condition fits the filter.
-func fits(f db.Filter, d *db.Delivery) bool {
-	return f.Topic == "" || topicpattern.Matches(f.Topic, d.Topic)
-}
 
 // byState have the ids of deliveries of a state, from indexes alone.
 var byState = map[db.State]string{

@@ -51,25 +51,12 @@ func (i inspector) List(ctx context.Context, filter db.Filter, page db.Page) (fo
 			return nil, 0, err
 		}
 	}
-	rows, err := i.read.query(ctx, `SELECT `+deliveryColumns+` FROM delivery AS d WHERE TRUE`+where.text+` ORDER BY `+order, where.args...)
-	if err != nil {
-		return nil, 0, err
+	rows, err := i.read.query(ctx, `SELECT `+deliveryColumns+` FROM delivery AS d WHERE TRUE`+where.text+` ORDER BY `+order+` LIMIT ?`, append(where.args, page.Limit+1)...)
+	found, err = collect(rows, err, scanDelivery)
+	if err == nil && len(found) > page.Limit {
+		found, next = found[:page.Limit], found[page.Limit].ID
 	}
-	defer rows.Close()
-	for rows.Next() {
-		var delivery db.Delivery
-		if err := rows.Scan(scanDelivery(&delivery)...); err != nil {
-			return nil, 0, err
-		}
-		switch {
-		case !fits(filter, &delivery):
-		case len(found) == page.Limit:
-			return found, delivery.ID, nil
-		default:
-			found = append(found, delivery)
-		}
-	}
-	return found, next, rows.Err()
+	return found, next, err
 }
 
 // Find implements db.Inspector.
@@ -124,17 +111,10 @@ func (i inspector) Change(ctx context.Context, change db.Change) (changed []int6
 // needs the write lock.
 func (i inspector) selected(filter db.Filter) func(ids []int64, delivering bool) ([]int64, error) {
 	where := filterCondition(filter)
-	return func(ids []int64, delivering bool) (selected []int64, err error) {
-		rows, err := i.write.run.query(context.Background(), `SELECT `+deliveryColumns+` FROM delivery AS d
+	return func(ids []int64, delivering bool) ([]int64, error) {
+		return collectIDs(i.write.run.query(context.Background(), `SELECT id FROM delivery AS d
 			WHERE id IN (SELECT value FROM json_each(?)) AND (? OR +state <> 'delivering')`+where.text,
-			append([]any{jsonOf(ids), delivering}, where.args...)...)
-		found, err := collect(rows, err, scanDelivery)
-		for i := range found {
-			if fits(filter, &found[i]) {
-				selected = append(selected, found[i].ID)
-			}
-		}
-		return selected, err
+			append([]any{jsonOf(ids), delivering}, where.args...)...))
 	}
 }
 

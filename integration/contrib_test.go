@@ -284,6 +284,11 @@ func TestKubernetesFitsTheExample(t *testing.T) {
 	if got := p.ask(http.MethodHead, port(service.Spec.Ports[0].TargetPort), "/intercom"); got != http.StatusOK {
 		t.Errorf("behind the Service, the URL is validated with %d", got)
 	}
+	if readme := readPage(t, "../contrib/README.md"); !slices.ContainsFunc(readme.blocks, func(b block) bool {
+		return strings.Contains(b.text, "kubectl exec deploy/"+deployment.Metadata.Name+" -- caddy ")
+	}) {
+		t.Errorf("contrib/README.md does not say how to run the commands in %s", deployment.Metadata.Name)
+	}
 	label := pod.Metadata.Labels["app"]
 	for kind, selector := range map[string]map[string]any{
 		"Service":             service.Spec.Selector,

@@ -74,6 +74,7 @@ func (q *conditions) filter(filter db.Filter) {
 		{"d.stored_at < %s::timestamptz", filter.Until, !filter.Until.IsZero()},
 		{"d.finished_at >= %s::timestamptz", filter.FinishedSince, !filter.FinishedSince.IsZero()},
 		{"d.finished_at < %s::timestamptz", filter.FinishedUntil, !filter.FinishedUntil.IsZero()},
+		{"d.reason IS DISTINCT FROM %s::text", string(db.Cancelled), filter.Uncancelled},
 		{"(d.finished_at IS NULL OR d.finished_at <= %s::timestamptz)", filter.AsOf, !filter.AsOf.IsZero()},
 	} {
 		if one.wanted {
@@ -120,7 +121,7 @@ const (
 	// One that is sent twice at once is sent once: the notification is locked.
 	sendSQL = `
 		WITH chosen AS MATERIALIZED (
-			SELECT d.id, d.notification, d.lane, d.state, d.order_key FROM {s}delivery AS d{where} AND d.state <> 'delivering' ORDER BY d.id FOR UPDATE
+			SELECT d.id, d.notification, d.lane, d.state FROM {s}delivery AS d{where} AND d.state <> 'delivering' ORDER BY d.id FOR UPDATE
 		), present AS MATERIALIZED (
 			SELECT d.id, d.notification FROM (SELECT DISTINCT notification FROM chosen) AS c
 			JOIN {s}delivery AS d ON d.id BETWEEN c.notification * 100 AND c.notification * 100 + 99 WHERE d.lane = $1::text
@@ -134,11 +135,11 @@ const (
 			GROUP BY d.notification HAVING max(d.id) < d.notification * 100 + 99
 			RETURNING notification
 		), sent AS MATERIALIZED (
-			SELECT id, lane, state, order_key FROM chosen WHERE notification IN (SELECT notification FROM present UNION ALL SELECT notification FROM added)
+			SELECT id, lane, state FROM chosen WHERE notification IN (SELECT notification FROM present UNION ALL SELECT notification FROM added)
 		), cancelled AS (
 			UPDATE {s}delivery SET state = 'dead', reason = 'cancelled', finished_at = now(), error = 'sent to ' || $1::text,
 				held = false, place_at = CASE WHEN order_key IS NOT NULL THEN now() END
-			WHERE id IN (SELECT id FROM sent WHERE lane <> $1::text AND (state = 'dead' OR order_key IS NOT NULL AND state IN ('waiting', 'retrying')))
+			WHERE id IN (SELECT id FROM sent WHERE lane <> $1::text AND state <> 'delivered')
 		)
 		SELECT id FROM sent`
 )

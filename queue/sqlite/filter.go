@@ -72,6 +72,9 @@ func filterCondition(f db.Filter) condition {
 	if f.Error != "" {
 		c.and("(instr(lower(error), lower(?)) OR error = ? OR error <> '' AND instr(lower("+lastAnswer+"), lower(?)))", f.Error, db.EncodeText(f.Error), f.Error)
 	}
+	if f.Uncancelled {
+		c.and("reason IS NOT ?", string(db.Cancelled))
+	}
 	if !f.AsOf.IsZero() {
 		c.and("(finished_at IS NULL OR finished_at <= ?)", f.AsOf.UnixMicro())
 	}

@@ -164,8 +164,8 @@ func send(run *statements, id int64, lane string) (sent bool, err error) {
 	if err != nil || n == 0 || there == id {
 		return n > 0, err
 	}
-	_, err = run.exec(context.Background(), `UPDATE delivery SET state = 'dead', reason = 'cancelled', error = ?1, finished_at = coalesce(finished_at, ?3),
+	_, err = run.exec(context.Background(), `UPDATE delivery SET state = 'dead', reason = 'cancelled', error = ?1, finished_at = ?3,
 			held = FALSE, place_at = CASE WHEN order_key IS NOT NULL THEN ?3 END
-		WHERE id = ?2 AND (state = 'dead' OR order_key IS NOT NULL AND state IN ('waiting', 'retrying'))`, db.EncodeText("sent to "+lane), id, now())
+		WHERE id = ?2 AND state <> 'delivered'`, db.EncodeText("sent to "+lane), id, now())
 	return true, err
 }

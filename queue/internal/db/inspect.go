@@ -68,6 +68,7 @@ type Filter struct {
 	Since, Until time.Time // stored at or after, and before
 	Error        string    // text in the last error or in the answer to that attempt; ASCII in upper or lower case
 	AsOf         time.Time // not finished after this time
+	Uncancelled  bool      // not dead as cancelled
 
 	FinishedSince, FinishedUntil time.Time // delivered or dead at or after, and before
 }
@@ -154,8 +155,7 @@ const (
 
 	// Send makes for each delivery another one of its notification, fixed to the lane
 	// Change.To and waiting; if the notification has one in that lane, it is retried instead.
-	// A dead delivery that was sent, or one with an order that was not delivered, is then dead as
-	// cancelled, with the error "sent to <lane>".
+	// What was sent, unless it was delivered, is then dead as cancelled, with the error "sent to <lane>".
 	Send Action = "send"
 
 	// Drop deletes deliveries, and notifications with their last delivery.

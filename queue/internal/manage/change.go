@@ -88,6 +88,8 @@ func (c *Change) fix(now time.Time) {
 			c.Filter.States = []db.State{db.Dead, db.Retrying}
 		}
 	}
+	// What was sent to another lane is delivered there, so it is not delivered again unless somebody says so.
+	c.Filter.Uncancelled = verbs[c.Verb].action == db.Retry && c.Filter.Reasons == nil && c.ID == 0
 	if c.Cursor.AsOf.IsZero() {
 		c.Cursor.AsOf = now
 	}

@@ -193,11 +193,12 @@ func TestSend(t *testing.T) {
 			if sent.ID != old.ID+1 || sent.Lane != "new" || !sent.Fixed || sent.State != db.Waiting || sent.Attempts != 0 || len(sent.History) != 0 {
 				t.Errorf("what was %s was sent as %+v", state, sent)
 			}
-			if state == db.Dead {
-				if old.State != db.Dead || old.Reason != db.Cancelled || old.Error != "sent to new" || len(old.History) != 1 {
-					t.Errorf("what was dead is %+v", old)
+			if state == db.Delivered {
+				if old.State != state {
+					t.Errorf("what was delivered is %+v", old)
 				}
-			} else if old.State != state {
+			} else if history := map[db.State]int{db.Retrying: 1, db.Dead: 1}[state]; old.State != db.Dead || old.Reason != db.Cancelled ||
+				old.Error != "sent to new" || old.FinishedAt.IsZero() || len(old.History) != history {
 				t.Errorf("what was %s is %+v", state, old)
 			}
 		}
@@ -312,6 +313,7 @@ func TestAChangeRepeatsItsConditions(t *testing.T) {
 				"died since":   {FinishedSince: time.Now()},
 				"died until":   {FinishedUntil: time.Now().Add(-2 * time.Hour)},
 				"as of":        {AsOf: time.Now().Add(-2 * time.Hour)},
+				"uncancelled":  {Uncancelled: true, Reasons: []db.Reason{db.Cancelled}},
 			} {
 				for _, action := range []db.Action{db.Retry, db.Send, db.Drop, db.Erase} {
 					if changed := i.change(t, db.Change{Action: action, To: "other", IDs: ids, Filter: filter}); len(changed) > 0 {

@@ -472,7 +472,7 @@ func (m *model) send(d *modelDelivery, to string) {
 		added.note(m, "sent from %s", d.lane)
 		m.deliveries[added.id] = added
 	}
-	if d.state == db.Dead || d.order.Key != "" && d.state != db.Delivered {
+	if d.state != db.Delivered {
 		d.state, d.reason = db.Dead, db.Cancelled
 	}
 }

@@ -224,6 +224,26 @@ func TestASecondProxyGetsTheWholeBody(t *testing.T) {
 	})
 }
 
+func TestTheProxyThatFailedIsBlamed(t *testing.T) {
+	first := answering(t, 500)
+	for second, want := range map[string]string{
+		nobody:                        "backend could not be reached: connection refused",
+		answering(t, 404).address:     "backend answered 404",
+		severing(t, "").address:       "backend hung up before it answered",
+		"https://" + first.address:    "TLS handshake with the backend failed: the backend does not speak TLS on this port",
+		saying(t, "\x15\x03\x01\x00"): "backend's answer is TLS: write https:// before the upstream",
+	} {
+		t.Run(want, func(t *testing.T) {
+			g := start(t, setup{webhook: "route * to " + first.address + " {\n@bad status 5xx\nhandle_response @bad {\nreverse_proxy " + second + "\n}\n}"})
+			g.expect(502, good)
+			lines := g.warnings("notification was not delivered")
+			if len(lines) != 1 || lines[0].text("error") != want || lines[0].text("upstream") != strings.TrimPrefix(second, "https://") {
+				t.Errorf("the log has %v, want %q of %s", lines, want, second)
+			}
+		})
+	}
+}
+
 func TestManyAtOnceGoToTheNextUpstream(t *testing.T) {
 	b := newBackend(t, nil)
 	g := start(t, setup{webhook: "route * to " + nobody + " " + hangingUp(t, func(int) bool { return true }) + " " + b.address})

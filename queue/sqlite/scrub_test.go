@@ -161,6 +161,21 @@ func TestScrubOfTheWholeFileMakesItSmaller(t *testing.T) {
 	}
 }
 
+// Kept in memory, the copy would take twice the size of the file.
+func TestScrubKeepsTheCopyInAFile(t *testing.T) {
+	f := newFile(t)
+	f.open(t)
+	own := pool(f.path, 1, "NORMAL", 6<<10)
+	defer own.Close()
+	if _, err := own.ExecContext(t.Context(), vacuumSQL); err != nil {
+		t.Fatal(err)
+	}
+	var store int
+	if err := own.QueryRowContext(t.Context(), "PRAGMA temp_store").Scan(&store); err != nil || store != 1 {
+		t.Errorf("temp_store is %d, error %v; want 1, which is FILE", store, err)
+	}
+}
+
 func TestScrubSaysThatAReaderKeepsTheLog(t *testing.T) {
 	f := newFile(t)
 	i := f.open(t)

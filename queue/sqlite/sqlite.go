@@ -152,14 +152,18 @@ func (e *engine) Scrub(ctx context.Context, whole bool) (remains string, err err
 	return remains + remainsInBackups, nil
 }
 
-// vacuum uses a connection of its own, as the others would keep the whole copy in memory.
+// vacuumSQL keeps the copy in a file. As one of the pragmas of a connection it would not: of two
+// that set the same, the driver lets the one win that is later in the alphabet.
+const vacuumSQL = "PRAGMA temp_store = FILE; VACUUM"
+
+// vacuum uses a connection of its own, as the others keep such copies in memory.
 func (e *engine) vacuum(ctx context.Context) error {
 	if err := e.write.lock.lock(ctx, delivering); err != nil {
 		return err
 	}
 	defer e.write.lock.unlock()
-	own := pool(e.path, 1, "NORMAL", 6<<10, "temp_store(FILE)")
-	_, err := own.ExecContext(ctx, "VACUUM")
+	own := pool(e.path, 1, "NORMAL", 6<<10)
+	_, err := own.ExecContext(ctx, vacuumSQL)
 	return errors.Join(err, own.Close())
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/envelope"
+	"github.com/caddy-intercom/caddy-intercom-webhook/internal/signature"
 )
 
 // withCopies returns a handler without a queue that has these copies.
@@ -124,6 +125,13 @@ func TestACopyIsSignedAnew(t *testing.T) {
 		if signatures := got["X-Hub-Signature"]; !slices.Equal(signatures, []string{want}) || (len(got["X-Body-Signature"]) > 0) != (lane == "plain") {
 			t.Errorf("%s: signatures %q, want %q", lane, signatures, want)
 		}
+	}
+	event := []byte(`{"event_name":"fin_replied"}`)
+	r := httptest.NewRequest(http.MethodPost, "/", nil)
+	r.Header = http.Header{"X-Fin-Agent-Api-Webhook-Signature": {"sha256=0123"}}
+	_, deliver := withQueue(h, nil).prepareDelivery(r, event, Attempt{Number: 1}, "staging")
+	if d := deliver(); d.Err != nil || got.Get("X-Hub-Signature") != "" || got.Get("X-Fin-Agent-Api-Webhook-Signature") != sign(signature.Fin, "another-secret", string(event)) {
+		t.Errorf("an event of the Fin Agent API: %+v, %q", d, got)
 	}
 	config, err := json.Marshal(h)
 	if err != nil || strings.Contains(string(config), "another-secret") || !strings.Contains(string(config), "{env.STAGING_SECRET}") {

@@ -32,7 +32,7 @@ func TestNoSchemeIsAcceptedAsAnother(t *testing.T) {
 	}
 	secrets := []string{"client a", "client b", "fin a", "fin b", "", "another"}
 	const seed = 18
-	random := rand.New(rand.NewPCG(seed, seed)) //nolint:gosec // so that a failure comes again
+	random := rand.New(rand.NewPCG(seed, seed)) // so that a failure comes again
 	pick := func(n int) int { return random.IntN(n) }
 	w := deadlineWriter{httptest.NewRecorder()}
 	plain := prepared(httptest.NewRequest(http.MethodPost, "/", nil))

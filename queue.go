@@ -51,6 +51,7 @@ type Notification struct {
 // Stored is what a Queue did with a notification.
 type Stored int
 
+// What it can do.
 const (
 	StoredNew       Stored = iota
 	StoredDuplicate        // it has the notification already, and did not store it again

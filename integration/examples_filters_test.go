@@ -47,6 +47,7 @@ func TestExampleWithFilters(t *testing.T) {
 		{"", "conversation.admin.replied", []string{author + "4410001"}},
 		{"", "conversation.admin.closed", []string{"data.item.conversation_parts.conversation_parts.1.author.id=4410001"}},
 		{"replies", "conversation.admin.replied", []string{author + "7"}},
+		{"", "conversation.operator.replied", nil}, // its twin
 		{"replies", "conversation.operator.replied", []string{part + "another"}},
 		{"closed", "conversation.admin.closed", []string{"data.item.state=closed", author + "7"}},
 		{"archive", "conversation.admin.closed", []string{"data.item.state=snoozed", author + "7"}},

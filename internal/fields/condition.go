@@ -43,7 +43,6 @@ func CheckPath(path string) error {
 
 // condition is what a field must be.
 type condition struct {
-	text   string
 	path   string
 	values []string // nil: the field must be there, and not null
 	not    bool     // it must be none of the values
@@ -57,7 +56,6 @@ func CheckCondition(text string) error {
 }
 
 func parseCondition(text string) (c condition, err error) {
-	c.text = text
 	path, values, compares := strings.Cut(text, "=")
 	if compares {
 		c.values = strings.Split(values, "|")

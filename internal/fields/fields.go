@@ -36,6 +36,7 @@ type Plan struct {
 	nodes     []node // of the tree of paths; the first is the root
 	depth     int    // of the tree
 	questions []question
+	numbers   map[string]int // of conditions
 	walks     sync.Pool
 }
 
@@ -77,15 +78,13 @@ type question struct {
 // Require adds a condition, unless it is there.
 func (p *Plan) Require(text string) error {
 	c, err := parseCondition(text)
-	if err == nil && p.number(text) < 0 {
-		p.add(question{condition: c})
+	if _, known := p.numbers[text]; err == nil && !known {
+		if p.numbers == nil {
+			p.numbers = make(map[string]int)
+		}
+		p.numbers[text] = p.add(question{condition: c})
 	}
 	return err
-}
-
-// number returns the number of a condition; -1 if it is not there.
-func (p *Plan) number(text string) int {
-	return slices.IndexFunc(p.questions, func(q question) bool { return !q.wanted && q.condition.text == text })
 }
 
 // Want adds a field with a valid path, and returns its number for Values.Text.
@@ -148,8 +147,8 @@ func (v Values) Holds(condition string) bool {
 	if v.plan == nil {
 		return false
 	}
-	number := v.plan.number(condition)
-	return number >= 0 && v.found[number].is != v.plan.questions[number].not
+	number, known := v.plan.numbers[condition]
+	return known && v.found[number].is != v.plan.questions[number].not
 }
 
 // Text returns the text of a field, of the first value if the path has a *: of a string its

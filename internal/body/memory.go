@@ -20,6 +20,9 @@ const (
 	patience  = 2 * time.Second
 	lookAgain = 25 * time.Millisecond
 
+	// lookPause bounds the work of thousands that wait.
+	lookPause = 5 * time.Millisecond
+
 	// A body that takes longer than pieceTime for a piece is slow. Slow ones give way when the
 	// memory is used up.
 	piece     = 256 << 10
@@ -34,6 +37,7 @@ type budget struct {
 	mu     sync.Mutex
 	used   int64
 	coming map[*Reservation]bool // those that are still being read
+	looked time.Time             // for one that makes way
 }
 
 var memory = budget{coming: make(map[*Reservation]bool)}
@@ -46,7 +50,7 @@ type Reservation struct {
 	bytes    int64
 	moved    time.Time // when its last piece came
 	waits    bool      // for memory
-	stopped  bool      // because it is slow
+	stopped  bool      // to make way for others
 }
 
 // grow reserves memory up to a size. It waits for it, but leaves Discard its time, and reports
@@ -77,34 +81,43 @@ func (r *Reservation) tryToGrow(size int64) (enough, givesUp bool) {
 	r.waits, r.moved = !enough, time.Now()
 	memory.coming[r] = true
 	if !enough {
-		return false, r.makeWay()
+		memory.makeWay()
+		return false, r.stopped
 	}
 	memory.used += more
 	r.bytes += more
 	return true, false
 }
 
-// makeWay stops the slowest body, if one is slow. If instead all that is used belongs to bodies
-// that wait for more, none of them can go on: it reports whether this is the smallest, which
-// then gives up.
-func (r *Reservation) makeWay() (givesUp bool) {
-	var slowest *Reservation
-	waiting, smallest := int64(0), true
-	for other := range memory.coming {
+// makeWay stops a body, if it is time to look for one: the slowest, if one is slow. If instead all
+// that is used belongs to bodies that wait for more, none of them could go on: then it is the
+// smallest of these.
+func (b *budget) makeWay() {
+	if time.Since(b.looked) < lookPause {
+		return
+	}
+	b.looked = time.Now()
+	var slowest, smallest *Reservation
+	waiting := int64(0)
+	for one := range b.coming {
 		switch {
-		case other.waits:
-			waiting += other.bytes
-			smallest = smallest && r.bytes <= other.bytes
-		case !other.stopped && time.Since(other.moved) > pieceTime && (slowest == nil || other.moved.Before(slowest.moved)):
-			slowest = other
+		case one.stopped, one.bytes == 0:
+		case one.waits:
+			waiting += one.bytes
+			if smallest == nil || one.bytes < smallest.bytes {
+				smallest = one
+			}
+		case time.Since(one.moved) > pieceTime && (slowest == nil || one.moved.Before(slowest.moved)):
+			slowest = one
 		}
+	}
+	if slowest == nil && waiting == b.used {
+		slowest = smallest
 	}
 	if slowest != nil {
 		slowest.stopped = true
 		_ = slowest.control.SetReadDeadline(past)
-		return false
 	}
-	return smallest && waiting == memory.used
 }
 
 // move notes that a piece has come.

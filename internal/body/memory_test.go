@@ -16,6 +16,14 @@ import (
 
 const mebibyte = 1 << 20
 
+// inBubble runs a test with a clock of its own.
+func inBubble(t *testing.T, test func(*testing.T)) {
+	synctest.Test(t, func(t *testing.T) {
+		memory.looked = time.Time{}
+		test(t)
+	})
+}
+
 // sender sends so many bytes of a body at once, and then trickles, or sends nothing, until its
 // time is over.
 type sender struct {
@@ -88,7 +96,7 @@ func receive(t *testing.T, bodies, size int, used time.Duration) int {
 }
 
 func TestWhatIsOnlyAnnouncedHasNoMemory(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		for range 100 {
 			s := newSender(unreserved-1, false)
 			go s.send(t.Context(), MaxSize)
@@ -104,7 +112,7 @@ func TestWhatIsOnlyAnnouncedHasNoMemory(t *testing.T) {
 func TestSlowBodiesGiveWay(t *testing.T) {
 	for name, trickle := range map[string]bool{"that stop": false, "that trickle": true} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
 				const slow, genuine = 60, 8
 				results := make(chan error, slow)
 				var senders []*sender
@@ -143,7 +151,7 @@ func TestBodiesThatNeedAllMemoryDoNotBlockEachOther(t *testing.T) {
 		{8, MaxSize, 1},
 		{1, MaxSize, 1},
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		inBubble(t, func(t *testing.T) {
 			if got := receive(t, c.bodies, c.size, 100*time.Millisecond); got < c.least {
 				t.Errorf("%d of %d bodies of %d bytes were read, want %d at least", got, c.bodies, c.size, c.least)
 			}
@@ -155,7 +163,7 @@ func TestBodiesThatNeedAllMemoryDoNotBlockEachOther(t *testing.T) {
 }
 
 func TestBodiesInUseGiveWayToNone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		var held []*Reservation
 		for range capacity / (5 * mebibyte) {
 			w := httptest.NewRecorder()

@@ -165,7 +165,9 @@ var differs = []*regexp.Regexp{
 	regexp.MustCompile(`\b\d+\.\d+\.\d+\.\d+:\d+`),
 	regexp.MustCompile(`\b[\d,]+ bytes`),
 	regexp.MustCompile(`, by \S+`),
-	regexp.MustCompile(`\b(failing|down) `), // as it takes shorter or longer
+	// as it takes shorter or longer
+	regexp.MustCompile(`\b(failing|down) `),
+	regexp.MustCompile(`resumed lane crm; \d`),
 	regexp.MustCompile(`\bretrying,?\s+\d( attempts?)?\s`),
 }
 

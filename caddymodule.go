@@ -303,6 +303,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, t *tag, why *re
 	if why.reason == reasonMethod {
 		w.Header()["Allow"] = []string{"HEAD, POST"}
 	}
+	r.Body, r.ContentLength = http.NoBody, 0 // what is left of it is nothing that handle_errors could send on
 	return caddyhttp.Error(why.status, why)
 }
 

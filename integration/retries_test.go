@@ -224,6 +224,31 @@ func TestASecondProxyGetsTheWholeBody(t *testing.T) {
 	})
 }
 
+// What is left of a refused body is nothing that a proxy could send.
+func TestAProxyOfHandleErrorsGetsNoBody(t *testing.T) {
+	pages := newBackend(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
+	large := append(bytes.Repeat([]byte(" "), 1<<20), body...)
+	for name, c := range map[string]struct {
+		allow string
+		send  message
+	}{
+		"of a stranger":                 {"static 192.0.2.1", good},
+		"without a signature":           {"", message{body: large}},
+		"that is too large":             {"", signed(large)},
+		"signed with another secret":    {"", good.with(hubHeader, hubSignature(body, "another"))},
+		"signed, but without an object": {"", signed([]byte("[]"))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := start(t, setup{allow: c.allow, webhook: "max_size 100KiB\nroute * { respond 200 }", behind: "handle_errors {\nreverse_proxy " + pages.address + "\n}"})
+			g.expect(http.StatusTeapot, c.send)
+			got := pages.all()
+			if last := got[len(got)-1]; len(last.body) > 0 || last.length > 0 {
+				t.Errorf("the proxy sent %d bytes, announced as %d", len(last.body), last.length)
+			}
+		})
+	}
+}
+
 func TestTheProxyThatFailedIsBlamed(t *testing.T) {
 	first := answering(t, 500)
 	for second, want := range map[string]string{

@@ -13,18 +13,27 @@ func about(item, topic, id string) message {
 	return signed(fmt.Appendf(nil, `{"app_id":"tulip4","data":{"item":%s},"id":%q,"topic":%q}`, item, id, topic))
 }
 
-// Conditions choose the route, and what is ignored goes to nobody but copies.
-func TestFilters(t *testing.T) {
-	for name, queued := range map[string]bool{"without a queue": false, "with a queue": true} {
+// queues are the ways to run the tests of filters: without a queue, and with one in a folder.
+var queues = map[string]func(dir string) string{
+	"without a queue": func(string) string { return "" },
+	"with a queue":    queueIn,
+}
+
+func TestFilters(t *testing.T) { testFilters(t, queues) }
+
+// testFilters has conditions choose the route, and what is ignored goes to nobody but copies.
+func testFilters(t *testing.T, queues map[string]func(dir string) string) {
+	for name, queue := range queues {
 		t.Run(name, func(t *testing.T) {
 			g := newGateway(t)
+			queue := queue(g.dir)
 			vip, rest, copied := newBackend(t, nil), newBackend(t, nil), newBackend(t, nil)
 			s := setup{admin: true, options: "debug", webhook: "ignore conversation.* where data.item.author.id=42\nignore ticket.*" +
 				"\nroute conversation.* where data.item.tags.*.name=vip data.item.state!=closed as vip to " + vip.address + " {\nheader_up X-Name \"<{http.intercom_webhook.field.data.item.name}>\"\n}" +
 				"\nroute * as rest to " + rest.address +
 				"\napp_requests {\n@refund intercom_field component_id=refund\nrespond @refund refund\nrespond other\n}"}
-			if queued {
-				s.webhook += "\ncopy ticket.created as copied to " + copied.address + "\n" + queueIn(g.dir)
+			if queue != "" {
+				s.webhook += "\ncopy ticket.created as copied to " + copied.address + "\n" + queue
 			}
 			if err := g.load(s); err != nil {
 				t.Fatal(err)
@@ -48,7 +57,7 @@ func TestFilters(t *testing.T) {
 					t.Errorf("the app request %s is answered %s, want %s", body, got, want)
 				}
 			}
-			if queued {
+			if queue != "" {
 				eventually(t, "the copy of what is ignored", func() bool { return len(copied.all()) == 1 })
 			}
 			since := g.scrape().since(before)

@@ -19,20 +19,22 @@ func signedFin(body []byte) message {
 	return message{body: body, header: http.Header{finHeader: {"sha256=" + bodySignature(body, finSecret)}}}
 }
 
-// Events of the Fin Agent API go the way of all notifications, without a queue and with one, and no
+func TestFinEvents(t *testing.T) { testFinEvents(t, queues) }
+
+// testFinEvents sends events of the Fin Agent API, which go the way of all notifications. No
 // signature is taken for that of another scheme.
-func TestFinEvents(t *testing.T) {
+func testFinEvents(t *testing.T, queues map[string]func(dir string) string) {
 	event := []byte(`{"event_name":"fin_replied","conversation_id":"c1","message":{"id":"1","topic":"x.y"},"created_at_ms":"2026-11-30T12:00:00.123Z"}`)
 	sum := sha256.Sum256(event)
 	id := "fin_" + hex.EncodeToString(sum[:16])
-	for name, queue := range map[string]bool{"without a queue": false, "with a queue": true} {
+	for name, queue := range queues {
 		t.Run(name, func(t *testing.T) {
 			fin, all := newBackend(t, nil), newBackend(t, nil)
 			s := setup{webhook: "fin_secret " + finSecret + "\nroute fin.* as fin to " + fin.address + "\nroute * for tulip4 as all to " + all.address, behind: "log"}
 			again, times := "delivered", 2.0
 			g := newGateway(t)
-			if queue {
-				s.webhook += "\n" + queueIn(g.dir)
+			if queue := queue(g.dir); queue != "" {
+				s.webhook += "\n" + queue
 				again, times = "duplicate", 1
 			}
 			if err := g.load(s); err != nil {

@@ -52,9 +52,9 @@ func rememberPlace(module caddy.Module, file string, line int) {
 }
 
 // withPlace returns a logger whose lines have the place of the module with this hash, if it
-// is known. It forgets the place, which may be another one in the next config.
+// is known. A named route has one place for several handlers.
 func withPlace(logger *zap.Logger, hash [sha256.Size]byte) *zap.Logger {
-	if place, known := places.LoadAndDelete(hash); known {
+	if place, known := places.Load(hash); known {
 		return logger.With(zap.Any("at", place))
 	}
 	return logger

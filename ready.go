@@ -192,8 +192,9 @@ func (a *handlersApp) explain(topic, workspace string) []adminapi.Route {
 	return all
 }
 
-// Start implements caddy.App.
+// Start implements caddy.App. It forgets the places of modules, which may be others in the next config.
 func (a *handlersApp) Start() error {
+	places.Clear()
 	a.started.Store(true)
 	return nil
 }

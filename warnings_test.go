@@ -96,13 +96,14 @@ func TestWarningsNameTheirPlaceInTheCaddyfile(t *testing.T) {
 	other := MatchTopic{"elsewhere"}
 	core, logs := observer.New(zap.WarnLevel)
 	withPlace(zap.New(core), hashOf(&h)).Warn("of the handler")
+	withPlace(zap.New(core), hashOf(&h)).Warn("of the same, in a named route of another server")
 	withPlace(zap.New(core), hashOf(&topics)).Warn("of the route")
 	withPlace(zap.New(core), hashOf(&other)).Warn("of nothing")
 	var got []any
 	for _, entry := range logs.All() {
 		got = append(got, entry.ContextMap()["at"])
 	}
-	if want := []any{"some/Caddyfile:2", "some/Caddyfile:4", nil}; !slices.Equal(got, want) {
+	if want := []any{"some/Caddyfile:2", "some/Caddyfile:2", "some/Caddyfile:4", nil}; !slices.Equal(got, want) {
 		t.Errorf("the places are %q, want %q", got, want)
 	}
 }

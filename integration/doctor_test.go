@@ -245,6 +245,10 @@ func TestCommandsSeeANamedRoute(t *testing.T) {
 			t.Errorf("found %+v", f)
 		}
 	}
+	several, _ := doctor(t, "--config", write(strings.Replace(config, "http://:"+g.port, "http://:"+g.port+", http://localhost:7", 1)))
+	if len(several) != len(found) {
+		t.Errorf("on two ports, it found %+v instead of %+v", several, found)
+	}
 	found, _ = doctor(t, "--config", write(strings.Replace(config, "respond 404", "", 1)))
 	wantFinding(t, found, "warning", "end the site with `respond 404`")
 

@@ -121,20 +121,27 @@ type finding struct {
 // findings are all that doctor has found.
 type findings []finding
 
+// add adds a finding, unless it is there: several handlers may be warned of the same.
+func (f *findings) add(one finding) {
+	if !slices.Contains(*f, one) {
+		*f = append(*f, one)
+	}
+}
+
 func (f *findings) ok(check, format string, args ...any) {
-	*f = append(*f, finding{Level: levelOK, Check: check, What: fmt.Sprintf(format, args...)})
+	f.add(finding{Level: levelOK, Check: check, What: fmt.Sprintf(format, args...)})
 }
 
 func (f *findings) warn(check, what, why, do string) {
-	*f = append(*f, finding{levelWarning, check, what, why, do})
+	f.add(finding{levelWarning, check, what, why, do})
 }
 
 func (f *findings) broken(check, what, why, do string) {
-	*f = append(*f, finding{levelBroken, check, what, why, do})
+	f.add(finding{levelBroken, check, what, why, do})
 }
 
 func (f *findings) notChecked(check, what, do string) {
-	*f = append(*f, finding{Level: levelNotChecked, Check: check, What: what, Do: do})
+	f.add(finding{Level: levelNotChecked, Check: check, What: what, Do: do})
 }
 
 // count returns how many findings are of a level.

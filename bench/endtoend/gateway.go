@@ -73,9 +73,13 @@ func (b *bench) newGateway(ctx context.Context, program, backend string) (*gatew
 		return nil, err
 	}
 	g := &gateway{engine: b.engine, url: b.url, dir: dir, program: program}
-	queue := "sqlite {\n\t\t\tpath " + filepath.Join(dir, "queue.db") + "\n\t\t}"
+	lane := ""
+	if b.lane != "" {
+		lane = "\t\t\tlane all {\n\t\t\t\t" + b.lane + "\n\t\t\t}\n"
+	}
+	queue := "sqlite {\n\t\t\tpath " + filepath.Join(dir, "queue.db") + "\n" + lane + "\t\t}"
 	if b.engine == postgres {
-		queue = "postgres " + b.url + " {\n\t\t\tschema " + schema + "\n\t\t}"
+		queue = "postgres " + b.url + " {\n\t\t\tschema " + schema + "\n" + lane + "\t\t}"
 		if err := dropSchema(ctx, b.url); err != nil {
 			return nil, err
 		}

@@ -39,6 +39,7 @@ func main() {
 	})
 	flag.IntVar(&o.rounds, "rounds", 3, "how often each row is measured; the median counts")
 	flag.IntVar(&o.stock, "stock", 1_000_000, "notifications in the row stock")
+	flag.StringVar(&o.lane, "lane", "", "`options` of the lane, such as ordered")
 	flag.BoolVar(&o.short, "short", false, "smaller sizes, to see that it works")
 	flag.StringVar(&o.profile, "profile", "", "write a CPU profile of the gateway to `file`.<engine>.<row>.<build>, for each row")
 	flag.StringVar(&o.url, "url", "postgres://postgres@127.0.0.1:5432/test", "PostgreSQL database, in which a schema is made and dropped")
@@ -50,10 +51,10 @@ func main() {
 }
 
 type options struct {
-	gateways          []string
-	rounds, stock     int
-	short             bool
-	profile, url, dir string
+	gateways                []string
+	rounds, stock           int
+	short                   bool
+	lane, profile, url, dir string
 }
 
 var allEngines = []string{sqlite, postgres}

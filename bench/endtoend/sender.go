@@ -90,7 +90,7 @@ func attack(ctx context.Context, o sending) sent {
 		if o.Others > 0 {
 			workspace = otherWorkspace(n % o.Others)
 		}
-		*t = newTarget("http://"+o.Address+o.Path, workspace, newID(o.due(s.Began, n), n))
+		*t = newTarget("http://"+o.Address+o.Path, workspace, n, newID(o.due(s.Began, n), n))
 		return nil
 	}
 	var took vegeta.LatencyMetrics

@@ -1,7 +1,7 @@
 package postgres
 
 // placeRows is how many deliveries are placed in the order of their objects before a claim.
-const placeRows = 256
+const placeRows = 128
 
 const (
 	// lockLaneSQL keeps other instances from giving turns, and from claiming, in the lane.

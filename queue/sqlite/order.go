@@ -8,7 +8,7 @@ import (
 )
 
 // placeRows is how many deliveries are placed in the order of their objects before a claim.
-const placeRows = 256
+const placeRows = 128
 
 // place gives the turns of the objects of a lane ?2 of an endpoint ?1 at ?3. It looks at the
 // objects of up to ?4 deliveries that have changed: at the first held one of each, at the one

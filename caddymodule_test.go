@@ -1,8 +1,10 @@
 package intercomwebhook
 
 import (
+	"strings"
 	"testing"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
@@ -25,5 +27,15 @@ func TestOtherFieldsOfCaddysServerDoNotPanic(t *testing.T) {
 				t.Errorf("got %t", got)
 			}
 		})
+	}
+}
+
+func TestMaxSizeIsChecked(t *testing.T) {
+	for size, want := range map[int64]string{1: "", 64 << 20: "", 0: "from 1 byte", -1: "from 1 byte", 64<<20 + 1: "in memory as a whole", 1 << 40: "in memory as a whole"} {
+		h := Handler{MaxSize: size, Timeout: caddy.Duration(defaultTimeout)}
+		err := h.Validate()
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("max_size %d: %v", size, err)
+		}
 	}
 }

@@ -22,7 +22,11 @@ import (
 
 const sourceNamespace = "http.ip_sources"
 
-var errNoRange = errors.New("allow static: no address range given, as in `allow static 192.0.2.0/24`")
+var (
+	errSource    = errors.New("source address is not allowed")
+	errForwarded = errors.New("source address is not proven: behind it in X-Forwarded-For is something that is no address; each trusted proxy must append one, without a port")
+	errNoRange   = errors.New("allow static: no address range given, as in `allow static 192.0.2.0/24`")
+)
 
 // loadSources loads the IP sources in the handler's field AllowRaw.
 func loadSources(ctx caddy.Context, handler any) (sources []caddyhttp.IPRangeSource, intercoms bool, err error) {
@@ -65,14 +69,14 @@ func unmap(prefix netip.Prefix) netip.Prefix {
 	return prefix
 }
 
-// forwardedByAddresses reports whether everything is an address that trusted proxies have
+// checkForwarded returns an error unless everything is an address that trusted proxies have
 // written into X-Forwarded-For, up to the client's. With trusted_proxies_strict, Caddy skips
 // what is none, and uses what is to the left of it, which the sender may have written.
-func forwardedByAddresses(r *http.Request, client string) bool {
+func checkForwarded(r *http.Request, client string) error {
 	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	trusted, _ := caddyhttp.GetVar(r.Context(), caddyhttp.TrustedProxyVarKey).(bool)
 	if !trusted || server == nil || server.TrustedProxiesStrict == 0 {
-		return true
+		return nil
 	}
 	for _, name := range server.ClientIPHeaders {
 		values := r.Header.Values(name)
@@ -88,14 +92,14 @@ func forwardedByAddresses(r *http.Request, client string) bool {
 			host, _, _ = strings.Cut(strings.TrimSpace(host), "%")
 			addr, err := netip.ParseAddr(host)
 			if err != nil {
-				return false
+				return errForwarded
 			}
 			if addr.String() == client {
-				return true
+				return nil
 			}
 		}
 	}
-	return true
+	return nil
 }
 
 // forgeable reports whether a server reads the client's address from a part of

@@ -81,8 +81,8 @@ func (v *verifier) admit(r *http.Request) (signature.Claimed, *refusal) {
 		// complete.
 		return signature.Claimed{}, newRefusal(http.StatusTooEarly, reasonEarlyData, "request came before the TLS handshake was complete")
 	}
-	if !v.allows(r) {
-		return signature.Claimed{}, newRefusal(http.StatusForbidden, reasonSource, "source address is not allowed")
+	if err := v.checkSource(r); err != nil {
+		return signature.Claimed{}, newRefusal(http.StatusForbidden, reasonSource, "%w", err)
 	}
 	claimed, refused := v.findSignature(r.Header)
 	if refused != nil {
@@ -98,23 +98,23 @@ func (v *verifier) admit(r *http.Request) (signature.Claimed, *refusal) {
 	return claimed, nil
 }
 
-// allows reports whether a source has the client's address, as Caddy found it with
+// checkSource returns an error unless a source has the client's address, as Caddy found it with
 // trusted_proxies. It fails closed: a missing or invalid address is not allowed.
-func (v *verifier) allows(r *http.Request) bool {
+func (v *verifier) checkSource(r *http.Request) error {
 	client, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
 	addr, err := netip.ParseAddr(client)
 	if err != nil {
-		return false
+		return errSource
 	}
 	addr = addr.Unmap() // ::ffff:192.0.2.1 becomes 192.0.2.1, and so do ranges
 	for _, source := range v.sources {
 		for _, prefix := range source.GetIPRanges(r) {
 			if unmap(prefix).Contains(addr) {
-				return forwardedByAddresses(r, client)
+				return checkForwarded(r, client)
 			}
 		}
 	}
-	return false
+	return errSource
 }
 
 // encoded reports whether the header says that the body is compressed or encoded.
@@ -162,7 +162,7 @@ func (v *verifier) verify(w http.ResponseWriter, r *http.Request, deadline time.
 	claimed, refused := v.admit(r)
 	if refused != nil {
 		// Whoever expects a 100 (Continue) sends nothing before it has the answer.
-		if r.Header.Get("Expect") == "" && v.allows(r) {
+		if r.Header.Get("Expect") == "" && v.checkSource(r) == nil {
 			body.Discard(w, r, deadline)
 		} else {
 			body.Abandon(w, r)

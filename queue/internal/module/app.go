@@ -173,8 +173,8 @@ func (a *app) warnOfStranded(ctx context.Context, w *worker.Worker) {
 	for name, waiting := range stranded {
 		if config[name] == nil && waiting > 0 {
 			a.log.Warn("notifications wait for an endpoint that no config has in this database: if it has another database now, "+
-				"move them with `caddy intercom-webhook queue move --from <old config> --to <new config>`; if it has another name now, rename it with "+
-				"`UPDATE notification SET endpoint = '<new name>' WHERE endpoint = '<this one>'`, and the same for the table delivery", // a name that is no text of ours stands in a field only
+				"move them with `caddy intercom-webhook queue move --from <old config> --to <new config>`; if it has another name now, give them the new name "+
+				"(docs/queue.md#changing-the-name-of-an-endpoint)", // a name that is no text of ours stands in a field only
 				zap.String("endpoint", name), zap.String("database", w.Database().Name), zap.Int64("waiting", waiting))
 		}
 	}

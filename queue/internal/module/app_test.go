@@ -59,7 +59,7 @@ func TestEndpointsThatNoConfigHasAreWarnedOf(t *testing.T) {
 	}
 	after.WarnOfStranded(t.Context())
 	logs := after.logs.All()
-	if len(logs) != 1 || !strings.Contains(logs[0].Message, "`UPDATE notification SET endpoint = '<new name>' WHERE endpoint = '<this one>'`") || logs[0].ContextMap()["endpoint"] != "old" ||
+	if len(logs) != 1 || !strings.Contains(logs[0].Message, "docs/queue.md#changing-the-name-of-an-endpoint") || logs[0].ContextMap()["endpoint"] != "old" ||
 		logs[0].ContextMap()["waiting"] != int64(1) {
 		t.Errorf("got %v", logs)
 	}

@@ -124,12 +124,19 @@ func (b *browser) click(text string) {
 	b.clickAt(fmt.Sprintf(`//*[self::a or self::button][contains(., %q)]`, text))
 }
 
+// clickAt clicks again if the page was refreshed just then.
 func (b *browser) clickAt(xpath string) {
 	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.page, waitTime)
-	defer cancel()
-	if err := chromedp.Run(ctx, chromedp.Click(xpath)); err != nil {
-		b.t.Fatalf("clicking on %s: %v", xpath, err)
+	for deadline := time.Now().Add(waitTime); ; {
+		ctx, cancel := context.WithTimeout(b.page, waitTime/4)
+		err := chromedp.Run(ctx, chromedp.Click(xpath))
+		cancel()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			b.t.Fatalf("clicking on %s: %v: the page has: %s", xpath, err, b.text())
+		}
 	}
 }
 
@@ -160,6 +167,7 @@ func (b *browser) text() string {
 func (b *browser) fill(label, text string) {
 	b.t.Helper()
 	field := fmt.Sprintf(`//label[starts-with(normalize-space(.), %q)]//input | //input[@id=//label[normalize-space(.)=%[1]q]/@for]`, label)
+	b.is(label+" is there", fmt.Sprintf(`document.evaluate(%q, document, null, 9).singleNodeValue !== null`, field))
 	b.do("filling "+label, chromedp.Evaluate(fmt.Sprintf(`document.evaluate(%q, document, null, 9).singleNodeValue.value = ""`, field), nil),
 		chromedp.SendKeys(field, text+"\r"))
 }

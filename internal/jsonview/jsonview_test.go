@@ -44,7 +44,7 @@ func TestIndentingIsBounded(t *testing.T) {
 	wide := strings.Repeat(`[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[1,1]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]],`, 60_000)
 	for name, document := range map[string]string{
 		"deep":              deep + strings.Repeat("1,", 90_000) + "1" + strings.Repeat("]", 9000),
-		"deep again again":  "[" + strings.Repeat(deep[:5000]+strings.Repeat("]", 5000)+",", 20) + "1]",
+		"deep in places":    "[" + strings.Repeat(deep[:5000]+strings.Repeat("]", 5000)+",", 20) + "1]",
 		"too deep for JSON": strings.Repeat("[", 2_000_000),
 		"wide":              "[" + wide + "1]",
 		"many lines":        "[" + strings.Repeat("1,", 2_000_000) + "1]",

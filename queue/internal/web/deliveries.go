@@ -49,7 +49,7 @@ func filled(values url.Values) url.Values {
 func (p *pages) serveDeliveries(w http.ResponseWriter, r *http.Request) error {
 	query := filled(r.URL.Query())
 	if len(query) < len(r.URL.Query()) { // so that the address of a form can be sent to a colleague
-		http.Redirect(w, r, p.prefix+"/deliveries?"+query.Encode(), http.StatusSeeOther)
+		http.Redirect(w, r, p.prefix+"/deliveries?"+query.Encode(), http.StatusSeeOther) //nolint:gosec // within the pages
 		return nil
 	}
 	e, all, err := p.endpoint(r)

@@ -186,7 +186,7 @@ func (p *pages) serveBody(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Content-Disposition", fmt.Sprintf(`attachment; filename="notification-%d.json"`, found[0][0].Number))
-	_, _ = w.Write(bodyOf(found[0][0].Request)) // a client that is gone needs nothing
+	_, _ = w.Write(bodyOf(found[0][0].Request)) //nolint:gosec // a file to save, which no browser shows
 	return nil
 }
 
@@ -279,13 +279,14 @@ func (l *life) Commands() []command {
 	if r.Host == "" || strings.ContainsFunc(r.Host+r.URI, func(c rune) bool { return c <= ' ' || c > '~' }) {
 		return all
 	}
-	resend := "curl " + quote("https://"+r.Host+r.URI)
+	lines := []string{"curl " + quote("https://"+r.Host+r.URI)}
 	for _, h := range l.Headers() {
 		if strings.Contains(strings.ToLower(h.Name), "signature") || h.Name == "Content-Type" {
-			resend += " \\\n  -H " + quote(h.Name+": "+plain(h.Value))
+			lines = append(lines, "-H "+quote(h.Name+": "+plain(h.Value)))
 		}
 	}
-	return append(all, command{"Send the same request, with the downloaded body", resend + " \\\n  --data-binary @notification-" + number + ".json"})
+	lines = append(lines, "--data-binary @notification-"+number+".json")
+	return append(all, command{"Send the same request, with the downloaded body", strings.Join(lines, " \\\n  ")})
 }
 
 // quote makes a text one word for a shell.

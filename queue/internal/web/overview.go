@@ -223,7 +223,7 @@ func (p *pages) serveOverview(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	slices.SortStableFunc(o.Lanes, func(x, y laneView) int {
-		return cmp.Compare(uint(x.Trouble()), uint(y.Trouble())) //nolint:gosec // so -1 comes last
+		return cmp.Compare(uint(x.Trouble()), uint(y.Trouble())) // -1 comes last
 	})
 	o.Several = slices.ContainsFunc(lanes, func(lane adminapi.Lane) bool { return lane.Endpoint != lanes[0].Endpoint })
 	groups, err := p.deadGroups(r.Context(), lanes)

@@ -62,7 +62,7 @@ func TestCharts(t *testing.T) {
 			t.Errorf("%s: %s", name, c.svg)
 		}
 	}
-	if string(latencies(hour, .95, 0)) != string(latencies(hour, .95, 0)) {
+	if again := string(latencies(hour, .95, 0)); again != string(latencies(hour, .95, 0)) {
 		t.Error("the same chart is drawn in different ways, and refreshed in vain")
 	}
 }

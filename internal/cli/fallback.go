@@ -15,15 +15,9 @@ import (
 // these 200 to everything.
 func checkFallbacks(f *findings, config []byte) {
 	var root struct {
-		Apps struct {
-			HTTP struct {
-				Servers map[string]*caddyhttp.Server `json:"servers"`
-			} `json:"http"`
-		} `json:"apps"`
+		Apps struct{ HTTP caddyhttp.App }
 	}
-	if json.Unmarshal(config, &root) != nil {
-		return // it does not load
-	}
+	_ = json.Unmarshal(config, &root) // it has been loaded
 	servers := root.Apps.HTTP.Servers
 	for _, name := range slices.Sorted(maps.Keys(servers)) {
 		for _, site := range (&siteRoutes{servers[name].NamedRoutes}).open(servers[name]) {

@@ -100,9 +100,6 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 	if len(handler.ClientSecrets) == 0 {
 		return nil, h.WrapErr(secrets.ErrMissing)
 	}
-	if err := checkSecrets(handler); err != nil {
-		return nil, h.WrapErr(err)
-	}
 
 	parser := routeParser{Helper: h, queued: len(queue) > 0, lanes: make(laneSet)}
 	for _, segment := range slices.Concat(routes, copies) {
@@ -131,18 +128,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 	return handler, nil
 }
 
-var (
-	errFinSecretMissing = errors.New("fin_secret: the secret is missing; it is shown under Fin AI Agent > Deploy > Fin Agent API")
-	errFinSecretShared  = errors.New("fin_secret has a value of client_secret, and the two are never the same: give the secret that is shown under Fin AI Agent > Deploy > Fin Agent API")
-)
-
-// checkSecrets refuses a secret for two schemes: what is signed for one would fit the other.
-func checkSecrets(h *Handler) error {
-	if slices.ContainsFunc(h.FinSecrets, func(secret string) bool { return slices.Contains(h.ClientSecrets, secret) }) {
-		return errFinSecretShared
-	}
-	return nil
-}
+var errFinSecretMissing = errors.New("fin_secret: the secret is missing; it is shown under Fin AI Agent > Deploy > Fin Agent API")
 
 func parseSecrets(d *caddyfile.Dispenser, missing error) ([]string, error) {
 	option := d.Val()

@@ -1,6 +1,7 @@
 package intercomwebhook
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -22,15 +23,15 @@ func newVerifier(ctx caddy.Context, h *Handler, server *caddyhttp.Server, placed
 		return nil, err
 	}
 	v := &verifier{keys: clientSecrets.Keys, maxSize: h.MaxSize, appRequests: len(h.AppRequests) > 0}
-	if err := checkSecrets(h); err != nil {
-		return nil, err
-	}
 	if len(h.FinSecrets) > 0 {
 		finSecrets, err := secrets.New("fin_secret", h.FinSecrets, placed, startSecretMatches(signature.Fin))
 		if err != nil {
 			return nil, err
 		}
 		v.finKeys = finSecrets.Keys
+		if share(v.keys(), v.finKeys()) {
+			return nil, errFinSecretShared
+		}
 	}
 	sources, intercoms, err := loadSources(ctx, h)
 	if err != nil {
@@ -39,6 +40,16 @@ func newVerifier(ctx caddy.Context, h *Handler, server *caddyhttp.Server, placed
 	warnOfSources(placed, intercoms, server)
 	v.sources = sources
 	return v, nil
+}
+
+var errFinSecretShared = errors.New("fin_secret has the value of a client_secret, and the two are never the same: give the secret that is shown under Fin AI Agent > Deploy > Fin Agent API")
+
+// share reports whether a secret is among both. What is signed for one scheme would fit another.
+func share(some, others []*signature.Key) bool {
+	return slices.ContainsFunc(some, func(key *signature.Key) bool {
+		of := key.Header(signature.Body, nil)
+		return slices.ContainsFunc(others, func(other *signature.Key) bool { return other.Header(signature.Body, nil) == of })
+	})
 }
 
 func newRouter(ctx caddy.Context, h *Handler, placed *zap.Logger) (a *router, err error) {

@@ -110,6 +110,22 @@ func TestAnOrderedLane(t *testing.T) {
 	}
 }
 
+// What was stored for an ordered lane is delivered, too, when the lane is not ordered any more.
+func TestALaneThatIsNotOrderedAnyMore(t *testing.T) {
+	b, at, ordered := &backends{}, file(t), options
+	ordered.Ordered, ordered.Hold = true, time.Second
+	before := start(t, nil, module.NewQueue(at, "intercom", ordered, b.handler("support")))
+	for i := range 3 {
+		body := `{"data":{"item":{"type":"conversation","id":"123"}}}`
+		n := intercomwebhook.Notification{Topic: "conversation.user.replied", ID: fmt.Sprint("notif_", i), Lane: "support", Body: []byte(body)}
+		if _, err := before.queues[0].Store(httptest.NewRequest(http.MethodPost, "/", nil), n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before.Stop()
+	start(t, nil, module.NewQueue(at, "intercom", options, b.handler("support"))).eventually("support delivered", 3)
+}
+
 func TestWhatIsHeldBackIsShown(t *testing.T) {
 	b := &backends{down: map[string]bool{"support": true}}
 	ordered := options

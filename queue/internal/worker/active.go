@@ -244,7 +244,6 @@ func (a *active) survey(ctx context.Context) {
 	for _, lane := range a.lanes.all() {
 		labels = append(labels, Label(lane.Lane))
 		lane.reconsider()
-		lane.ordered.Store(counts.heldBack[lane.Lane].Objects > 0)
 		if e := config[lane.Endpoint]; e != nil && !slices.Contains(counts.working, lane.Lane) {
 			tellHealth(e, lane.Name, lane.health.idle(counts.taken))
 		}

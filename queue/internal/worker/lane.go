@@ -24,7 +24,7 @@ type lane struct {
 	health health
 
 	options         atomic.Pointer[LaneOptions]
-	ordered         atomic.Bool   // it has deliveries with an order, whatever the options are
+	ordered         atomic.Bool   // it may have deliveries with an order, whatever the options are now
 	limiter         *rate.Limiter // for options with a rate
 	paused, retired atomic.Bool
 
@@ -240,6 +240,7 @@ func (l *lane) claimAll(ctx context.Context) {
 			l.mu.Lock()
 			l.ended, l.endedBefore = 0, l.ended
 			l.mu.Unlock()
+			l.ordered.Store(true)
 			l.refill(true)
 		}
 		l.claimOnce()
@@ -275,6 +276,7 @@ func (l *lane) claimOnce() {
 		l.shared.log.Debug("claiming deliveries failed, and will be tried again", zap.String("lane", Label(l.Lane)), zap.Error(err))
 		return
 	}
+	l.ordered.Store(slices.ContainsFunc(rows, func(row db.Claimed) bool { return row.Ordered }))
 	l.mu.Lock()
 	l.after = after
 	l.mayHaveMore = l.mayHaveMore || more

@@ -130,7 +130,7 @@ func TestWhatIsHeldBackIsShown(t *testing.T) {
 	b := &backends{down: map[string]bool{"support": true}}
 	ordered := options
 	ordered.MaxAttempts = 0
-	ordered.LaneOptions.Ordered = true
+	ordered.Ordered = true
 	q := start(t, nil, module.NewQueue(file(t), "intercom", ordered, b.handler("support")))
 	for i := range 3 {
 		body := fmt.Sprintf(`{"data":{"item":{"type":"conversation","id":"123"}},"created_at":%d}`, 1764500000+i)

@@ -198,7 +198,7 @@ func (b *browser) look(width int64, scheme string) {
 func (b *browser) fits() {
 	b.t.Helper()
 	var over string
-	b.do("measuring", chromedp.Evaluate(`[...document.querySelectorAll("main *, header *")].filter((e) => !e.closest("svg, .wide, pre") &&
+	b.do("measuring", chromedp.Evaluate(`[...document.querySelectorAll("main *, header *")].filter((e) => !e.closest("svg, .numbers, .headers, pre") &&
 		e.getBoundingClientRect().right > document.documentElement.clientWidth + 1).map((e) => e.outerHTML.slice(0, 100)).join(" ")`, &over))
 	if over != "" {
 		b.t.Errorf("beyond the window: %s", over)

@@ -103,8 +103,16 @@ func rates(hour []history.Minute) template.HTML {
 			d.add(`<rect class="failed" x="%.1f" y="%.1f" width="%.1f" height="%.1f"/>`, left+slot*float64(i)+1.5, min(y(n), bottom-2), slot-3, max(bottom-y(n), 2))
 		}
 	}
-	d.curve("accepted", left, slot, func(i int) float64 { return y(hour[i].Accepted) })
-	d.curve("delivered", left, slot, func(i int) float64 { return y(hour[i].Delivered) })
+	curve := func(class string, n func(*history.Minute) int) {
+		d.curve(class, left, slot, func(i int) float64 {
+			if i == history.Minutes-1 && n(&hour[i]) < n(&hour[i-1]) {
+				return -1 // this minute has not ended yet
+			}
+			return y(n(&hour[i]))
+		})
+	}
+	curve("accepted", func(m *history.Minute) int { return m.Accepted })
+	curve("delivered", func(m *history.Minute) int { return m.Delivered })
 	d.hover(hour, func(m *history.Minute) string {
 		return fmt.Sprintf("%s accepted, %s delivered, %s failed", number(m.Accepted), number(m.Delivered), number(m.Failed))
 	})

@@ -21,6 +21,7 @@ var functions = template.FuncMap{
 	"took":   took,
 	"ago":    ago,
 	"age":    age,
+	"since":  func(t time.Time) string { return rough(time.Since(t)) },
 	"query":  query,
 	"plural": func(n any, one, several string) string { return plural(whole(n), one, several) },
 	"title":  func(text any) string { return title(fmt.Sprint(text)) },
@@ -131,7 +132,7 @@ func age(seconds float64) string {
 func rough(d time.Duration) string {
 	switch {
 	case d < time.Minute:
-		return "less than 1 min"
+		return "under 1 min"
 	case d < 24*time.Hour:
 		return span(d.Truncate(time.Minute))
 	default:

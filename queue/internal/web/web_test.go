@@ -30,7 +30,7 @@ func TestTimesAndNumbersInWords(t *testing.T) {
 		plural(1, "delivery", "deliveries"): "1 delivery", plural(2000, "delivery", "deliveries"): "2,000 deliveries",
 		took(0): "–", took(1234 * time.Microsecond): "1.2 ms", took(480 * time.Millisecond): "480 ms", took(1500 * time.Millisecond): "1.5 s",
 		took(30 * time.Second): "30 s", span(90 * time.Second): "1 min 30 s", span(2*time.Hour + 5*time.Second): "2 h", span(50 * time.Hour): "2 d 2 h",
-		ago(time.Now()): "less than 1 min ago", age(0): "–", age(3700): "1 h 1 min", ago(time.Now().Add(-90 * time.Second)): "1 min ago", ago(time.Now().Add(-49 * time.Hour)): "2 d 1 h ago",
+		ago(time.Now()): "under 1 min ago", age(0): "–", age(3700): "1 h 1 min", ago(time.Now().Add(-90 * time.Second)): "1 min ago", ago(time.Now().Add(-49 * time.Hour)): "2 d 1 h ago",
 	} {
 		if got != want {
 			t.Errorf("%q, want %q", got, want)

@@ -136,7 +136,10 @@ func TestQueueMakesADeadLetterAfterTheLastAttempt(t *testing.T) {
 		"by age":          {"max_age 1ms", 1, "age"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := answering(t, http.StatusInternalServerError)
+			b := newBackend(t, func(w http.ResponseWriter, _ *http.Request) {
+				time.Sleep(10 * time.Millisecond) // an attempt may be faster than the smallest max_age
+				w.WriteHeader(http.StatusInternalServerError)
+			})
 			p := newProcess(t)
 			p.start(p.queued("route * as all to "+b.address, c.option))
 			id := p.post(topic)

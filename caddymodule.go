@@ -44,7 +44,8 @@ import (
 // The first route that fits a notification handles it. Intercom does not get the
 // backend's own answer, because it would end the subscription on 410 and throttle it on
 // 429. It gets 200 if the backend answered 2xx, or else 502, 503 or 504. A notification
-// that fits no route is answered with 200, logged and counted. A `ping`, which Intercom
+// that fits no route is answered with 200, logged and counted; so is one that fits a route
+// with `ignore`, which nobody gets. A `ping`, which Intercom
 // sends to test the endpoint, is answered with 200 unless it fits a route that names it. Without
 // routes, the next handler is called, and its answer is not changed.
 //

@@ -38,7 +38,7 @@ func (q *conditions) filter(filter db.Filter) {
 			" AND {object id} IN (%[1]s::text, %[2]s::text) AND %[1]s::text IN (object, {object id})", object, db.ObjectID(object))))
 	}
 	if filter.Notification != "" {
-		same, args := "n.notification_id = %[2]s::text", []any{rowID(filter.Notification), db.EncodeText(filter.Notification)}
+		same, args := "n.notification_id = %[2]s::text", []any{db.RowID(filter.Notification), db.EncodeText(filter.Notification)}
 		if filter.Endpoint != "" {
 			same += " AND {key n.endpoint n.notification_id} = {key %[3]s::text %[2]s::text}"
 			args = append(args, filter.Endpoint)

@@ -15,6 +15,8 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
+
+	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 )
 
 const (
@@ -61,7 +63,7 @@ func newClient(ctx context.Context, config *pgxpool.Config, name, schema string,
 	return &client{
 		name:     name,
 		schema:   pgx.Identifier{schema}.Sanitize(),
-		instance: newInstance(),
+		instance: db.NewInstance(),
 		logger:   logger,
 		pool:     pool,
 		resets:   rate.Sometimes{Interval: resetPause},

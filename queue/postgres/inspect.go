@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strconv"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 )
@@ -111,7 +110,7 @@ func (i inspector) Find(ctx context.Context, endpoint, id string, limit int) (fo
 	}
 	var deliveries []db.Delivery
 	var attempts []row
-	args := []any{endpoint, db.EncodeText(id), rowID(id), limit}
+	args := []any{endpoint, db.EncodeText(id), db.RowID(id), limit}
 	err = i.run(ctx, "finding a notification", plainly,
 		statement{sql: notificationsSQL, args: args, scan: each(&found, func(n *db.Details) []any {
 			return []any{
@@ -139,15 +138,6 @@ func (i inspector) Find(ctx context.Context, endpoint, id string, limit int) (fo
 		}
 	}
 	return found, nil
-}
-
-// rowID returns the id of a row; -1 if it is none.
-func rowID(id string) int64 {
-	n, err := strconv.ParseInt(id, 10, 64)
-	if err != nil || n < 0 || n > math.MaxInt64/db.MaxDeliveries-1 {
-		return -1
-	}
-	return n
 }
 
 // DeadGroups implements db.Inspector.

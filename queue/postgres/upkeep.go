@@ -4,10 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"os"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -80,16 +76,6 @@ const (
 
 // expireRows is how many deliveries Expire looks at.
 const expireRows = 10_000
-
-// newInstance returns a name for this process: the host's name and a random number.
-func newInstance() string {
-	host, err := os.Hostname()
-	if err != nil || host == "" {
-		host = "unknown"
-	}
-	suffix := "-" + strconv.FormatUint(uint64(rand.Uint32()), 36) //nolint:gosec // a name, not a secret
-	return strings.ToValidUTF8(host[:min(len(host), 80)], "") + suffix
-}
 
 // upkeep implements the part of db.DB that other instances see or that keeps the tables, and
 // db.Eraser.

@@ -3,7 +3,6 @@ package sqlite
 import (
 	sqldriver "database/sql/driver"
 	"fmt"
-	"strconv"
 	"strings"
 
 	driver "modernc.org/sqlite"
@@ -85,7 +84,7 @@ func filterCondition(f db.Filter) condition {
 // their ids by an index.
 func named(f db.Filter) (ids []condition) {
 	if f.Notification != "" {
-		ids = append(ids, condition{`SELECT id FROM notification WHERE notification_id = ? UNION SELECT ?`, []any{db.EncodeText(f.Notification), numberOf(f.Notification)}})
+		ids = append(ids, condition{`SELECT id FROM notification WHERE notification_id = ? UNION SELECT ?`, []any{db.EncodeText(f.Notification), db.RowID(f.Notification)}})
 	}
 	if f.Object != "" {
 		const objectID = `substr(object, instr(object, ':') + 1)`
@@ -96,15 +95,6 @@ func named(f db.Filter) (ids []condition) {
 		})
 	}
 	return ids
-}
-
-// numberOf returns the id that a person may mean by a text, 0 if it is none.
-func numberOf(text string) int64 {
-	number, err := strconv.ParseInt(text, 10, 64)
-	if err != nil || strconv.FormatInt(number, 10) != text {
-		return 0
-	}
-	return number
 }
 
 // lastAnswer is what the backend said in the last failed attempt of delivery d.

@@ -62,7 +62,7 @@ func (i inspector) List(ctx context.Context, filter db.Filter, page db.Page) (fo
 // Find implements db.Inspector.
 func (i inspector) Find(ctx context.Context, endpoint, id string, limit int) ([]db.Details, error) {
 	ids, err := collectIDs(i.read.query(ctx, `SELECT id FROM notification WHERE id = ?1 AND endpoint = ?2
-		UNION SELECT id FROM notification WHERE notification_id = ?3 AND endpoint = ?2 ORDER BY id LIMIT ?4`, numberOf(id), endpoint, db.EncodeText(id), limit))
+		UNION SELECT id FROM notification WHERE notification_id = ?3 AND endpoint = ?2 ORDER BY id LIMIT ?4`, db.RowID(id), endpoint, db.EncodeText(id), limit))
 	if err != nil {
 		return nil, err
 	}

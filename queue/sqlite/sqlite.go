@@ -6,10 +6,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strconv"
 
 	"github.com/gofrs/flock"
 	"go.uber.org/zap"
@@ -42,7 +40,7 @@ type engine struct {
 }
 
 func newEngine(path string) *engine {
-	t := &tables{instance: newInstance()}
+	t := &tables{instance: db.NewInstance()}
 	return &engine{tables: t, deliveries: deliveries{t}, inspector: inspector{t}, mover: mover{t}, path: path}
 }
 
@@ -165,15 +163,6 @@ func (e *engine) vacuum(ctx context.Context) error {
 	own := pool(e.path, 1, "NORMAL", 6<<10)
 	_, err := own.ExecContext(ctx, vacuumSQL)
 	return errors.Join(err, own.Close())
-}
-
-// newInstance returns a name for this process: the host's name and a random number.
-func newInstance() string {
-	host, err := os.Hostname()
-	if err != nil || host == "" {
-		host = "unknown"
-	}
-	return db.EncodeText(host) + "-" + strconv.FormatUint(rand.Uint64(), 36) //nolint:gosec // a name, not a secret
 }
 
 // Interface guards

@@ -3,6 +3,10 @@ package db
 import (
 	"encoding/base64"
 	"encoding/json"
+	"math"
+	"math/rand/v2"
+	"os"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -59,6 +63,25 @@ func (r *Request) eachText(change func(string) string) {
 		header[change(name)] = changed
 	}
 	r.Header = header
+}
+
+// NewInstance returns a name for this process: the host's name and a random number.
+func NewInstance() string {
+	host, err := os.Hostname()
+	if err != nil || host == "" {
+		host = "unknown"
+	}
+	suffix := "-" + strconv.FormatUint(rand.Uint64(), 36) //nolint:gosec // a name, not a secret
+	return strings.ToValidUTF8(host[:min(len(host), 80)], "") + suffix
+}
+
+// RowID returns the id of a row that a person may mean by a text; -1 if it is none.
+func RowID(text string) int64 {
+	id, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || strconv.FormatInt(id, 10) != text || id < 0 || id > math.MaxInt64/MaxDeliveries-1 {
+		return -1
+	}
+	return id
 }
 
 // ObjectID returns the id in an object, or the text itself if it is an id.

@@ -186,6 +186,7 @@ func wantError(t *testing.T, r ran, code int, text string) {
 }
 
 func TestQueueStatus(t *testing.T) {
+	inUTC(t)
 	a := newFakeAdmin(t)
 	r := a.queue(t, "status")
 	wantText(t, "table", r.out, `
@@ -215,7 +216,6 @@ support  12                 4m0s    notif_1\x1b
 
 	groups := `"dead_letters":[{"topic":"contact.created","reason":"attempts","count":1002,"oldest":"2026-11-25T08:00:00Z","newest":"2026-11-25T09:00:00Z",` +
 		`"error":"` + strings.Repeat("e", 90) + `"},{"topic":"a\n","reason":"age","count":1,"newest":"2026-11-25T10:00:00Z","error":""}]}`
-	inUTC(t)
 	a.answers["GET lanes"] = []string{a.lanes[0], strings.TrimSuffix(a.lanes[1], "}") + "," + groups}
 	_, table, _ := strings.Cut(a.queue(t, "status").out, "\n\n")
 	wantText(t, "dead letters", table, `

@@ -98,7 +98,7 @@ var unescapeQuotes = strings.NewReplacer(`\\`, `\`, `\"`, `"`)
 type printable struct{ io.Writer }
 
 func (p printable) Write(text []byte) (int, error) {
-	_, err := io.WriteString(p.Writer, escapeLines(string(text)))
+	_, err := p.Writer.Write([]byte(escapeLines(string(text))))
 	return len(text), err
 }
 

@@ -125,19 +125,25 @@ func (q *queueRun) missing(ctx context.Context) (missing error, none bool, faile
 	if len(named) == 0 || q.Changed("cursor") {
 		return nil, false, nil
 	}
-	parameters := url.Values{"notification": named}
-	if endpoint, ok := q.selected["endpoint"]; ok {
-		parameters["endpoint"] = endpoint
-	}
 	ids := slices.Clone(named)
-	_, failed = q.deliveries(ctx, parameters, 0, func(d adminapi.Delivery, _ json.RawMessage) error {
-		ids = slices.DeleteFunc(ids, func(id string) bool { return id == d.Notification || id == strconv.FormatInt(d.Number, 10) })
-		return nil
-	})
-	for _, id := range ids {
-		missing = errors.Join(missing, fmt.Errorf("%s: there is no such notification", id))
+	for some := range slices.Chunk(named, 100) { // more could be too long for a request
+		parameters := url.Values{"notification": some}
+		if endpoint, ok := q.selected["endpoint"]; ok {
+			parameters["endpoint"] = endpoint
+		}
+		_, failed = q.deliveries(ctx, parameters, 0, func(d adminapi.Delivery, _ json.RawMessage) error {
+			ids = slices.DeleteFunc(ids, func(id string) bool { return id == d.Notification || id == strconv.FormatInt(d.Number, 10) })
+			return nil
+		})
+		if failed != nil {
+			return nil, false, failed
+		}
 	}
-	return missing, len(ids) == len(named), failed
+	errs := make([]error, len(ids))
+	for i, id := range ids {
+		errs[i] = fmt.Errorf("%s: there is no such notification", id)
+	}
+	return errors.Join(errs...), len(ids) == len(named), nil
 }
 
 // post asks for the change with some options more than what is selected, and calls show with

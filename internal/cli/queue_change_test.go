@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -201,3 +202,24 @@ func TestQueueChangeInterrupted(t *testing.T) {
 type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// Caddy's admin endpoint refuses requests whose head is larger than 64 KiB.
+func TestManyIDsAreOneRequest(t *testing.T) {
+	a := newFakeAdmin(t)
+	a.addDead(3)
+	args := []string{"erase", "--yes", "notif_1000"}
+	for n := range 4999 {
+		args = append(args, fmt.Sprintf("notif_7abb5892-6a59-4e22-8d36-%012d", n))
+	}
+	r := a.queue(t, args...)
+	wantText(t, "summary", r.out, "erased 3 deliveries\n")
+	posts := 0
+	for _, request := range a.asked() {
+		if strings.HasPrefix(request, "POST deliveries/erase?") && strings.Count(request, "notification=notif_") == 5000 {
+			posts++
+		}
+	}
+	if posts != 1 {
+		t.Errorf("%d requests erase all of them, want one", posts)
+	}
+}

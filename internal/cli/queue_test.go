@@ -49,7 +49,12 @@ func newFakeAdmin(t *testing.T) *fakeAdmin {
 func (a *fakeAdmin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	query := r.URL.Query()
+	_ = r.ParseForm() // many parameters come in the body
+	query := r.Form
+	if len(r.RequestURI) > 32<<10 {
+		w.WriteHeader(http.StatusRequestHeaderFieldsTooLarge) // as Caddy does above 64 KiB
+		return
+	}
 	path, inside := strings.CutPrefix(r.URL.Path, "/intercom_webhook/")
 	a.requests = append(a.requests, strings.TrimSuffix(r.Method+" "+path+"?"+query.Encode(), "?"))
 	if !inside {

@@ -75,7 +75,7 @@ func Make(ctx context.Context, e Endpoint, c Change, report func(adminapi.Progre
 	}
 	if !c.DryRun {
 		e.log("a person has changed deliveries", zap.String("who", c.Who), zap.String("change", string(c.Verb)),
-			zap.String("filter", c.What), zap.Int64("deliveries", r.done.Done), zap.Error(err))
+			zap.String("filter", c.What), zap.Strings("states", Names(c.Filter.States)), zap.Int64("deliveries", r.done.Done), zap.Error(err))
 	}
 	return r.Cursor, r.done, err
 }

@@ -24,6 +24,7 @@ const (
 	defaultLimit = 100
 	maxLimit     = 1000 // of a list
 	maxRate      = 1_000_000
+	lookTime     = 20 * time.Millisecond
 )
 
 // The names of the parameters: of all requests, of those that list deliveries, and of those that change them.
@@ -86,7 +87,7 @@ func Read(e Endpoint, parameters url.Values, v Verb, who string) (Change, error)
 
 func read(parameters url.Values, v Verb, now time.Time) (c Change, err error) {
 	r := &reader{Values: parameters, now: now}
-	c = Change{Verb: v, To: r.Get("to"), Rate: r.rate(), DryRun: r.bool("dry_run"), Whole: r.bool("whole"), What: parameters.Encode()}
+	c = Change{Verb: v, To: r.Get("to"), Rate: r.rate(), DryRun: r.bool("dry_run"), Whole: r.bool("whole"), What: forLog(parameters)}
 	c.Notifications, c.Limit = choices[string](r, "notification", nil), r.limit()
 	c.Filter = db.Filter{
 		States: choices(r, "state", db.States), Reasons: choices(r, "reason", db.Reasons), Topic: r.Get("topic"), Lane: r.Get("lane"),
@@ -129,6 +130,16 @@ func WantsDeadLetters(parameters url.Values) (bool, error) {
 		return false, BadRequest(r.err)
 	}
 	return wanted, nil
+}
+
+// forLog returns the beginning of parameters, which can have thousands of ids.
+func forLog(parameters url.Values) string {
+	const most = 1000
+	text := parameters.Encode()
+	if len(text) > most {
+		return fmt.Sprintf("%s… (%d bytes)", text[:most], len(text))
+	}
+	return text
 }
 
 // reader reads parameters. It keeps the first error.
@@ -234,14 +245,13 @@ func (s *Selection) each(ctx context.Context, in db.Inspector, page *db.Page, do
 	if notifications == nil {
 		notifications = []string{""}
 	}
-	filter, left := s.Filter, s.Limit
+	left := s.Limit
 	for s.Cursor.Part < len(notifications) {
-		filter.Notification, page.From = notifications[s.Cursor.Part], s.Cursor.From
 		if s.Limit > 0 {
 			page.Limit = min(page.Limit, left)
 		}
 		began := time.Now()
-		found, next, err := list(ctx, in, filter, *page)
+		found, at, err := s.look(ctx, in, *page, notifications)
 		look := time.Since(began)
 		if err == nil {
 			err = do(found)
@@ -249,9 +259,7 @@ func (s *Selection) each(ctx context.Context, in db.Inspector, page *db.Page, do
 		if err != nil {
 			return err
 		}
-		if s.Cursor.From = next; next == 0 {
-			s.Cursor.Part++
-		}
+		s.Cursor = at
 		if left -= len(found); s.Cursor.Part == len(notifications) {
 			break
 		}
@@ -267,6 +275,25 @@ func (s *Selection) each(ctx context.Context, in db.Inspector, page *db.Page, do
 	}
 	s.Cursor = Cursor{}
 	return nil
+}
+
+// look returns a page of the selected deliveries, which can be of several notifications, and where to go on. It ends
+// after lookTime, so that a change of many notifications gets more than one at once, and no other one waits for long.
+func (s *Selection) look(ctx context.Context, in db.Inspector, page db.Page, notifications []string) (found []db.Delivery, at Cursor, err error) {
+	filter, most, began := s.Filter, page.Limit, time.Now()
+	for at = s.Cursor; at.Part < len(notifications) && len(found) < most && time.Since(began) < lookTime; {
+		filter.Notification, page.From, page.Limit = notifications[at.Part], at.From, most-len(found)
+		some, next, err := list(ctx, in, filter, page)
+		if err != nil {
+			return nil, s.Cursor, err
+		}
+		found = append(found, some...)
+		if at.From = next; next != 0 {
+			break
+		}
+		at.Part++
+	}
+	return found, at, nil
 }
 
 // list is List of the database, with a time limit.

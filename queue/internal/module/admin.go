@@ -71,12 +71,13 @@ func (a *adminAPI) route(pattern, method string, known []string, serve func(call
 			w.Header().Set("Allow", method)
 			return caddy.APIError{HTTPStatus: http.StatusMethodNotAllowed, Err: fmt.Errorf("method %s: use %s", r.Method, method)}
 		}
-		if n, _ := io.ReadFull(r.Body, make([]byte, 1)); n > 0 {
-			return manage.BadRequest(errors.New("the request has a body: give parameters in the query, as in ?topic=conversation.*&since=2h"))
+		query, err := queryOf(r)
+		if err != nil {
+			return manage.BadRequest(err)
 		}
 		ctx, cancel := manage.WhileConfig(r.Context(), a.ctx)
 		defer cancel()
-		parameters, err := manage.ParseParameters(r.URL.RawQuery, known)
+		parameters, err := manage.ParseParameters(query, known)
 		if err == nil {
 			err = serve(call{r.WithContext(ctx), strings.TrimPrefix(r.URL.EscapedPath(), pattern), parameters, &lines{ResponseWriter: w}})
 		}
@@ -91,6 +92,28 @@ func (a *adminAPI) route(pattern, method string, known []string, serve func(call
 		return caddy.APIError{HTTPStatus: manage.Status(err), Err: err}
 	}
 	return caddy.AdminRoute{Pattern: pattern, Handler: caddy.AdminHandlerFunc(handle)}
+}
+
+// maxForm bounds the parameters in the body of a POST.
+const maxForm = 1 << 20
+
+// queryOf returns the parameters of a request: those of the query and, as thousands of ids are too long for that,
+// those of a form in the body of a POST.
+func queryOf(r *http.Request) (string, error) {
+	form, err := io.ReadAll(io.LimitReader(r.Body, maxForm+1))
+	isForm := r.Method == http.MethodPost && r.Header.Get("Content-Type") == "application/x-www-form-urlencoded"
+	switch {
+	case err != nil:
+		return "", errors.New("the body cannot be read")
+	case len(form) == 0:
+		return r.URL.RawQuery, nil
+	case !isForm:
+		return "", errors.New("the request has a body: give parameters in the query, as in ?topic=conversation.*&since=2h, or as the form of a POST")
+	case len(form) > maxForm:
+		return "", fmt.Errorf("the form is larger than %d bytes: make several requests", maxForm)
+	default:
+		return strings.Trim(r.URL.RawQuery+"&"+string(form), "&"), nil
+	}
 }
 
 // ofEndpoint finds the endpoint that the parameters name.

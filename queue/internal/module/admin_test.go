@@ -391,6 +391,8 @@ func TestAdminRefusals(t *testing.T) {
 		{"POST", "/deliveries/retry?state=dead&to=suppport", "", 400, `lane "suppport": there is no such lane; they are billing and support; did you mean support?`},
 		{"POST", "/deliveries/retry?state=dead&cursor=0-3", "", 400, `cursor: give one`},
 		{"POST", "/deliveries/retry", `{"topic":"a"}`, 400, `the request has a body: give parameters in the query`},
+		{"POST", "/deliveries/retry?topic=a", `notification=` + strings.Repeat("a,", 1<<19), 400, `the form is larger than 1048576 bytes: make several requests`},
+		{"GET", "/deliveries", `notification=a`, 400, `the request has a body`},
 		{"POST", "/deliveries/retry?topic=a", `topic=b`, 400, `the request has a body: give parameters in the query`},
 	} {
 		a := q.ask(c.method, c.path, c.body)

@@ -132,7 +132,11 @@ func (q running) ask(method, path, body string) answer {
 		})
 	}
 	w := httptest.NewRecorder()
-	mux.ServeHTTP(w, httptest.NewRequest(method, "/intercom_webhook"+path, strings.NewReader(body)))
+	r := httptest.NewRequest(method, "/intercom_webhook"+path, strings.NewReader(body))
+	if strings.HasPrefix(body, "notification=") {
+		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	mux.ServeHTTP(w, r)
 	a := answer{status: w.Code, header: w.Header()}
 	for in := bufio.NewScanner(w.Body); in.Scan(); {
 		var line map[string]any

@@ -1,10 +1,16 @@
 package module_test
 
 import (
+	"context"
 	"fmt"
+	"net/http"
+	"net/url"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"go.uber.org/zap"
 
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/module"
@@ -16,9 +22,9 @@ var databases = map[string]func(*testing.T) worker.Database{"sqlite": file}
 
 const manyLetters = 2000
 
-// manyDeliveries starts a config in whose lane support manyLetters deliveries are in a state. Those that are
+// manyDeliveries starts a config in whose lane support so many deliveries are in a state. Those that are
 // retrying are due.
-func manyDeliveries(t *testing.T, at worker.Database, state db.State, paused bool) (running, *backends) {
+func manyDeliveries(t *testing.T, at worker.Database, many int, state db.State, paused bool) (running, *backends) {
 	t.Helper()
 	b := &backends{down: map[string]bool{}}
 	q := start(t, nil, module.NewQueue(at, "intercom", options, b.handler("support", "billing")))
@@ -27,7 +33,7 @@ func manyDeliveries(t *testing.T, at worker.Database, state db.State, paused boo
 	}
 	stored := time.Now().Add(-time.Minute)
 	var batch []db.Details
-	for n := range manyLetters {
+	for n := range many {
 		id := fmt.Sprint("notif_", n)
 		d := db.Delivery{Lane: "support", State: state, StoredAt: stored, AgeFrom: stored, Attempts: 1, Error: "backend answered 502"}
 		if state == db.Dead {
@@ -91,7 +97,7 @@ func (q running) deliveredOnce(b *backends) int {
 func TestPersonsWhoChangeTheSameDeliveries(t *testing.T) {
 	for engine, open := range databases {
 		t.Run(engine+"/two retry the same dead letters", func(t *testing.T) {
-			q, b := manyDeliveries(t, open(t), db.Dead, false)
+			q, b := manyDeliveries(t, open(t), manyLetters, db.Dead, false)
 			done := q.together("/deliveries/retry?state=dead", "/deliveries/retry?state=dead")
 			q.eventually("support delivered", manyLetters)
 			if n := q.deliveredOnce(b); n != manyLetters || done[0]+done[1] != manyLetters {
@@ -99,7 +105,7 @@ func TestPersonsWhoChangeTheSameDeliveries(t *testing.T) {
 			}
 		})
 		t.Run(engine+"/one retries and one drops the same dead letters", func(t *testing.T) {
-			q, b := manyDeliveries(t, open(t), db.Dead, false)
+			q, b := manyDeliveries(t, open(t), manyLetters, db.Dead, false)
 			done := q.together("/deliveries/retry?state=dead", "/deliveries/drop?state=dead")
 			q.eventually("support delivered", done[0])
 			if n := q.deliveredOnce(b); n != done[0] || done[0]+done[1] != manyLetters || len(q.states()) > 1 {
@@ -107,7 +113,7 @@ func TestPersonsWhoChangeTheSameDeliveries(t *testing.T) {
 			}
 		})
 		t.Run(engine+"/two retry what is being delivered", func(t *testing.T) {
-			q, b := manyDeliveries(t, open(t), db.Retrying, true)
+			q, b := manyDeliveries(t, open(t), manyLetters, db.Retrying, true)
 			q.last(q.post("/lanes/support/resume"))
 			q.together("/deliveries/retry?state=retrying", "/deliveries/retry?state=waiting,retrying")
 			q.eventually("support delivered", manyLetters)
@@ -116,7 +122,7 @@ func TestPersonsWhoChangeTheSameDeliveries(t *testing.T) {
 			}
 		})
 		t.Run(engine+"/two send the same dead letters to another lane, and one does so again", func(t *testing.T) {
-			q, b := manyDeliveries(t, open(t), db.Dead, false)
+			q, b := manyDeliveries(t, open(t), manyLetters, db.Dead, false)
 			const path = "/deliveries/retry?state=dead&to=billing"
 			done := q.together(path, path)
 			q.eventually("billing delivered", manyLetters)
@@ -129,6 +135,47 @@ func TestPersonsWhoChangeTheSameDeliveries(t *testing.T) {
 				t.Errorf("the old ones are %v", got.lines)
 			}
 		})
+	}
+}
+
+// scrubbed counts how often the files of a database were scrubbed.
+type scrubbed struct {
+	db.DB
+	db.Inspector
+	db.Mover
+	eraser db.Eraser
+	times  *atomic.Int64
+}
+
+func (s scrubbed) Scrub(ctx context.Context, whole bool) (string, error) {
+	s.times.Add(1)
+	return s.eraser.Scrub(ctx, whole)
+}
+
+// The file was scrubbed once for each of the ids, and only 510 of 5,000 were erased in ten minutes.
+func TestManyIDsAreErasedWithOneScrub(t *testing.T) {
+	const many = 5000
+	at := file(t)
+	open := at.Open
+	var times atomic.Int64
+	at.Open = func(ctx context.Context, log *zap.Logger) (db.DB, error) {
+		opened, err := open(ctx, log)
+		if err != nil {
+			return nil, err
+		}
+		return scrubbed{opened, opened.(db.Inspector), opened.(db.Mover), opened.(db.Eraser), &times}, nil
+	}
+	q, _ := manyDeliveries(t, at, many+100, db.Dead, false)
+	form := make(url.Values)
+	for n := range many {
+		form.Add("notification", fmt.Sprint("notif_", n))
+	}
+	q.want(q.ask(http.MethodPost, "/deliveries/erase", form.Encode()), many, many, 0)
+	if n := times.Load(); n != 1 {
+		t.Errorf("scrubbed %d times", n)
+	}
+	if left := q.states(); len(left) != 1 || left["support dead"] != 100 {
+		t.Errorf("left are %v", left)
 	}
 }
 

@@ -168,7 +168,7 @@ func TestTheFirstDay(t *testing.T) {
 		b.barriers("empty " + path)
 	}
 	b.open(base + "/queue/")
-	b.wait("Nothing has come yet", "caddy intercom-webhook send conversation.user.created "+strings.Replace(base, "http:", "https:", 1)[:17])
+	b.wait("Nothing has come yet", "caddy intercom-webhook send conversation.user.created "+base+"/intercom --secret-file")
 	b.do("marking the page", chromedp.Evaluate(`window.same = true`, nil))
 	postNotification(t, base+"/intercom", notification("conversation.user.created", "notif_1"))
 	b.wait("1 dead letter of conversation.user.created")

@@ -297,7 +297,7 @@ func TestPageOfANewQueue(t *testing.T) {
 	ui := module.NewUI("")
 	q := start(t, []*module.UI{ui}, module.NewQueue(file(t), "intercom", options, (&backends{}).handler("support")))
 	page := pageTest{q, ui}.see("/")
-	pageTest{q, ui}.want(page, "Nothing has come yet", "caddy intercom-webhook send conversation.user.created https://&lt;host&gt;/&lt;path of intercom_webhook&gt;", "that has not come yet")
+	pageTest{q, ui}.want(page, "Nothing has come yet", "caddy intercom-webhook send conversation.user.created http://localhost:8080/&lt;path of intercom_webhook&gt;", "that has not come yet")
 	if strings.Contains(page, "All is well") {
 		t.Error("nothing is known, and all is said to be well")
 	}

@@ -155,31 +155,29 @@ func (u *UI) start(queues []*Base) error {
 	if found == nil {
 		return errors.New("intercom_queue_ui: no intercom_webhook of the config has such a queue")
 	}
-	u.pages = web.New(u.ctx, found.worker, u.Prefix, client, func() string { return webhookOf(u.ctx) })
+	u.pages = web.New(u.ctx, found.worker, u.Prefix, client, func() (host, path string) { return webhookOf(u.ctx) })
 	close(u.started)
 	return nil
 }
 
-// webhookOf returns the host and path of the config's first intercom_webhook, with a word for each that its route does
-// not say.
-func webhookOf(ctx caddy.Context) string {
+// webhookOf returns the host and path of the config's first intercom_webhook. The host is empty if its route fits any,
+// and the path if there is none, or in a named route.
+func webhookOf(ctx caddy.Context) (host, path string) {
 	loaded, err := ctx.AppIfConfigured("http")
 	if err != nil {
-		return unknownHost + unknownPath
+		return "", ""
 	}
 	app := loaded.(*caddyhttp.App)
 	for _, name := range slices.Sorted(maps.Keys(app.Servers)) {
-		if at := webhookIn(app.Servers[name].Routes, unknownHost, ""); at != "" {
-			return at
+		if host, path = webhookIn(app.Servers[name].Routes, "", "/"); path != "" {
+			break
 		}
 	}
-	return unknownHost + unknownPath
+	return host, path
 }
 
-const unknownHost, unknownPath = "<host>", "/<path of intercom_webhook>"
-
 // webhookIn looks for an intercom_webhook in routes, whose outer routes have matched a host and a path.
-func webhookIn(routes caddyhttp.RouteList, host, path string) string {
+func webhookIn(routes caddyhttp.RouteList, host, path string) (foundHost, foundPath string) {
 	for _, route := range routes {
 		host, path := host, path
 		for _, matcher := range slices.Concat(route.MatcherSets...) {
@@ -193,15 +191,15 @@ func webhookIn(routes caddyhttp.RouteList, host, path string) string {
 		for _, handler := range route.Handlers {
 			switch h := handler.(type) {
 			case *intercomwebhook.Handler:
-				return host + cmp.Or(path, "/")
+				return host, path
 			case *caddyhttp.Subroute:
-				if at := webhookIn(h.Routes, host, path); at != "" {
-					return at
+				if host, path := webhookIn(h.Routes, host, path); path != "" {
+					return host, path
 				}
 			}
 		}
 	}
-	return ""
+	return "", ""
 }
 
 // ServeHTTP implements caddyhttp.MiddlewareHandler.

@@ -8,6 +8,7 @@ import (
 	"html/template"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"sync"
 	"time"
@@ -275,7 +276,15 @@ func (p *pages) firstSteps(r *http.Request) (*firstSteps, error) {
 	if err != nil || !empty {
 		return nil, err
 	}
-	return &firstSteps{p.webhook(), history.Intercom.Head.Get(), history.Intercom.Ping.Get()}, nil
+	scheme, own := "http", r.Host
+	if r.TLS != nil {
+		scheme = "https"
+	}
+	host, path := p.webhook()
+	if host != "" && host != (&url.URL{Host: own}).Hostname() {
+		scheme, own = "https", host
+	}
+	return &firstSteps{scheme + "://" + own + cmp.Or(path, "/<path of intercom_webhook>"), history.Intercom.Head.Get(), history.Intercom.Ping.Get()}, nil
 }
 
 // serveLane shows a lane.

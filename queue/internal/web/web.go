@@ -32,15 +32,15 @@ type pages struct {
 	worker  *worker.Worker
 	prefix  string // of the path
 	who     func(*http.Request) string
-	webhook func() string // where notifications come in: host and path
+	webhook func() (host, path string) // of where notifications come in
 	changes *changes
 	known   known
 	dead    dead
 }
 
 // New returns the pages for a database, under a path prefix. Changes end with the config. who returns who makes a
-// request, for the log; webhook the host and path at which the config takes notifications, or parts of them.
-func New(config context.Context, w *worker.Worker, prefix string, who func(*http.Request) string, webhook func() string) http.Handler {
+// request, for the log; webhook the host and path at which the config takes notifications, as far as that is known.
+func New(config context.Context, w *worker.Worker, prefix string, who func(*http.Request) string, webhook func() (host, path string)) http.Handler {
 	p := &pages{config: config, worker: w, prefix: prefix, who: who, webhook: webhook, changes: new(changes)}
 	mux := http.NewServeMux()
 	for pattern, serve := range routes {

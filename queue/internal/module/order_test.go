@@ -105,6 +105,8 @@ func TestAnOrderedLane(t *testing.T) {
 			}
 			storing.Wait()
 			q.eventually("support delivered", count)
+			b.mu.Lock()
+			defer b.mu.Unlock()
 			t.Logf("%d were stale", b.stale)
 		})
 	}

@@ -162,7 +162,7 @@ func (s *store) handOver(batch []*insert, results []db.Stored, token db.Token) {
 	for i, p := range batch {
 		id := results[i].ID
 		for _, d := range p.claimed {
-			if id != 0 && !(results[i].Twin && d.id == 0) {
+			if id != 0 && (!results[i].Twin || d.id != 0) {
 				d.id, d.claimed = db.DeliveryID(id, int(d.id)), now
 				stored = append(stored, d)
 			} else {

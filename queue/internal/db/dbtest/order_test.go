@@ -202,17 +202,21 @@ func TestTheOrderOfAnObject(t *testing.T) {
 
 func TestAMoveKeepsTheOrder(t *testing.T) {
 	eachEngine(t, func(t *testing.T, d *database) {
-		from, to := d.start(t), newSQLite(t).start(t)
-		ids := from.mustStore(t, ordered("a", 3), ordered("a", 1), ordered("a", 2))
-		from.mustFinish(t, from.turn(t, ids[1]).outcome(db.Delivered))
-		moved := from.export(t)
-		to.put(t, moved...)
-		for _, n := range []int{2, 0} {
-			for _, d := range to.listAll(t) {
-				if d.NotificationID == moved[n].NotificationID {
-					h := to.turn(t, d.ID)
-					to.wantStale(t, h, false)
-					to.mustFinish(t, h.outcome(db.Delivered))
+		own := d.start(t)
+		for _, way := range [][2]*instance{{own, newSQLite(t).start(t)}, {newSQLite(t).start(t), own}} {
+			from, to := way[0], way[1]
+			ids := from.mustStore(t, ordered("a", 3), ordered("a", 1), ordered("a", 2))
+			from.mustFinish(t, from.turn(t, ids[1]).outcome(db.Delivered))
+			moved := from.export(t)
+			to.put(t, moved...)
+			from.remove(t, moved...)
+			for _, n := range []int{2, 0} {
+				for _, d := range to.listAll(t) {
+					if d.NotificationID == moved[n].NotificationID {
+						h := to.turn(t, d.ID)
+						to.wantStale(t, h, false)
+						to.mustFinish(t, h.outcome(db.Delivered))
+					}
 				}
 			}
 		}

@@ -37,9 +37,10 @@ func init() {
 	httpcaddyfile.RegisterDirectiveOrder("intercom_queue_ui", httpcaddyfile.Before, "reverse_proxy")
 }
 
-// UI serves web pages for a queue. They show the lanes, which can be paused; dead letters grouped by topic, lane and
-// reason, which can be retried and dropped a group at a time; lists of deliveries; and everything that is known of a
-// notification.
+// UI serves web pages for a queue: whether all is well, with charts of the last hour; the lanes, which can be paused;
+// dead letters grouped by topic, lane and reason; lists of deliveries by all filters; and everything that is known of a
+// notification. What a filter selects can be retried, resent, also to another lane, and dropped. At the root of a site
+// it answers for its own pages only, and leaves everything else to other handlers.
 //
 // Whoever can use it can read and delete everything in the queue. So it answers 403 to all but two kinds of clients:
 // those that Caddy has authenticated, as with `basic_auth`, and those on this machine, for which the connection's

@@ -16,7 +16,10 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/manage"
 )
 
-const listTime = 2 * time.Second // that a list looks for deliveries, before it shows what it has
+const (
+	listTime = 2 * time.Second        // that a list looks for deliveries, before it shows what it has
+	liveTime = 250 * time.Millisecond // what takes longer is not refreshed by the script: it is work for the database
+)
 
 // list is what the page of deliveries shows.
 type list struct {
@@ -77,7 +80,9 @@ func (p *pages) serveDeliveries(w http.ResponseWriter, r *http.Request) error {
 	}
 	if err == nil {
 		l.Filtered, l.Verbs = filterOf(parameters, e.Name)
+		began := time.Now()
 		err = p.list(r.Context(), e, change.Selection, &l)
+		shown.Live = time.Since(began) < liveTime
 	}
 	if err != nil { // what was entered stays in the form
 		l.Err, shown.Status, shown.Live = err, manage.Status(err), false

@@ -62,7 +62,7 @@ const (
 		WITH looked_at AS MATERIALIZED (
 			SELECT id, endpoint, state, stored_at, finished_at FROM {s}delivery WHERE id > $5::bigint ORDER BY id LIMIT $6::bigint
 		)
-		SELECT CASE WHEN count(*) = $6::bigint AND min(stored_at) <= now() - least($1::bigint, $2::bigint) * interval '1 microsecond' THEN max(id) ELSE 0 END,
+		SELECT CASE WHEN count(*) = $6::bigint AND ($7::boolean OR min(stored_at) <= now() - least($1::bigint, $2::bigint) * interval '1 microsecond') THEN max(id) ELSE 0 END,
 			ARRAY(SELECT id FROM looked_at AS d WHERE d.endpoint = $3::text AND ` + isExpired + ` ORDER BY id LIMIT $4::bigint)
 		FROM looked_at`
 
@@ -132,8 +132,7 @@ func (u upkeep) Backlog(ctx context.Context) (counts []db.LaneCount, held []db.H
 }
 
 // Expire implements db.DB. It goes along the key until it comes to deliveries that were stored
-// too lately. Imported ones, which have older times than their neighbours, may have to wait for
-// these.
+// too lately, or through all of them.
 func (u upkeep) Expire(ctx context.Context, expiry db.Expiry) (deleted, cursor int64, err error) {
 	if expiry.Cursor == 0 {
 		if err := u.run(ctx, "deleting old keys", plainly, statement{sql: expireOnceSQL, args: []any{expiry.Limit}}); err != nil {
@@ -149,7 +148,7 @@ func (u upkeep) Expire(ctx context.Context, expiry db.Expiry) (deleted, cursor i
 	args := []any{expiry.KeepDelivered.Microseconds(), expiry.KeepDead.Microseconds()}
 	err = u.run(ctx, "looking for old deliveries", plainly, statement{
 		sql:  expiredSQL,
-		args: append(args[:2:2], expiry.Endpoint, expiry.Limit, expiry.Cursor, expireRows),
+		args: append(args[:2:2], expiry.Endpoint, expiry.Limit, expiry.Cursor, expireRows, expiry.All),
 		scan: each(&found, func(r *row) []any { return []any{&r.next, &r.old} }),
 	})
 	if err != nil {

@@ -227,7 +227,7 @@ func old(ctx context.Context, read *statements, expiry db.Expiry, delivered, dea
 	var last, anyOld int64
 	err = read.queryRow(ctx, `SELECT count(*), coalesce(max(id), 0), coalesce(max(stored_at < max(?2, ?3)), 0)
 		FROM (SELECT id, stored_at FROM delivery WHERE id >= ?1 ORDER BY id LIMIT ?4)`, []any{expiry.Cursor, delivered, dead, expiryRows}, &rows, &last, &anyOld)
-	if err != nil || anyOld == 0 {
+	if err != nil || anyOld == 0 && !expiry.All {
 		return nil, 0, err
 	}
 	ids, err = collectIDs(read.query(ctx, `SELECT id FROM delivery WHERE id BETWEEN ?1 AND ?4 AND endpoint = ?5 AND (`+isOver+`) ORDER BY id LIMIT ?6`,

@@ -280,6 +280,7 @@ type Expiry struct {
 	KeepDead      time.Duration
 	Limit         int
 	Cursor        int64
+	All           bool // also look behind rows that are too young: what was moved has older times than its neighbours
 }
 
 // A PermanentError is one that only a person can fix: the config that wants the database

@@ -39,9 +39,10 @@ type active struct {
 
 	reconcileNow, surveyNow chan<- struct{} // make a task run at once
 
-	failing       bool // the last heartbeat has failed; only for heartbeat
-	expireFailing bool // only for expire
-	announced     bool // only for survey
+	failing       bool      // the last heartbeat has failed; only for heartbeat
+	expireFailing bool      // only for expire
+	expiredAll    time.Time // likewise: when it last looked at all that is finished
+	announced     bool      // only for survey
 }
 
 const (
@@ -53,7 +54,9 @@ const (
 
 	expiryRows    = 500 // that are deleted at once
 	expiryTimeout = 10 * time.Second
-	answerTimes   = 4 // a pause between two deletions is at least so many times as long as an answer takes
+
+	expireAllInterval = time.Hour // for what was moved here, which has older times than its neighbours
+	answerTimes       = 4         // a pause between two deletions is at least so many times as long as an answer takes
 
 	interruptTimeout = 5 * time.Second  // for deliveries to end after their context has ended
 	contactAge       = 10 * time.Second // of the last sign of the database, while a notification could be stored
@@ -258,8 +261,12 @@ func (a *active) survey(ctx context.Context) {
 // expire deletes what is no longer kept of all endpoints. It logs when that begins to fail.
 func (a *active) expire() {
 	var err error
+	all := time.Since(a.expiredAll) > expireAllInterval
+	if all {
+		a.expiredAll = time.Now()
+	}
 	for name, e := range a.config() {
-		expiry := db.Expiry{Endpoint: name, KeepDelivered: e.Options.KeepDelivered, KeepDead: e.Options.KeepDead, Limit: expiryRows}
+		expiry := db.Expiry{Endpoint: name, KeepDelivered: e.Options.KeepDelivered, KeepDead: e.Options.KeepDead, Limit: expiryRows, All: all}
 		for more := true; more && err == nil; more = expiry.Cursor != 0 {
 			began := time.Now()
 			ctx, cancel := context.WithTimeout(a.ctx, expiryTimeout)

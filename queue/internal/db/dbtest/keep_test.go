@@ -223,3 +223,17 @@ func TestAnInstanceAloneHasNoPeers(t *testing.T) {
 		}
 	})
 }
+
+// What was moved here is older than what came before it.
+func TestWhatWasMovedExpiresBehindYoungerOnes(t *testing.T) {
+	eachDB(t, func(t *testing.T, i *instance) {
+		for range 21 {
+			i.mustStore(t, notes(500)...)
+		}
+		i.put(t, past("moved", 2*time.Hour, db.Delivered))
+		e := db.Expiry{KeepDelivered: time.Hour, KeepDead: time.Hour, Limit: 10, All: true}
+		if n := i.expire(t, e); n != 1 {
+			t.Errorf("%d expired, want the one that was moved", n)
+		}
+	})
+}

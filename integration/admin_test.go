@@ -240,6 +240,28 @@ func tryAdminAPI(t *testing.T, o *operated, ids []string) {
 		t.Errorf("the lane is %v", lane)
 	}
 	o.awaitListed("lane=talk&state=delivered", append(ids[:2:2], waiting)...)
+
+	// The log says what was opened, and who has changed what.
+	said := func(text string) []entry {
+		return o.logged(func(e entry) bool { return strings.HasPrefix(e.text("msg"), text) })
+	}
+	within(t, longPatience, "the log says what was opened", func() bool { return len(said("queue is open")) > 0 })
+	if opened := said("queue is open")[0]; !strings.HasSuffix(opened.text("database"), ".db") || !strings.Contains(fmt.Sprint(opened["lanes"]), "talk") || opened["waiting"] == nil {
+		t.Errorf("opened was %v", opened)
+	}
+	changes := said("a person has changed deliveries")
+	if last := changes[len(changes)-1]; !strings.HasPrefix(last.text("who"), "127.0.0.1") || last.text("change") != "retry" ||
+		last.text("filter") != "lane=talk&state=delivered" || fmt.Sprint(last["states"]) != "[delivered]" || last["deliveries"] != 2.0 {
+		t.Errorf("the last change is logged as %v", last)
+	}
+	for _, line := range slices.Concat(said("a person has paused or resumed a lane"), said("lane is paused"), said("lane is resumed")) {
+		if line.text("lane") != "talk" {
+			t.Errorf("logged is %v", line)
+		}
+	}
+	if n := [3]int{len(said("a person has paused or resumed a lane")), len(said("lane is paused")), len(said("lane is resumed"))}; n != [3]int{2, 1, 1} {
+		t.Errorf("the pause and its end are logged %v times", n)
+	}
 }
 
 func TestAdminAPIDoesNotDelayAReload(t *testing.T) {

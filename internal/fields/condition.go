@@ -34,7 +34,7 @@ func CheckPath(path string) error {
 		}
 		for _, c := range segment {
 			if unicode.IsSpace(c) || !unicode.IsPrint(c) || strings.ContainsRune("=!|<>{}\"`\\,\ufffd", c) {
-				return fmt.Errorf("field %q: %q cannot be in a path; a condition is one token, as in data.item.state=open, and compares with = or !=", path, c)
+				return fmt.Errorf("field %q: %q cannot be in a path, which has the form data.item.state", path, c)
 			}
 		}
 	}
@@ -63,6 +63,9 @@ func parseCondition(text string) (c condition, err error) {
 	}
 	c.path = path
 	if err := CheckPath(path); err != nil {
+		if strings.ContainsAny(path, "<>!") {
+			err = fmt.Errorf("%w; a condition compares with = or !=", err)
+		}
 		return c, fmt.Errorf("condition %q: %w", text, err)
 	}
 	for i, value := range c.values {

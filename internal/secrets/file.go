@@ -28,7 +28,7 @@ var (
 	errSecretFileKind  = errors.New("not a regular file")
 	errSecretFileSize  = fmt.Errorf("the file is larger than %d bytes", maxSecretFile)
 	errSecretFileLines = fmt.Errorf("the file has more than %d lines with a secret", maxSecretsInFile)
-	errBlankInside     = errors.New("a blank or an invisible character is inside, which no client secret has: copy it again from Intercom's Developer Hub")
+	errBlankInside     = errors.New("a blank or an invisible character is inside, which no secret of Intercom has: copy it again from the page of Intercom that shows it")
 )
 
 // secretFile is a file with one secret a line.

@@ -280,10 +280,12 @@ func unmarshalBlock(d *caddyfile.Dispenser, of string, options []blockOption) er
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		name := d.Val()
 		i := slices.Index(names, name)
-		if i < 0 {
+		switch {
+		case i < 0 && (name == "rate" || name == "ordered"):
+			return d.Errf("%s is an option of a lane: put it into `lane <name> { … }`", name)
+		case i < 0:
 			return d.Errf("unknown option %s of %s: it has %s", name, of, option.Choices(name, names))
-		}
-		if seen[name] && name != "lane" {
+		case seen[name] && name != "lane":
 			return d.Errf("%s is given twice", name)
 		}
 		seen[name] = true

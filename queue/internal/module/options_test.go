@@ -88,7 +88,7 @@ func TestOptionsOfACaddyfileThatAreRefused(t *testing.T) {
 		"lane a {\nrate 1/s\nrate 2/s\n}":          "rate is given twice, at Testfile:4",
 		"lane a {\ndead_on 4xx\ndead_on 5xx\n}":    "dead_on is given twice, at Testfile:4",
 		"lane a {\nmax_age soon\n}":                `max_age "soon" is not a duration`,
-		"rate 5/s":                                 "unknown option rate of queue",
+		"rate 5/s":                                 "rate is an option of a lane: put it into `lane <name> { … }`, at Testfile:2",
 		"dead_on":                                  "wrong argument count",
 		"dead_on 4":                                `dead_on: "4" is no status: give one such as 410, or 4xx for all that begin with 4, at Testfile:2`,
 		"dead_on 40x":                              `dead_on: "40x" is no status`,

@@ -212,7 +212,7 @@ func (q running) states() map[string]int {
 // eventually waits until so many deliveries of a lane are in a state, as in "support dead".
 func (q running) eventually(what string, want int) {
 	q.Helper()
-	for end := time.Now().Add(20 * time.Second); q.states()[what] != want; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); q.states()[what] != want; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			q.Fatalf("there are %v, want %s %d", slices.Sorted(maps.Keys(q.states())), what, want)
 		}
@@ -234,7 +234,7 @@ func deadLetters(t *testing.T, uis ...*module.UI) (running, *backends) {
 // untilLanes asks for lanes until a lane has so many deliveries in a state.
 func (q running) untilLanes(path, lane, state string, want float64) answer {
 	q.Helper()
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		a := q.get(path)
 		for _, line := range a.lines {
 			if deliveries, _ := line["deliveries"].(map[string]any); line["lane"] == lane && deliveries[state] == want {

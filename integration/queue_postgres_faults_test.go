@@ -21,7 +21,7 @@ import (
 // Replies of PostgreSQL that say that a transaction is committed. A statement is told
 // by the tag of its result and by the columns of its rows, or by their size.
 var (
-	pgStored   = pgCommitted("SELECT", func(row []byte) bool { return len(row) == 2+4+8+4+8 && firstNumber(row) < 100 }) // place in the batch, and id
+	pgStored   = pgCommitted("SELECT", func(row []byte) bool { return len(row) == 2+4+8+4+8+4+1 && firstNumber(row) < 100 }) // place in the batch, id, and whether it is a twin
 	pgClaimed  = pgEndOfClaim
 	pgFinished = pgCommitted("SELECT", func(row []byte) bool { return len(row) == 2+4+8 && firstNumber(row) >= 100 }) // id of a delivery
 )

@@ -220,8 +220,11 @@ func (c *change) carryOut(ctx context.Context, q *queueRun, options url.Values) 
 	fmt.Fprintf(q.out, "%s %s%s", past, count(now.Done, "delivery"), where)
 	if now.Skipped != nil && *now.Skipped > 0 {
 		why := "changed meanwhile"
-		if options.Has("to") {
+		switch {
+		case options.Has("to"):
 			why += ", or in that lane already"
+		case past == retry.past:
+			why += ", or waiting already"
 		}
 		fmt.Fprintf(q.out, ", skipped %s: %s", comma(*now.Skipped), why)
 	}

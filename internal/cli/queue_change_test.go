@@ -110,6 +110,8 @@ func TestQueueChangeReports(t *testing.T) {
 	r := a.queue(t, "erase", "--workspace", "w", "--yes")
 	wantText(t, "output", r.out, "erased 2 deliveries, skipped 2: changed meanwhile\nreplicas keep\\x1b it\n")
 	wantText(t, "notes", r.notes, "")
+	a.answers["POST deliveries/retry"] = []string{`{"done":0,"total":1,"skipped":1}`}
+	wantText(t, "output", a.queue(t, "retry", "--state", "waiting", "--yes").out, "retried 0 deliveries, skipped 1: changed meanwhile, or waiting already\n")
 	wantText(t, "lines", a.queue(t, "erase", "--workspace", "w", "--yes", "--json").out, strings.Join(a.answers["POST deliveries/erase"], "\n")+"\n")
 	wantText(t, "lines of a dry run", a.queue(t, "drop", "--state", "dead", "--dry-run", "--json").out, `{"done":0,"total":0}`+"\n")
 

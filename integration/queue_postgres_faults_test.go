@@ -232,6 +232,7 @@ func TestPostgresOldPrimaryStaysUp(t *testing.T) {
 
 	db.exec("ALTER SYSTEM SET default_transaction_read_only = on")
 	db.exec("SELECT pg_reload_conf()")
+	standby.awaitAllOf(db)
 	db = standby.promote()
 	network.Retarget(standby.address)
 	moved := time.Now()
@@ -350,6 +351,23 @@ func startPgPair(t *testing.T) (primary, standby *pgServer) {
 }
 
 // promote makes a primary of a standby.
+// awaitAllOf returns when the standby has had for a second all that a primary which is
+// read-only by now has written. What became of deliveries is committed asynchronously: a
+// standby that lacks the last of it lets them be made again.
+func (s *pgServer) awaitAllOf(primary *pgDatabase) {
+	s.t.Helper()
+	standby := s.database()
+	equal := 0
+	within(s.t, longPatience, "the standby has caught up", func() bool {
+		time.Sleep(100 * time.Millisecond)
+		equal++
+		if primary.text("SELECT pg_current_wal_insert_lsn()::text") != standby.text("SELECT pg_last_wal_replay_lsn()::text") {
+			equal = 0
+		}
+		return equal == 10
+	})
+}
+
 func (s *pgServer) promote() *pgDatabase {
 	s.t.Helper()
 	db := s.database()

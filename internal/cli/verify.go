@@ -91,6 +91,11 @@ func (v verdict) report(w io.Writer, secrets int) {
 	if secrets > 1 && v.Secret > 0 {
 		which = fmt.Sprintf(", with secret %d of %d", v.Secret, secrets)
 	}
+	scheme := signature.Hub
+	if v.Header == signature.Fin.Header {
+		scheme = signature.Fin
+	}
+	_, secret, place := secretOf(scheme)
 	switch {
 	case v.Genuine:
 		fmt.Fprintf(w, "genuine: %s fits the body as it is%s\n", v.Header, which)
@@ -98,15 +103,15 @@ func (v verdict) report(w io.Writer, secrets int) {
 			fmt.Fprintln(w, "note: whoever knows only the first secret refuses it")
 		}
 	case v.Secret > 0:
-		fmt.Fprintf(w, "not genuine as it is, but it was signed with the client secret%s:\n", which)
+		fmt.Fprintf(w, "not genuine as it is, but it was signed with the %s%s:\n", secret, which)
 		fallthrough
 	case len(v.Mistakes) > 0:
 		for _, m := range v.Mistakes {
 			fmt.Fprintf(w, "%s: %s\n", m.Kind, escape(m.Text))
 		}
 	default:
-		fmt.Fprintln(w, "not genuine: no usual mistake explains the signature. Either it was made with another secret, "+
-			"that of another app or an old one (see Basic information in the Developer Hub), or the body is not the one that was signed.")
+		fmt.Fprintf(w, "not genuine: no usual mistake explains the signature. Either it was made with another secret than the %s, "+
+			"which is shown %s, or with an old one, or the body is not the one that was signed.\n", secret, place)
 	}
 }
 

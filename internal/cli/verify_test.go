@@ -206,6 +206,7 @@ func TestVerifyCommand(t *testing.T) {
 		{"a mistake", []string{writeFile(t, body+"\n"), "--signature", hubOf(body, testSendSecret)}, exitFailed, "not genuine as it is, but it was signed with the client secret:\nnewline_added: a line break was added"},
 		{"a mistake, as JSON", []string{"-", "--json", "--signature", hubOf(body, testSendSecret)[5:]}, exitFailed, `"mistakes":[{"kind":"prefix_missing","text":"`},
 		{"unknown", []string{"-", "--signature", hubOf(body, "another")}, exitFailed, "not genuine: no usual mistake explains the signature"},
+		{"unknown, of an event of the Fin Agent API", []string{"-", "--secret-file", writeFile(t, "fin"), "--signature", "X-Fin-Agent-API-Webhook-Signature: sha256=" + bodyOf(body, "another")}, exitFailed, "another secret than the secret of the Fin Agent API, which is shown under Fin AI Agent > Deploy"},
 		{"malformed", []string{"-", "--signature", "x"}, exitFailed, "malformed: the signature is not sha1= and 40 hexadecimal digits"},
 		{"too large", []string{writeFile(t, strings.Repeat("x", maxVerified+1)), "--signature", "x"}, exitUsage, "is larger than 8 MiB"},
 		{"too many secrets", []string{"-", "--secret-file", writeFile(t, strings.Repeat("x\n", 17)), "--signature", "x"}, exitUsage, "17 secrets: 16 are tried at most"},

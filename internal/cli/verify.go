@@ -83,6 +83,8 @@ type verdict struct {
 	Header   string    `json:"header,omitempty"`   // in which Intercom sends such a signature
 	Secret   int       `json:"secret,omitempty"`   // place of the secret that fits, from 1
 	Mistakes []mistake `json:"mistakes,omitempty"` // together, they explain the signature; none if nothing does
+
+	scheme *signature.Scheme // whose header it is; nil if it has the form of none
 }
 
 // report prints the verdict.
@@ -91,11 +93,7 @@ func (v verdict) report(w io.Writer, secrets int) {
 	if secrets > 1 && v.Secret > 0 {
 		which = fmt.Sprintf(", with secret %d of %d", v.Secret, secrets)
 	}
-	scheme := signature.Hub
-	if v.Header == signature.Fin.Header {
-		scheme = signature.Fin
-	}
-	_, secret, place := secretOf(scheme)
+	_, secret, place := secretOf(v.scheme)
 	switch {
 	case v.Genuine:
 		fmt.Fprintf(w, "genuine: %s fits the body as it is%s\n", v.Header, which)
@@ -122,7 +120,7 @@ func judge(body []byte, text string, keys []*signature.Key) verdict {
 	if claimed.Scheme == nil {
 		return verdict{Mistakes: mistakes}
 	}
-	v := verdict{Header: claimed.Scheme.Header, Mistakes: mistakes}
+	v := verdict{Header: claimed.Scheme.Header, Mistakes: mistakes, scheme: claimed.Scheme}
 	for sent, wrong := range guesses(body) {
 		for place, key := range keys {
 			if !key.Signed(sent, claimed) {

@@ -35,9 +35,9 @@ type lane struct {
 	mayHaveMore  bool      // the database may have deliveries to claim
 	after        string    // the workspace of the last waiting delivery that was claimed
 	leftToOthers map[int64]bool
-	ended        int  // deliveries since the last tick of claimInterval
-	endedBefore  int  // deliveries between the two ticks before
-	rateWaits    bool // deliverReady will be called when the rate allows a delivery
+	ended        int         // deliveries since the last tick of claimInterval
+	endedBefore  int         // deliveries between the two ticks before
+	rateTimer    *time.Timer // calls deliverReady when the rate allows a delivery; nil before it first had to
 
 	bytes int // that the lane holds; changed by the book alone
 
@@ -195,21 +195,20 @@ func (l *lane) mayStart() bool {
 		return l.shared.pacer.mayStart()
 	}
 	instances, wait := l.shared.sharing(l.Lane)
-	l.limiter.SetLimit(rate.Limit(most / float64(instances)))
-	reserved := l.limiter.Reserve()
-	wait = max(wait, reserved.Delay())
+	now := time.Now() // for all that follows: what is given back later is lost
+	l.limiter.SetLimitAt(now, rate.Limit(most/float64(instances)))
+	reserved := l.limiter.ReserveN(now, 1)
+	wait = max(wait, reserved.DelayFrom(now))
 	if wait == 0 && l.shared.pacer.mayStart() {
 		return true
 	}
-	reserved.Cancel()
-	if wait > 0 && !l.rateWaits {
-		l.rateWaits = true
-		time.AfterFunc(wait, func() {
-			l.mu.Lock()
-			l.rateWaits = false
-			l.mu.Unlock()
-			l.deliverReady()
-		})
+	reserved.CancelAt(now)
+	switch {
+	case wait == 0: // deliverReady is called when the pace allows it
+	case l.rateTimer == nil:
+		l.rateTimer = time.AfterFunc(wait, l.deliverReady)
+	default:
+		l.rateTimer.Reset(wait) // with another rate, it is another time
 	}
 	return false
 }

@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
+	"golang.org/x/time/rate"
 
 	intercomwebhook "github.com/caddy-intercom/caddy-intercom-webhook"
 	"github.com/caddy-intercom/caddy-intercom-webhook/queue/internal/db"
@@ -138,4 +139,43 @@ func TestTheRateOfALaneHoldsOverAllInstances(t *testing.T) {
 			t.Errorf("the second one made %d of 600", n)
 		}
 	})
+}
+
+// limited returns a lane without a worker.
+func limited(perSecond float64, deliver func(*delivery) (db.Outcome, bool)) *lane {
+	l := &lane{limiter: rate.NewLimiter(0, 1), shared: &laneParts{
+		pacer: newPacer(), deliver: deliver, mayDeliver: func() bool { return true }, sharing: func(db.Lane) (int, time.Duration) { return 1, 0 },
+	}}
+	l.options.Store(&LaneOptions{Workers: 1, Rate: perSecond})
+	return l
+}
+
+func TestANewRateHoldsAtOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		delivered := make(chan time.Time, 1)
+		l := limited(.001, func(*delivery) (db.Outcome, bool) {
+			delivered <- time.Now()
+			return db.Outcome{}, false
+		})
+		began := time.Now()
+		l.mayStart()
+		l.accept([]*delivery{{note: new(db.Notification)}}, 0) // it waits for 1000 s
+		l.options.Store(&LaneOptions{Workers: 1, Rate: 10})
+		l.refill(false)
+		if took := (<-delivered).Sub(began); took != 100*time.Millisecond {
+			t.Errorf("with 10 a second, a delivery waited for %s", took)
+		}
+	})
+}
+
+func TestWhatThePaceRefusesTakesNothingOfTheRate(t *testing.T) {
+	l := limited(.001, nil)
+	l.shared.pacer.limit = 1
+	if l.mayStart() {
+		t.Error("a delivery may start while the pace allows none")
+	}
+	l.shared.pacer.tokens = 1
+	if !l.mayStart() {
+		t.Error("the rate allows no delivery, though none has started")
+	}
 }

@@ -156,6 +156,26 @@ func TestPostgresDuplicateIsWritten(t *testing.T) {
 	}
 }
 
+// Who stores, and who deletes keys, could wait for each other for ever.
+func TestPostgresDeletesNoKeyThatAnotherTransactionHas(t *testing.T) {
+	p := newTestDB(t)
+	p.run("INSERT INTO {s}once VALUES ('a', now() - interval '1 hour'), ('b', now() - interval '1 hour')")
+	storing, err := p.work.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer storing.Rollback(context.Background())
+	if _, err := storing.Exec(t.Context(), p.work.sql("UPDATE {s}once SET until = now() + interval '1 hour' WHERE key = 'a'")); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := p.Expire(t.Context(), db.Expiry{Endpoint: "intercom", KeepDelivered: time.Hour, KeepDead: time.Hour, Limit: 10}); err != nil {
+		t.Fatal(err)
+	}
+	if got := p.text("SELECT string_agg(key, ' ') FROM {s}once"); got != "a" {
+		t.Errorf("the keys %q are left, want a", got)
+	}
+}
+
 // None of the settings that a role may have makes a difference.
 func testRoleSettings(t *testing.T, s *pgServer) {
 	s.run("queue", "CREATE ROLE odd LOGIN SUPERUSER PASSWORD '"+pgPassword+"'")

@@ -68,7 +68,12 @@ const (
 
 	isExpired = `d.finished_at < now() - CASE d.state WHEN 'dead' THEN $2::bigint ELSE $1::bigint END * interval '1 microsecond'`
 
-	expireOnceSQL = `DELETE FROM {s}once WHERE until < now() AND key IN (SELECT key FROM {s}once WHERE until < now() ORDER BY until LIMIT $1::bigint)`
+	// expireOnceSQL waits for nobody who stores: both could wait for a key that the other one has.
+	expireOnceSQL = `
+		WITH gone AS (
+			DELETE FROM {s}once WHERE key = ANY (ARRAY(SELECT key FROM {s}once WHERE until < now() ORDER BY until LIMIT $1::bigint FOR UPDATE SKIP LOCKED)) RETURNING key
+		)
+		SELECT count(*) FROM gone`
 
 	pauseSQL  = `INSERT INTO {s}lane (endpoint, name, paused_at) VALUES ($1::text, $2::text, now()) ON CONFLICT DO NOTHING`
 	resumeSQL = `DELETE FROM {s}lane WHERE endpoint = $1::text AND name = $2::text`
@@ -134,8 +139,8 @@ func (u upkeep) Backlog(ctx context.Context) (counts []db.LaneCount, held []db.H
 // Expire implements db.DB. It goes along the key until it comes to deliveries that were stored
 // too lately, or through all of them.
 func (u upkeep) Expire(ctx context.Context, expiry db.Expiry) (deleted, cursor int64, err error) {
-	if expiry.Cursor == 0 {
-		if err := u.run(ctx, "deleting old keys", plainly, statement{sql: expireOnceSQL, args: []any{expiry.Limit}}); err != nil {
+	for keys := []int64{int64(expiry.Limit)}; expiry.Cursor == 0 && keys[0] == int64(expiry.Limit); {
+		if err := u.run(ctx, "deleting old keys", plainly, statement{sql: expireOnceSQL, args: []any{expiry.Limit}, scan: eachID(&keys)}); err != nil {
 			return 0, 0, err
 		}
 	}

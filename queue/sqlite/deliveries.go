@@ -196,8 +196,8 @@ func (d deliveries) Expire(ctx context.Context, expiry db.Expiry) (deleted int64
 			return deleted, 0, err
 		}
 	}
-	if expiry.Cursor == 0 {
-		_, err = d.write.exec(ctx, `DELETE FROM once WHERE key IN (SELECT key FROM once WHERE until < ? ORDER BY until LIMIT ?)`, now(), maxRows)
+	for gone := int64(maxRows); expiry.Cursor == 0 && err == nil && gone == maxRows; {
+		gone, err = d.write.exec(ctx, `DELETE FROM once WHERE key IN (SELECT key FROM once WHERE until < ? ORDER BY until LIMIT ?)`, now(), maxRows)
 	}
 	return deleted, cursor, err
 }

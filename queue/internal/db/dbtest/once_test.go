@@ -71,11 +71,13 @@ func TestOnlyTheFirstOfTwinsIsStored(t *testing.T) {
 func TestKeysOfTwinsAreDeletedWithTheirTime(t *testing.T) {
 	eachEngine(t, func(t *testing.T, d *database) {
 		i := d.start(t)
-		for n, within := range []time.Duration{time.Hour, time.Millisecond, time.Millisecond} {
-			i.mustStore(t, twin(fmt.Sprint(n), fmt.Sprint("key", n), within, lane))
+		batch := []*db.NewNotification{twin("long", "long", time.Hour, lane)}
+		for n := range 250 { // more than any engine deletes at once
+			batch = append(batch, twin(fmt.Sprint(n), fmt.Sprint("key", n), time.Millisecond, lane))
 		}
+		i.mustStore(t, batch...)
 		i.now(t)
-		if _, _, err := i.Expire(t.Context(), db.Expiry{Endpoint: endpoint, KeepDelivered: time.Hour, KeepDead: time.Hour, Limit: 10}); err != nil {
+		if _, _, err := i.Expire(t.Context(), db.Expiry{Endpoint: endpoint, KeepDelivered: time.Hour, KeepDead: time.Hour, Limit: 100}); err != nil {
 			t.Fatal(err)
 		}
 		if n := d.count(t, "once"); n != 1 {

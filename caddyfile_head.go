@@ -30,6 +30,13 @@ type head struct {
 	rest      caddyfile.Segment // `to`, or else the last token of the line, and all that follows
 }
 
+// firstLine returns a dispenser whose errors name the first line of the segment.
+func firstLine(segment caddyfile.Segment) *caddyfile.Dispenser {
+	d := caddyfile.NewDispenser(segment)
+	d.Next()
+	return d
+}
+
 // parseHead parses the first line of a route up to `to`.
 func parseHead(segment caddyfile.Segment) (h head, err error) {
 	d := firstLine(segment)

@@ -182,13 +182,6 @@ func parseDirectives(h httpcaddyfile.Helper, segment caddyfile.Segment) (caddyht
 	return subroute.Routes, nil
 }
 
-// firstLine returns a dispenser whose errors name the first line of the segment.
-func firstLine(segment caddyfile.Segment) *caddyfile.Dispenser {
-	d := caddyfile.NewDispenser(segment)
-	d.Next()
-	return d
-}
-
 var copyOptions = []string{"sample", "resign"}
 
 func isCopyOption(name string) bool { return slices.Contains(copyOptions, name) }

@@ -1,6 +1,7 @@
 package intercomwebhook
 
 import (
+	"errors"
 	"net/http"
 	"time"
 )
@@ -77,6 +78,19 @@ type Endpoint struct {
 	Route func(r *http.Request, body []byte, attempt Attempt, to string) (lane string, deliver func() Delivery)
 }
 
+// Lane is the lane of a route or a copy.
+type Lane struct {
+	Name string
+	Copy bool
+}
+
+func (l Lane) kind() string {
+	if l.Copy {
+		return "copy"
+	}
+	return "route"
+}
+
 // Attempt is what a backend is told about an attempt to deliver a notification.
 type Attempt struct {
 	Number int  // of the attempt, from 1
@@ -96,3 +110,7 @@ type Delivery struct {
 	// the same config would fail, too. Its text is safe to log and to store.
 	Err error
 }
+
+// ErrUnrouted is the error for a notification that the current config cannot deliver: no
+// route fits or has the lane, or no handler of the route answers.
+var ErrUnrouted = errors.New("unrouted")

@@ -17,23 +17,6 @@ import (
 	"github.com/caddy-intercom/caddy-intercom-webhook/internal/signature"
 )
 
-// Lane is the lane of a route or a copy.
-type Lane struct {
-	Name string
-	Copy bool
-}
-
-func (l Lane) kind() string {
-	if l.Copy {
-		return "copy"
-	}
-	return "route"
-}
-
-// ErrUnrouted is the error for a notification that the current config cannot deliver: no
-// route fits or has the lane, or no handler of the route answers.
-var ErrUnrouted = errors.New("unrouted")
-
 // router has the routes and copies of a handler.
 type router struct {
 	routes []route

@@ -404,9 +404,10 @@ func TestPageRefusals(t *testing.T) {
 		{"POST", "/change", "verb=retry&endpoint=intercom&delivery=0", 400, "delivery: give a number"},
 		{"POST", "/change?verb=retry&endpoint=intercom&delivery=100", "", 400, "verb: give"}, // a link is no form
 		{"POST", "/change", "verb=%zz", 400, "the form cannot be read"},
-		{"POST", "/lane", "action=stop&lane=support&endpoint=intercom", 400, "give a lane, and the action pause or resume"},
-		{"POST", "/lane", "action=pause&endpoint=intercom", 400, "give a lane, and the action pause or resume"},
-		{"POST", "/lane?action=pause&lane=support&endpoint=intercom", "", 400, "give a lane"},
+		{"POST", "/lane", "action=stop&lane=support&endpoint=intercom", 400, "give an endpoint, a lane, and the action pause or resume"},
+		{"POST", "/lane", "action=pause&endpoint=intercom", 400, "give an endpoint, a lane, and the action pause or resume"},
+		{"POST", "/lane", "action=pause&lane=support", 400, "give an endpoint, a lane, and the action pause or resume"},
+		{"POST", "/lane?action=pause&lane=support&endpoint=intercom", "", 400, "give an endpoint, a lane"},
 	} {
 		form := func(r *http.Request) { r.Body = http.NoBody }
 		if c.form != "" {

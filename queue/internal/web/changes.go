@@ -221,13 +221,12 @@ func (p *pages) confirm(w http.ResponseWriter, r *http.Request, form url.Values)
 		if data["Total"], data["More"], err = c.total(r.Context(), e); err != nil {
 			return err
 		}
-		examples := c.Selection
-		examples.Limit, examples.Cursor = maxExamples, manage.Cursor{}
-		var found []adminapi.Delivery
-		if _, err = e.List(r.Context(), examples, func(some []adminapi.Delivery) { found = append(found, some...) }); err != nil {
+		s, examples := c.Selection, list{Query: make(url.Values)}
+		s.Limit, s.Cursor = maxExamples, manage.Cursor{}
+		if err = p.list(r.Context(), e, s, &examples); err != nil {
 			return err
 		}
-		data["Examples"] = found
+		data["Examples"] = examples.Found
 	}
 	if own := p.worker.Config()[e.Name]; own != nil && c.Verb != manage.Drop {
 		data["Lanes"] = own.Handler.Lanes

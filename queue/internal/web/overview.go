@@ -324,8 +324,8 @@ func (p *pages) serveLane(w http.ResponseWriter, r *http.Request) error {
 // servePause pauses or resumes a lane.
 func (p *pages) servePause(w http.ResponseWriter, r *http.Request) error {
 	action, lane, endpoint := r.PostFormValue("action"), r.PostFormValue("lane"), r.PostFormValue("endpoint")
-	if action != "pause" && action != "resume" || lane == "" {
-		return manage.BadRequest(errors.New("give a lane, and the action pause or resume"))
+	if action != "pause" && action != "resume" || lane == "" || endpoint == "" {
+		return manage.BadRequest(errors.New("give an endpoint, a lane, and the action pause or resume"))
 	}
 	if err := (manage.Endpoint{Worker: p.worker, Name: endpoint}).SetPaused(r.Context(), lane, action == "pause", p.who(r)); err != nil {
 		return err

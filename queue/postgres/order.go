@@ -10,7 +10,8 @@ const (
 	// placeSQL gives the turns of the objects of a lane. It looks at the objects of up to $3
 	// deliveries that have changed: at the first held one of each, at the one that has its turn,
 	// and at the one that is delivering, after which there is to be another look. What has
-	// changed meanwhile is looked at again. It returns how many deliveries had changed.
+	// changed meanwhile is looked at again. It returns how many deliveries had changed. Rows are
+	// locked in the order of their ids, as batches says.
 	placeSQL = `
 		WITH changed AS MATERIALIZED (
 			SELECT id, order_key, state, place_at FROM {s}delivery WHERE endpoint = $1::text AND lane = $2::text AND place_at <= now() ORDER BY place_at LIMIT $3::bigint
@@ -26,6 +27,7 @@ const (
 		), seen AS MATERIALIZED (
 			SELECT id, state, place_at, turn, awaited FROM first
 			UNION ALL SELECT id, state, place_at, false, false FROM changed WHERE id NOT IN (SELECT id FROM first)
+			ORDER BY id
 		), placed AS (
 			UPDATE {s}delivery AS d SET
 				held = d.state IN ('waiting', 'retrying') AND NOT (seen.turn AND (d.place_at IS NULL OR d.place_at <= now())),

@@ -217,7 +217,8 @@ func (p *pace) wait(ctx context.Context, n int, took, answer time.Duration) erro
 	}
 	pause := max(took, answerTimes*answer)
 	if p.done += n; p.rate > 0 {
-		due := p.began.Add(time.Duration(float64(p.done) / p.rate * float64(time.Second)))
+		const never = 1e9 // seconds, which a Duration can be
+		due := p.began.Add(time.Duration(min(float64(p.done)/p.rate, never) * float64(time.Second)))
 		pause = max(pause, time.Until(due))
 	}
 	return sleep(ctx, pause)

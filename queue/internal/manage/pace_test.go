@@ -57,3 +57,13 @@ func TestPaceEndsWithItsContext(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+func TestTheLowestRateIsNoMissingLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 24*time.Hour)
+		defer cancel()
+		if err := newPace(1e-300).wait(ctx, 1, 0, 0); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a day later, it is %v", err)
+		}
+	})
+}

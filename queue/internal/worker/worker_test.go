@@ -233,6 +233,9 @@ func TestTwinsAreDeliveredOnce(t *testing.T) {
 			t.Errorf("delivered %q", got)
 		}
 		a, _ := w.opened()
+		synctest.Wait()
+		a.book.mu.Lock()
+		defer a.book.mu.Unlock()
 		if len(a.book.deliveries) != 0 || a.book.bytes != 0 {
 			t.Errorf("the book still has %d deliveries, and %d bytes", len(a.book.deliveries), a.book.bytes)
 		}

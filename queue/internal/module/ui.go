@@ -184,9 +184,9 @@ func webhookIn(routes caddyhttp.RouteList, host, path string) (foundHost, foundP
 		for _, matcher := range slices.Concat(route.MatcherSets...) {
 			switch m := matcher.(type) {
 			case *caddyhttp.MatchHost:
-				host = (*m)[0]
+				host = slices.Concat(*m, caddyhttp.MatchHost{host})[0] // JSON may have none
 			case *caddyhttp.MatchPath:
-				path = strings.TrimSuffix((*m)[0], "*")
+				path = strings.TrimSuffix(slices.Concat(*m, caddyhttp.MatchPath{path})[0], "*")
 			}
 		}
 		for _, handler := range route.Handlers {

@@ -8,6 +8,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	intercomwebhook "github.com/caddy-intercom/caddy-intercom-webhook"
 )
 
 func TestCheckAccess(t *testing.T) {
@@ -97,4 +99,14 @@ func local(t *testing.T, set func(*http.Request)) *http.Request {
 	caddyhttp.SetVar(r.Context(), caddyhttp.ClientIPVarKey, "127.0.0.1")
 	set(r)
 	return r
+}
+
+func TestWebhookBehindMatchersThatNameNothing(t *testing.T) {
+	routes := caddyhttp.RouteList{{
+		MatcherSets: caddyhttp.MatcherSets{{new(caddyhttp.MatchHost), new(caddyhttp.MatchPath)}},
+		Handlers:    []caddyhttp.MiddlewareHandler{new(intercomwebhook.Handler)},
+	}}
+	if host, path := webhookIn(routes, "hooks.example.com", "/"); host != "hooks.example.com" || path != "/" {
+		t.Errorf("it is at %q %q", host, path)
+	}
 }

@@ -6,6 +6,7 @@ package adminapi
 import (
 	"net/http"
 	"time"
+	"unicode/utf8"
 )
 
 // The paths.
@@ -104,6 +105,24 @@ type Request struct {
 	Header     http.Header `json:"header"`
 	Body       *string     `json:"body,omitempty"`
 	BodyBase64 []byte      `json:"body_base64,omitempty"` // in place of body if it is not text
+}
+
+// SetBody sets the body: as text if it is valid UTF-8, because JSON can have no other text, and
+// as base64 otherwise.
+func (r *Request) SetBody(body []byte) {
+	if utf8.Valid(body) {
+		r.Body = new(string(body))
+	} else {
+		r.BodyBase64 = body
+	}
+}
+
+// BodyBytes returns the body as it came.
+func (r *Request) BodyBytes() []byte {
+	if r.Body != nil {
+		return []byte(*r.Body)
+	}
+	return r.BodyBase64
 }
 
 // Progress is how far a change is.

@@ -252,7 +252,7 @@ func (d *urlDoctor) watch(ctx context.Context) func() (*adminapi.Request, error)
 				return nil, errors.New("the Caddy of the admin endpoint did not see the ping: it is another Caddy, or its answer did not come from intercom_webhook")
 			case err != nil:
 				return nil, errors.New("the stream of notifications ended early")
-			case line.Request != nil && bytes.Equal(requestBody(line.Request), d.body):
+			case line.Request != nil && bytes.Equal(line.Request.BodyBytes(), d.body):
 				return line.Request, nil
 			}
 		}

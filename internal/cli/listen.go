@@ -234,7 +234,7 @@ var notForwarded = []string{
 
 // sendOn sends the notification to the URL of a sender, and waits for the whole answer.
 func (n *listened) sendOn(ctx context.Context, to *sender) *sendResult {
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, to.url, bytes.NewReader(requestBody(n.Request)))
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, to.url, bytes.NewReader(n.Request.BodyBytes()))
 	if err != nil {
 		return &sendResult{Error: err.Error()}
 	}
@@ -273,7 +273,7 @@ func (n *listened) text(asJSON, body bool) string {
 	text := fmt.Sprintf("%s  %-32s  %-10s  %-38s  %s, %d %s\n", at,
 		escape(n.Topic), cmp.Or(escape(n.Workspace), "-"), cmp.Or(escape(n.ID), "-"), escape(came), n.Status, inTime(n.Seconds))
 	if body && n.Request != nil {
-		text += prettyBody(requestBody(n.Request)) + "\n"
+		text += prettyBody(n.Request.BodyBytes()) + "\n"
 	}
 	return text
 }

@@ -263,17 +263,9 @@ func runQueueShow(ctx context.Context, q *queueRun, args []string) error {
 		}
 	}
 	if q.Bool("body") {
-		fmt.Fprintf(out, "\nbody\n%s\n", prettyBody(requestBody(last.Request)))
+		fmt.Fprintf(out, "\nbody\n%s\n", prettyBody(last.Request.BodyBytes()))
 	}
 	return nil
-}
-
-// requestBody returns the body of a request of the admin endpoint.
-func requestBody(r *adminapi.Request) []byte {
-	if r.Body == nil {
-		return r.BodyBase64
-	}
-	return []byte(*r.Body)
 }
 
 // printDelivery prints everything about a delivery and, with notification, what its other
@@ -294,7 +286,7 @@ func printDelivery(out io.Writer, d adminapi.Details, notification bool) error {
 		line("endpoint", d.Endpoint)
 		line("stored", localTime(d.StoredAt))
 		if r := d.Request; r != nil {
-			line("request", fmt.Sprintf("%s %s, host %s, %s, from %s, %s bytes", r.Method, r.URI, r.Host, r.Proto, r.RemoteAddr, comma(len(requestBody(r)))))
+			line("request", fmt.Sprintf("%s %s, host %s, %s, from %s, %s bytes", r.Method, r.URI, r.Host, r.Proto, r.RemoteAddr, comma(len(r.BodyBytes()))))
 		}
 		fmt.Fprintln(t)
 	}

@@ -14,7 +14,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
@@ -62,17 +61,12 @@ type Request struct {
 	body []byte // shared with those who handle the request, none of whom change it
 }
 
-// line returns the JSON value of the event. The body is text if it is valid UTF-8, because
-// JSON can have no other text, and base64 otherwise.
+// line returns the JSON value of the event.
 func (e *Event) line() adminapi.Event {
 	line := e.Event
 	if e.Request != nil {
 		request := e.Request.Request
-		if utf8.Valid(e.Request.body) {
-			request.Body = new(string(e.Request.body))
-		} else {
-			request.BodyBase64 = e.Request.body
-		}
+		request.SetBody(e.Request.body)
 		line.Request = &request
 	}
 	return line

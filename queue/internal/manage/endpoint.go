@@ -304,11 +304,6 @@ func viewRequest(n *db.Notification) *adminapi.Request {
 		Method: n.Request.Method, URI: n.Request.URI, Proto: n.Request.Proto, Host: n.Request.Host,
 		RemoteAddr: n.Request.RemoteAddr, ReceivedAt: n.ReceivedAt, Header: n.Request.Header,
 	}
-	if utf8.Valid(n.Body) {
-		body := string(n.Body)
-		view.Body = &body
-	} else {
-		view.BodyBase64 = n.Body
-	}
+	view.SetBody(n.Body)
 	return view
 }

@@ -186,26 +186,19 @@ func (p *pages) serveBody(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Content-Disposition", fmt.Sprintf(`attachment; filename="notification-%d.json"`, found[0][0].Number))
-	_, _ = w.Write(bodyOf(found[0][0].Request)) //nolint:gosec // a file to save, which no browser shows
+	_, _ = w.Write(found[0][0].Request.BodyBytes()) //nolint:gosec // a file to save, which no browser shows
 	return nil
 }
 
-func bodyOf(request *adminapi.Request) []byte {
-	if request.Body != nil {
-		return []byte(*request.Body)
-	}
-	return request.BodyBase64
-}
-
 // Size is that of the body.
-func (l *life) Size() int { return len(bodyOf(l.First.Request)) }
+func (l *life) Size() int { return len(l.First.Request.BodyBytes()) }
 
 // Body is the body, indented, with parts that fold.
 func (l *life) Body() template.HTML {
 	var out strings.Builder
 	text := func(part []byte) { template.HTMLEscape(&out, []byte(plain(string(part)))) }
 	open, left := 0, maxBodyShown
-	for line := range jsonview.Lines(bodyOf(l.First.Request), maxBodyLines) {
+	for line := range jsonview.Lines(l.First.Request.BodyBytes(), maxBodyLines) {
 		cut := len(line.Text) > left
 		line.Text = line.Text[:min(len(line.Text), left)]
 		left -= len(line.Text)

@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"io"
@@ -30,16 +29,13 @@ type production struct {
 // startProduction runs the example with a database that is away, so that nothing is ready.
 func startProduction(t *testing.T) production {
 	t.Helper()
-	content, err := os.ReadFile("../examples/production.Caddyfile")
-	if err != nil {
-		t.Fatal(err)
-	}
+	content := readFile(t, "../examples/production.Caddyfile")
 	duration := func(option string) time.Duration {
-		found := regexp.MustCompile(`(?m)^\s*` + option + ` (\S+)$`).FindSubmatch(content)
+		found := regexp.MustCompile(`(?m)^\s*` + option + ` (\S+)$`).FindStringSubmatch(content)
 		if found == nil {
 			t.Fatalf("the example has no %s", option)
 		}
-		d, err := time.ParseDuration(string(found[1]))
+		d, err := time.ParseDuration(found[1])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -55,11 +51,11 @@ func startProduction(t *testing.T) production {
 		}),
 		stops: duration("shutdown_delay") + 2*grace + 10*time.Second,
 	}
-	for _, file := range exampleFile.FindAllSubmatch(content, -1) {
-		p.files = append(p.files, string(file[1]))
+	for _, file := range exampleFile.FindAllStringSubmatch(content, -1) {
+		p.files = append(p.files, file[1])
 	}
-	for _, variable := range docsVariable.FindAllSubmatch(content, -1) {
-		p.variables = append(p.variables, string(variable[1]))
+	for _, variable := range docsVariable.FindAllStringSubmatch(content, -1) {
+		p.variables = append(p.variables, variable[1])
 	}
 	p.others[":8080"] = p.port
 	return p
@@ -333,11 +329,7 @@ func TestAlertsSayWhatToDo(t *testing.T) {
 // readYAML reads a file that has one document.
 func readYAML(t *testing.T, file string, into any) {
 	t.Helper()
-	content, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	decoder := yaml.NewDecoder(bytes.NewReader(content))
+	decoder := yaml.NewDecoder(strings.NewReader(readFile(t, file)))
 	if err := decoder.Decode(into); err != nil {
 		t.Fatalf("%s: %v", file, err)
 	}

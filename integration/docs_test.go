@@ -35,28 +35,41 @@ type page struct {
 func docsPages(t *testing.T) []page {
 	t.Helper()
 	var pages []page
-	for _, pattern := range []string{"../*.md", "../docs/*.md", "../bench/*.md", "../contrib/*.md", "../examples/*.md"} {
-		files, err := filepath.Glob(pattern)
-		if err != nil || len(files) == 0 {
-			t.Fatalf("%s: no file, error %v", pattern, err)
-		}
-		for _, file := range files {
-			pages = append(pages, readPage(t, file))
-		}
+	for _, file := range filesLike(t, "../*.md", "../docs/*.md", "../bench/*.md", "../contrib/*.md", "../examples/*.md") {
+		pages = append(pages, readPage(t, file))
 	}
 	return pages
 }
 
-func readPage(t *testing.T, file string) page {
+// filesLike returns the files of some patterns, of which each has one.
+func filesLike(t *testing.T, patterns ...string) (all []string) {
+	t.Helper()
+	for _, pattern := range patterns {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: no file, error %v", pattern, err)
+		}
+		all = append(all, files...)
+	}
+	return all
+}
+
+func readFile(t *testing.T, file string) string {
 	t.Helper()
 	content, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return string(content)
+}
+
+func readPage(t *testing.T, file string) page {
+	t.Helper()
+	content := readFile(t, file)
 	p := page{path: file}
 	heading := ""
 	var open *block
-	for line := range strings.Lines(string(content)) {
+	for line := range strings.Lines(content) {
 		fence, fenced := strings.CutPrefix(strings.TrimRight(line, "\n"), "```")
 		switch {
 		case fenced && open == nil:
@@ -228,26 +241,20 @@ func TestMainExampleAnswersOnlyItsURL(t *testing.T) {
 
 // TestFirstScreen compares what the README asks for with what the module needs.
 func TestFirstScreen(t *testing.T) {
-	readme, err := os.ReadFile("../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	module, err := os.ReadFile("../go.mod")
-	if err != nil {
-		t.Fatal(err)
-	}
-	version := regexp.MustCompile(`(?m)^go (\d+\.\d+)`).FindSubmatch(module)[1]
-	name := regexp.MustCompile(`(?m)^module (\S+)`).FindSubmatch(module)[1]
-	if lines := bytes.Count(readme, []byte("\n")); lines >= 150 {
+	readme := readFile(t, "../README.md")
+	module := readFile(t, "../go.mod")
+	version := regexp.MustCompile(`(?m)^go (\d+\.\d+)`).FindStringSubmatch(module)[1]
+	name := regexp.MustCompile(`(?m)^module (\S+)`).FindStringSubmatch(module)[1]
+	if lines := strings.Count(readme, "\n"); lines >= 150 {
 		t.Errorf("the README has %d lines; a newcomer reads less than 150: put the rest into docs/", lines)
 	}
-	screen, _, _ := bytes.Cut(readme, []byte("\n## Building"))
+	screen, _, _ := strings.Cut(readme, "\n## Building")
 	for _, want := range []string{
-		"[Go](https://go.dev/dl/) " + string(version) + " or newer",
-		"git clone https://" + string(name) + "\ncd " + filepath.Base(string(name)) + "\ngo run ./cmd/caddy run --config example.Caddyfile\n",
+		"[Go](https://go.dev/dl/) " + version + " or newer",
+		"git clone https://" + name + "\ncd " + filepath.Base(name) + "\ngo run ./cmd/caddy run --config example.Caddyfile\n",
 		"http://localhost:8080/queue",
 	} {
-		if !strings.Contains(string(screen), want) {
+		if !strings.Contains(screen, want) {
 			t.Errorf("the first screen does not have: %s", want)
 		}
 	}
@@ -355,22 +362,9 @@ var (
 // Advice that stops storing, because it locks a table or the file, must say so in the same
 // paragraph.
 func TestAdviceThatLocksSaysItsPrice(t *testing.T) {
-	texts := make(map[string]string)
-	for _, pattern := range []string{"../*.md", "../docs/*.md", "../contrib/*/*", "../examples/*", "../internal/cli/help/*.txt", "../internal/cli/*.go", "../queue/*/*.go", "../queue/internal/*/*.go"} {
-		files, err := filepath.Glob(pattern)
-		if err != nil || len(files) == 0 {
-			t.Fatalf("%s: no file, error %v", pattern, err)
-		}
-		for _, file := range files {
-			content, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			texts[file] = string(content)
-		}
-	}
 	found := 0
-	for file, text := range texts {
+	for _, file := range filesLike(t, "../*.md", "../docs/*.md", "../contrib/*/*", "../examples/*", "../internal/cli/help/*.txt", "../internal/cli/*.go", "../queue/*/*.go", "../queue/internal/*/*.go") {
+		text := readFile(t, file)
 		paragraphs := strings.Split(text, "\n\n")
 		if filepath.Ext(file) == ".go" { // there, those that a person reads are strings of one line
 			paragraphs = slices.DeleteFunc(strings.Split(text, "\n"), func(line string) bool {
@@ -393,20 +387,10 @@ func TestAdviceThatLocksSaysItsPrice(t *testing.T) {
 // What is copied from a page or an example must not send a password in clear.
 func TestPostgresURLsOfTheDocsVerify(t *testing.T) {
 	found := 0
-	for _, pattern := range []string{"../*.md", "../docs/*.md", "../examples/*", "../contrib/*/*"} {
-		files, err := filepath.Glob(pattern)
-		if err != nil || len(files) == 0 {
-			t.Fatalf("%s: no file, error %v", pattern, err)
-		}
-		for _, file := range files {
-			content, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, url := range regexp.MustCompile("postgres(ql)?://[^\\s`]+").FindAllString(string(content), -1) {
-				if found++; !strings.Contains(url, "sslmode=verify-full") {
-					t.Errorf("%s: %s", file, url)
-				}
+	for _, file := range filesLike(t, "../*.md", "../docs/*.md", "../examples/*", "../contrib/*/*") {
+		for _, url := range regexp.MustCompile("postgres(ql)?://[^\\s`]+").FindAllString(readFile(t, file), -1) {
+			if found++; !strings.Contains(url, "sslmode=verify-full") {
+				t.Errorf("%s: %s", file, url)
 			}
 		}
 	}

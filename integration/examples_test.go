@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"bytes"
 	"cmp"
 	"maps"
 	"net/http"
@@ -41,10 +40,7 @@ var byTopic = map[string]string{
 // TestExamples checks the form of all examples; how each behaves is tested below, and in
 // the other files of that name.
 func TestExamples(t *testing.T) {
-	readme, err := os.ReadFile("../examples/README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	readme := readFile(t, "../examples/README.md")
 	files, err := filepath.Glob("../examples/*")
 	if err != nil || len(files) < 2 {
 		t.Fatalf("no examples: %v", err)
@@ -54,22 +50,19 @@ func TestExamples(t *testing.T) {
 		if name == "README.md" {
 			continue
 		}
-		content, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !bytes.Equal(caddyfile.Format(content), content) {
+		content := readFile(t, file)
+		if string(caddyfile.Format([]byte(content))) != content {
 			t.Errorf("%s is not formatted: caddy fmt --overwrite", name)
 		}
-		if _, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt(content, nil); err != nil || len(warnings) > 0 {
+		if _, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(content), nil); err != nil || len(warnings) > 0 {
 			t.Errorf("%s: error %v, warnings %v", name, err, warnings)
 		}
 		for _, want := range []string{"# When: ", "# Change: ", "\n\trespond 404\n}\n"} {
-			if !strings.Contains(string(content), want) {
+			if !strings.Contains(content, want) {
 				t.Errorf("%s does not have %q", name, want)
 			}
 		}
-		if !strings.Contains(string(readme), "| ["+name+"]("+name+") |") {
+		if !strings.Contains(readme, "| ["+name+"]("+name+") |") {
 			t.Errorf("the README of the examples has no line for %s", name)
 		}
 	}
@@ -132,11 +125,7 @@ type example struct {
 // this machine is allowed. A file has what variables have of its name, or else the secret.
 func startExample(t *testing.T, name string, variables map[string]string) *example {
 	t.Helper()
-	content, err := os.ReadFile("../examples/" + name + ".Caddyfile")
-	if err != nil {
-		t.Fatal(err)
-	}
-	config := string(content)
+	config := readFile(t, "../examples/"+name+".Caddyfile")
 	e := &example{gateway: newGateway(t), backends: make(map[string]*backend), others: make(map[string]string)}
 	t.Setenv("XDG_DATA_HOME", e.dir)
 	t.Setenv("INTERCOM_CLIENT_SECRET", secret)
